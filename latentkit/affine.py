@@ -1,0 +1,95 @@
+"""A shift and a scale a channel, or one for all: what maps raw latents to those a diffusion model trains on.
+
+Scaling factors, normalization files and the metadata of drawn latents all become this one type:
+``(z − shift) · scale``.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentkit.errors import DataError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """``(z − shift) · scale``; one value for all channels, or one for each."""
+
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+    @property
+    def is_identity(self) -> bool:
+        return set(self.shift) == {0.0} and set(self.scale) == {1.0}
+
+    def then(self, after: "Affine") -> "Affine":
+        """This map, and ``after`` applied to what it gives."""
+        count = max(len(self.shift), len(self.scale), len(after.shift), len(after.scale))
+        columns = zip(
+            *(_widened(values, count) for values in (self.shift, self.scale, after.shift, after.scale)), strict=True
+        )
+        pairs = [(shift + shift2 / scale, scale * scale2) for shift, scale, shift2, scale2 in columns]
+        return Affine(tuple(shift for shift, _ in pairs), tuple(scale for _, scale in pairs))
+
+    def to_json(self) -> str:
+        """As the metadata of drawn latents holds it."""
+        return json.dumps({"shift": list(self.shift), "scale": list(self.scale)})
+
+    def channels(self) -> int:
+        """How many channels it is for; 1 fits any."""
+        return max(len(self.shift), len(self.scale))
+
+
+IDENTITY = Affine()
+
+
+def from_factors(scaling_factor: float | None, shift_factor: float | None) -> Affine:
+    """diffusers' ``scaling_factor`` and ``shift_factor``: ``(z − shift_factor) · scaling_factor``."""
+    scale = 1.0 if scaling_factor is None else scaling_factor
+    shift = 0.0 if shift_factor is None else shift_factor
+    if not (math.isfinite(scale) and scale != 0):
+        raise RequestError(f"--scaling-factor must be a finite number other than 0, got {scale}")
+    if not math.isfinite(shift):
+        raise RequestError(f"--shift-factor must be a finite number, got {shift}")
+    return Affine((shift,), (scale,))
+
+
+def from_json(text: str, where: str) -> Affine:
+    """Read what ``to_json`` wrote; ``where`` names its place in an error."""
+    try:
+        entries = json.loads(text)
+        affine = Affine(tuple(map(float, entries["shift"])), tuple(map(float, entries["scale"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: its affine is not readable: {text[:80]!r}") from error
+    if (
+        not all(map(math.isfinite, affine.shift + affine.scale))
+        or 0 in affine.scale
+        or not (affine.shift and affine.scale)
+    ):
+        raise DataError(f"{where}: its affine is not one that can be undone: {text[:80]!r}")
+    return affine
+
+
+def from_normalization(path: str) -> Affine:
+    """A normalization file: JSON with ``latents_mean`` and ``latents_std``, a value a channel (diffusers' names).
+
+    The map is ``(z − latents_mean) / latents_std``.
+    """
+    try:
+        entries = json.loads(Path(path).read_bytes())
+        mean = tuple(map(float, entries["latents_mean"]))
+        std = tuple(map(float, entries["latents_std"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number a channel'
+        ) from error
+    if len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not all(value > 0 for value in std):
+        raise RequestError(
+            f"{path}: latents_mean and latents_std need as many finite numbers each, and every std above 0"
+        )
+    return Affine(mean, tuple(1 / value for value in std))
+
+
+def _widened(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return values * count if len(values) == 1 else values

@@ -1,0 +1,88 @@
+"""What the second half of the channels means: raw tensor -> log-variance, standard deviation and variance."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Parameterization = Literal["logvar", "std", "var", "softplus"]
+PARAMETERIZATIONS: tuple[str, ...] = get_args(Parameterization)
+Clamp = tuple[float, float]
+
+#: Bounds of the log-variance in CompVis's and diffusers' ``DiagonalGaussianDistribution``.
+DEFAULT_CLAMP: Clamp = (-30.0, 20.0)
+
+# Stable Audio's Oobleck adds this to softplus, so that no standard deviation is zero
+# (diffusers, autoencoder_oobleck.py).
+_SOFTPLUS_FLOOR = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The spread of a posterior, each tensor after the clamp, of the raw tensor's shape.
+
+    ``std`` and ``var`` come straight from what is stored, not back from ``logvar``, whose rounding would cost
+    1e-6 of them in float32.
+    """
+
+    logvar: Tensor
+    std: Tensor
+    var: Tensor
+
+
+def check_clamp(clamp: Clamp) -> Clamp:
+    """Return ``clamp``; raise ``ValueError`` unless it is (low, high) with low < high, both finite."""
+    try:
+        low, high = (float(bound) for bound in clamp)
+    except (TypeError, ValueError):
+        raise ValueError(f"the clamp needs two numbers (low, high), got {clamp!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"the clamp needs finite bounds with low < high, got ({low}, {high})")
+    return low, high
+
+
+def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAULT_CLAMP) -> Scale:
+    """Read a scale parameter: log-variance, standard deviation and variance after the clamp.
+
+    Args:
+        raw: the second half of the channels, any shape, float32 or float64 (the arithmetic is the caller's choice;
+            ``softplus`` is computed in float64 where the device has it and rounded back).
+        parameterization: ``logvar`` l; ``std`` σ, l = 2 log σ (EDM2); ``var`` v, l = log v;
+            ``softplus`` s, σ = softplus(s) + 1e-4 (Stable Audio's Oobleck).
+        clamp: bounds of the log-variance; they act on l in every parameterization.
+
+    A NaN stays NaN, as does a negative σ or variance; zero has log-variance -inf, which the clamp lifts to its
+    lower bound. There is no branch on the data, and gradients are those of the clamp: zero beyond its bounds.
+    """
+    low, high = clamp
+    if parameterization == "logvar":
+        logvar = raw.clamp(low, high)
+        return Scale(logvar, torch.exp(0.5 * logvar), torch.exp(logvar))
+    if parameterization == "var":
+        var = _not_negative(raw).clamp(_exp(low), _exp(high))
+        return Scale(torch.log(var).clamp(low, high), torch.sqrt(var), var)
+    if parameterization == "std":
+        std = _not_negative(raw)
+    elif parameterization == "softplus":
+        std = _softplus(raw if raw.device.type == "mps" else raw.double()) + _SOFTPLUS_FLOOR
+    else:
+        raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
+    std = std.clamp(_exp(0.5 * low), _exp(0.5 * high))
+    # The logarithm of a rounded bound may lie just outside.
+    scale = (2 * torch.log(std)).clamp(low, high), std, std * std
+    return Scale(*(tensor.to(raw.dtype) for tensor in scale))
+
+
+def _exp(bound: float) -> float:
+    return math.exp(bound) if bound < 709 else math.inf
+
+
+def _not_negative(raw: Tensor) -> Tensor:
+    return raw.masked_fill(raw < 0, math.nan)
+
+
+def _softplus(raw: Tensor) -> Tensor:
+    # torch's own threshold of 20 drops a term of 1e-10, which float64 can see.
+    return torch.nn.functional.softplus(raw, threshold=40)

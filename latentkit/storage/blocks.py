@@ -1,0 +1,220 @@
+"""Blocks: what is read and computed at once, and the reading itself.
+
+A block holds whole samples, of one tensor or of several whose samples are alike, or a piece of one sample that is
+too large. Pieces have fixed boundaries, so that what is computed from them does not depend on any option.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
+
+import torch
+from torch import Tensor
+
+from latentkit.errors import DataError
+from latentkit.layout import Axes
+from latentkit.storage.choice import Posterior
+from latentkit.storage.header import Header, TensorInfo
+from latentkit.workspace import Workspace
+
+#: Elements of the mean in a block at most: few enough for a core's cache, enough that Python threads do not wait
+#: for the interpreter.
+BLOCK_ELEMENTS = 1 << 17
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of one sample's (outer, channels, inner) axes; its elements are contiguous in the sample."""
+
+    outer: Range
+    channels: Range
+    inner: Range
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(end - begin for begin, end in (self.outer, self.channels, self.inner))  # type: ignore[return-value]
+
+    def start(self, channels: int, inner: int, first_channel: int = 0) -> int:
+        """Where its first element is in a sample of so many channels and inner elements."""
+        return (self.outer[0] * channels + first_channel + self.channels[0]) * inner + self.inner[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Samples ``first`` to ``first + count`` of one posterior."""
+
+    posterior: Posterior
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Spans of samples that are alike in shape and dtype; of each sample the same piece.
+
+    ``last`` says that the piece ends its samples (it is their only one, as a rule).
+    """
+
+    spans: tuple[Span, ...]
+    piece: Piece
+    last: bool
+
+    @property
+    def samples(self) -> int:
+        return sum(span.count for span in self.spans)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(samples, outer, channels, inner)`` of the means in the block."""
+        return (self.samples, *self.piece.shape)
+
+
+def pieces_of(axes: Axes) -> list[Piece]:
+    """Cut a sample into pieces of at most ``BLOCK_ELEMENTS``: runs of outer rows, of channels, or of one channel."""
+    _, outer, channels, inner = axes.view
+    everything = ((0, outer), (0, channels), (0, inner))
+    if channels * inner <= BLOCK_ELEMENTS:
+        step = BLOCK_ELEMENTS // (channels * inner)
+        return [Piece(rows, *everything[1:]) for rows in _ranges(outer, step)]
+    rows = _ranges(outer, 1)
+    if inner <= BLOCK_ELEMENTS:
+        step = BLOCK_ELEMENTS // inner
+        return [Piece(row, run, everything[2]) for row in rows for run in _ranges(channels, step)]
+    return [
+        Piece(row, channel, run)
+        for row in rows
+        for channel in _ranges(channels, 1)
+        for run in _ranges(inner, BLOCK_ELEMENTS)
+    ]
+
+
+def plan_blocks(posteriors: Iterable[Posterior], batch_size: int | None = None) -> Iterator[Block]:
+    """Blocks that cover every sample of ``posteriors`` in order; ``batch_size`` bounds the samples in one."""
+    waiting: list[Span] = []
+    room = 0
+    for posterior in posteriors:
+        pieces = pieces_of(posterior.axes)
+        if waiting and not _alike(waiting[-1].posterior, posterior):
+            yield _whole(waiting)
+            waiting, room = [], 0
+        if len(pieces) > 1:
+            for sample in range(posterior.samples):
+                span = Span(posterior, sample, 1)
+                for piece in pieces:
+                    yield Block((span,), piece, last=piece is pieces[-1])
+            continue
+        limit = max(1, BLOCK_ELEMENTS // prod(posterior.axes.view[1:]))
+        limit = min(limit, batch_size or limit)
+        first = 0
+        while first < posterior.samples:
+            room = room or limit
+            count = min(room, posterior.samples - first)
+            waiting.append(Span(posterior, first, count))
+            first, room = first + count, room - count
+            if room == 0:
+                yield _whole(waiting)
+                waiting = []
+    if waiting:
+        yield _whole(waiting)
+
+
+def read_posterior(block: Block, workspace: Workspace, name: str = "moments") -> tuple[Tensor, Tensor]:
+    """Read the block: mean and raw scale, each ``(samples, outer, channels, inner)`` in the stored dtype.
+
+    Both are views into the workspace's buffer ``name``, valid until it is used again.
+    """
+    posterior = block.spans[0].posterior
+    dtype = TORCH_DTYPES[posterior.mean.dtype]
+    n, outer, channels, inner = block.shape
+    moments = workspace.take(name, (2, n, outer, channels, inner), dtype)
+    if posterior.scale is not None:
+        _read_spans(block, [span.posterior.mean for span in block.spans], moments[0])
+        _read_spans(block, [span.posterior.scale or span.posterior.mean for span in block.spans], moments[1])
+        return moments[0], moments[1]
+    width = posterior.axes.channels
+    tensors = [span.posterior.mean for span in block.spans]
+    if channels == width:
+        both = moments.view(n, outer, 2 * channels, inner)
+        _read_spans(block, tensors, both, width=2 * width)
+        return both[:, :, :channels], both[:, :, channels:]
+    _read_spans(block, tensors, moments[0], width=2 * width)
+    _read_spans(block, tensors, moments[1], width=2 * width, first_channel=width)
+    return moments[0], moments[1]
+
+
+def _read_spans(
+    block: Block, tensors: list[TensorInfo], out: Tensor, *, width: int | None = None, first_channel: int = 0
+) -> None:
+    """Read the block's piece of each span from that span's tensor, which has ``width`` channels, into ``out``."""
+    row = 0
+    for span, tensor in zip(block.spans, tensors, strict=True):
+        _, outer, channels, inner = span.posterior.axes.view
+        channels = width or channels
+        start = span.first * outer * channels * inner + block.piece.start(channels, inner, first_channel)
+        read_at(span.posterior.header, tensor, start, out[row : row + span.count])
+        row += span.count
+
+
+def read_at(header: Header, tensor: TensorInfo, start: int, out: Tensor) -> None:
+    """Fill the contiguous ``out`` with the elements of ``tensor`` from ``start`` on, in its stored dtype.
+
+    Raises ``DataError`` when the file is no longer what its header said.
+    """
+    with open(header.path, "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != header.stamp:
+            raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
+        read_exactly(file, tensor.offset + start * out.element_size(), as_bytes(out))
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def read_exactly(file: FileIO, offset: int, out: memoryview) -> None:
+    """Fill ``out`` with the file's bytes from ``offset`` on; raises ``DataError`` when it ends before."""
+    while len(out):
+        count = _read_some(file, offset, out)
+        if count == 0:
+            raise DataError(f"{file.name}: truncated: it ends where more of a tensor should be")
+        out, offset = out[count:], offset + count
+
+
+def _read_some(file: FileIO, offset: int, out: memoryview) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [out], offset)
+    file.seek(offset)
+    return file.readinto(out) or 0
+
+
+def _alike(a: Posterior, b: Posterior) -> bool:
+    """Whether samples of both may share a block."""
+    return (
+        a.axes.view[1:] == b.axes.view[1:]
+        and a.mean.dtype == b.mean.dtype
+        and (a.scale is None) == (b.scale is None)
+        and a.parameterization == b.parameterization
+    )
+
+
+def _whole(spans: list[Span]) -> Block:
+    _, outer, channels, inner = spans[0].posterior.axes.view
+    return Block(tuple(spans), Piece((0, outer), (0, channels), (0, inner)), last=True)
+
+
+def _ranges(end: int, step: int) -> list[Range]:
+    return [(start, min(start + step, end)) for start in range(0, end, step)]

@@ -1,0 +1,101 @@
+"""The header of a safetensors file: what tensors it holds and where their bytes are.
+
+The safetensors library opens, and so validates, every file; only then its offsets are trusted.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from latentkit.errors import DataError
+
+#: A longer header is refused: it would be read whole into memory.
+MAX_HEADER_BYTES = 16 << 20
+
+#: Bytes an element, of the dtypes that a posterior may be stored in.
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor as the header names it; ``offset`` counts bytes from the start of the file."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOAT_BYTES
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file holds. ``stamp`` (bytes, mtime in ns) tells later whether it is still the same file."""
+
+    path: str
+    stamp: tuple[int, int]
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: str) -> Header:
+    """Read and validate the header of a safetensors file.
+
+    Raises ``DataError`` when it is not one, is truncated or has a header over 16 MiB, and ``OSError`` when it
+    cannot be opened.
+    """
+    with Path(path).open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        length = _header_length(path, file.read(8), status.st_size)
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise DataError(_damage(path, error, status.st_size)) from error
+        entries = json.loads(file.read(length))
+    metadata = entries.pop("__metadata__", None) or {}
+    tensors = {key: _tensor_info(key, entry, 8 + length) for key, entry in entries.items()}
+    return Header(path, (status.st_size, status.st_mtime_ns), tensors, metadata)
+
+
+def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
+    if len(first_bytes) < 8:
+        raise DataError(f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header")
+    length = int.from_bytes(first_bytes, "little")
+    if length > max(MAX_HEADER_BYTES, file_size):
+        raise DataError(
+            f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header length"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise DataError(
+            f"{path}: its header is {length} bytes long; latentkit reads headers of up to {MAX_HEADER_BYTES}"
+        )
+    if length > file_size - 8:
+        raise DataError(f"{path}: truncated: its header should be {length} bytes, the whole file has {file_size}")
+    return length
+
+
+def _damage(path: str, error: SafetensorError, file_size: int) -> str:
+    reason = str(error).removeprefix("Error while deserializing header: ")
+    if "incomplete metadata" in reason or "MetadataIncompleteBuffer" in reason:
+        return (
+            f"{path}: truncated or damaged: the tensors of its header do not fill its {file_size} bytes; copy it again"
+        )
+    return f"{path}: not a safetensors file, or a damaged one ({reason})"
+
+
+def _tensor_info(key: str, entry: dict[str, Any], data_start: int) -> TensorInfo:
+    begin, end = entry["data_offsets"]
+    return TensorInfo(key, entry["dtype"], tuple(entry["shape"]), data_start + begin, end - begin)

@@ -1,0 +1,87 @@
+"""Speed of the noise against torch.randn: both into buffers that stay in cache, several rounds in one run.
+
+    python tests/benchmarks/noise.py [MILLIONS OF NORMALS A ROUND]
+"""
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from latentkit import noise
+
+BLOCK = 1 << 18
+ROUNDS = 7
+KEY = noise.stream_key(0, "benchmark\0moments")
+
+
+def ours(count: int) -> None:
+    out, scratch = torch.empty(BLOCK), noise.Scratch()
+    for position in range(0, count, BLOCK):
+        noise.fill_normal(out, KEY, 0, position, scratch)
+
+
+def randn(count: int) -> None:
+    out = torch.empty(BLOCK)
+    for _ in range(0, count, BLOCK):
+        torch.randn(BLOCK, out=out)
+
+
+def bits(count: int) -> None:
+    philox = np.random.Philox(key=np.array(KEY, np.uint64))
+    for _ in range(0, count, noise.CHUNK):
+        philox.random_raw(noise.CHUNK // 2)
+
+
+def table(count: int) -> None:
+    words = torch.from_numpy(np.random.Philox(key=1).random_raw(noise.CHUNK // 2).view(np.int32))
+    out, scratch = torch.empty(noise.CHUNK), noise.Scratch()
+    for _ in range(0, count, noise.CHUNK):
+        noise._normals(words, out, scratch)
+
+
+def std(count: int) -> None:
+    raw, scratch = torch.randn(BLOCK).mul_(1.5).sub_(6), noise.Scratch()
+    out = torch.empty_like(raw)
+    for _ in range(0, count, BLOCK):
+        noise.std_float32(raw, out, scratch=scratch)
+
+
+def rate(work: Callable[[int], None], count: int, threads: int) -> float:
+    """G elements/s of ``threads`` threads that share the count."""
+    crew = [threading.Thread(target=work, args=(count // threads,)) for _ in range(threads)]
+    start = time.perf_counter()
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    return count / (time.perf_counter() - start) / 1e9
+
+
+def main(count: int) -> None:
+    torch.set_num_threads(1)
+    cases: list[tuple[str, Callable[[int], None], int]] = [
+        ("torch.randn (one thread, whatever is set)", randn, 1),
+        ("noise, one thread", ours, 1),
+        ("noise, two threads", ours, 2),
+        ("  bits alone, one thread", bits, 1),
+        ("  bits alone, two threads", bits, 2),
+        ("  table step alone, one thread", table, 1),
+        ("  table step alone, two threads", table, 2),
+        ("σ of float32 log-variance, two threads", std, 2),
+    ]
+    rates = [[rate(work, count, threads) for _, work, threads in cases] for _ in range(ROUNDS)]
+    print(f"{count / 1e6:.0f} M elements a round, {ROUNDS} rounds, median (range); ratios within each round\n")
+    print(f"| {'':42} | G/s | range | against randn |\n| --- | ---: | ---: | ---: |")
+    for column, (name, _, _) in enumerate(cases):
+        mine = [row[column] for row in rates]
+        ratio = statistics.median(row[column] / row[0] for row in rates)
+        print(f"| {name:42} | {statistics.median(mine):.3f} | {min(mine):.3f}-{max(mine):.3f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main(int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 1 << 26)
