@@ -5,7 +5,6 @@ Where float32 cannot keep the accuracy (near the prior, beyond its range), the r
 float64, from the same bytes, so that a healthy sample pays nothing.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -126,10 +125,8 @@ def nll(
     return 0.5 * (sums + constant)
 
 
-def first_negative(raw: Tensor, parameterization: str) -> int | None:
-    """The first sample of ``raw`` whose standard deviation or variance is negative, if one is."""
-    if parameterization not in ("std", "var"):
-        return None
+def first_negative(raw: Tensor) -> int | None:
+    """The first sample of ``raw`` with a negative value, if one has one."""
     rows = (raw.double() < 0).flatten(1).any(dim=1).nonzero()
     return int(rows[0]) if len(rows) else None
 
@@ -178,6 +175,3 @@ def _again(rows: NDArray[np.bool_], sums: Values, measure: Callable[..., Values]
 
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
-
-
-NATS_PER_BIT = math.log(2)

@@ -7,7 +7,7 @@ rounds correctly are used, in a fixed order. guide/noise.md is the recipe in ful
 import hashlib
 import unicodedata
 from decimal import Context, Decimal
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,27 @@ from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp
 RECIPE = 1
 
 #: Elements worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 
 _SOFTPLUS_FLOOR = 1e-4
 
 
 class Scratch:
-    """Buffers for one thread at a time: ``fill_normal`` and ``std_float32`` allocate nothing of size themselves."""
+    """Buffers for one thread at a time: ``fill_normal`` and ``std_float32`` allocate little else."""
 
     def __init__(self) -> None:
-        self.index = torch.empty(CHUNK, dtype=torch.int32)
-        self.float32 = torch.empty(2, CHUNK, dtype=torch.float32)
-        self.float64 = torch.empty(2, CHUNK, dtype=torch.float64)
+        self._whole = torch.empty(3, CHUNK, dtype=torch.float32)
+        self._views: tuple[Tensor, ...] = ()
+
+    def views(self, count: int) -> tuple[Tensor, ...]:
+        """Three float32 buffers of ``count`` elements, and the first two again as int32.
+
+        Views take as long as small operations, and hold the interpreter's lock: they are made once a size.
+        """
+        if not self._views or len(self._views[0]) != count:
+            a, b, c = self._whole[:, :count]
+            self._views = a, b, c, a.view(torch.int32), b.view(torch.int32)
+        return self._views
 
 
 def stream_name(name: str, key: str) -> str:
@@ -66,34 +75,34 @@ def fill_normal(out: Tensor, key: tuple[int, int], draw: int, position: int, scr
     The bits are Philox 4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
     """
     flat = out.view(-1)
-    # NumPy counts up before it gives: these are the words of counters (position // 8 + 1, draw, 0, 0), … .
     # As arrays, since a list that mixes numbers below and above 2^63 would pass through float64 on its way.
     counter = np.array([position // 8, draw, 0, 0], np.uint64)
+    # NumPy counts up before it gives: these are the words of counters (position // 8 + 1, draw, 0, 0) and on.
     philox = np.random.Philox(key=np.array(key, np.uint64), counter=counter)
     start, skip = 0, position % 8
-    while start < len(flat):
-        stop = min(start + CHUNK - skip, len(flat))
-        words = philox.random_raw((skip + stop - start + 1) // 2).view(np.int32)
-        _normals(torch.from_numpy(words)[skip : skip + stop - start], flat[start:stop], scratch)
-        start, skip = stop, 0
+    with torch.inference_mode():
+        while start < len(flat):
+            stop = min(start + CHUNK - skip, len(flat))
+            words = philox.random_raw((skip + stop - start + 1) // 2).view(np.int32)
+            _normals(torch.from_numpy(words)[skip : skip + stop - start], flat[start:stop], scratch)
+            start, skip = stop, 0
     return out
 
 
 def _normals(words: Tensor, out: Tensor, scratch: Scratch) -> None:
     """One 32-bit word, one normal: bit 31 is its sign, the others choose a line of the table and a place on it."""
     values, slopes = _tables()
-    index = scratch.index[: len(words)]
-    v, slope = scratch.float32[:, : len(words)]
-    v_bits, r = v.view(torch.int32), index.view(torch.float32)
-
-    torch.bitwise_and(words, 0x7FFFFFFF, out=index)
-    v.copy_(index)
-    torch.bitwise_right_shift(v_bits, 14, out=index)
-    torch.index_select(values, 0, index, out=out)
-    torch.index_select(slopes, 0, index, out=slope)
-    v_bits.bitwise_and_(0x3FFF)
-    r.copy_(v_bits)
-    out.add_(slope.mul_(r))
+    a, b, _, a_bits, b_bits = scratch.views(len(words))
+    # Ten passes over four arrays and the words; the order keeps it to so few.
+    torch.bitwise_and(words, 0x7FFFFFFF, out=a_bits)
+    b.copy_(a_bits)  # v, rounded to float32
+    torch.bitwise_and(b_bits, 0x3FFF, out=a_bits)
+    out.copy_(a_bits)  # r
+    index = b_bits.bitwise_right_shift_(14)
+    torch.index_select(slopes, 0, index, out=a)
+    out.mul_(a)
+    torch.index_select(values, 0, index, out=a)
+    out.add_(a)
     out.copysign_(words.view(torch.float32))
 
 
@@ -123,12 +132,11 @@ def std_table(dtype: torch.dtype, parameterization: str = "logvar", clamp: Clamp
         raise TypeError(f"a table is made for floats of 16 or 8 bits, not for {dtype}")
     patterns = torch.arange(1 << bits).to(torch.int16 if bits == 16 else torch.uint8)
     raw = patterns.view(dtype).double().numpy()
-    low, high = clamp
     with np.errstate(invalid="ignore", over="ignore"):
         if parameterization == "logvar":
-            std = np.exp(np.clip(raw, low, high) / 2)
+            std = np.exp(np.clip(raw, *clamp) / 2)
         else:
-            std = np.clip(_unclamped_std(raw, parameterization), _exp(low / 2), _exp(high / 2))
+            std = np.clip(_unclamped_std(raw, parameterization), *_std_bounds(clamp))
         return torch.from_numpy(std.astype(np.float32))
 
 
@@ -149,61 +157,66 @@ def std_float32(
 
     Args:
         raw: float32 on the CPU, any shape and strides.
-        out: contiguous float32 of the same shape; it may share its memory with ``raw`` if it is the same tensor.
+        out: contiguous float32 of the same shape; ``raw`` itself will do.
         scratch: this thread's.
 
     ``logvar`` is within 0.51 units in the last place and the same on every machine; ``std`` and ``var`` are
     correctly rounded; ``softplus`` is the same on one machine only, as it needs the machine's exp and log.
     """
-    low, high = clamp
     if parameterization == "logvar":
-        # Outside of these bounds σ is 0 or infinite in float32.
-        low, high = (min(max(bound, -210.0), 180.0) for bound in clamp)
-        torch.clamp(raw, low, high, out=out)
-        for chunk in torch.split(out.view(-1), CHUNK):
-            _exp_half(chunk, low, high, scratch)
+        # Beyond these bounds σ is zero or infinite in float32.
+        torch.clamp(raw, *(min(max(bound, -210.0), 180.0) for bound in clamp), out=out)
+        with torch.inference_mode():
+            for chunk in torch.split(out.view(-1), CHUNK):
+                _exp_half(chunk, scratch)
         return out
-    if parameterization == "softplus":
-        for chunk in torch.split(out.copy_(raw).view(-1), CHUNK):
-            wide = scratch.float64[0, : len(chunk)].copy_(chunk)
-            chunk.copy_(torch.nn.functional.softplus(wide).add_(_SOFTPLUS_FLOOR))
+    out.copy_(raw)
+    if parameterization == "std":
+        if out.numel() and not bool(out.min() >= 0):
+            out.masked_fill_(out < 0, torch.nan)
     elif parameterization == "var":
-        out.copy_(raw)
         with np.errstate(invalid="ignore"):
             np.sqrt(out.numpy(), out=out.numpy())  # torch.sqrt is not correctly rounded
-    elif parameterization == "std":
-        out.copy_(raw)
-        if not out.numel() or not bool(out.min() >= 0):
-            out.masked_fill_(out < 0, torch.nan)
     else:
-        _unclamped_std(np.zeros(0), parameterization)
-    return out.clamp_(_exp(low / 2), _exp(high / 2))
+        for chunk in torch.split(out.view(-1), CHUNK):
+            chunk.copy_(torch.from_numpy(_unclamped_std(chunk.double().numpy(), parameterization)))
+    return out.clamp_(*_std_bounds(clamp))
 
 
-def _exp_half(x: Tensor, low: float, high: float, scratch: Scratch) -> None:
-    """``exp(x / 2)`` in place, for float32 x in [low, high] or NaN: a table at multiples of 1/256, and a parabola."""
-    index = scratch.index[: len(x)]
-    near = scratch.float32[0, : len(x)]
-    f, p = scratch.float64[:, : len(x)]
-    first, table = _exp_table(low, high)
+def _exp_half(x: Tensor, scratch: Scratch) -> None:
+    """``exp(x / 2)`` in place, for float32 x in [-210, 180] or NaN: E (1 + q), with k/256 the multiple nearest to x,
+    E = exp(k / 512) from a table, and q = f/2 + f²/8 for the f = x - k/256 that is left.
+    """
+    high, low = _exp_table()
+    _, b, c, index, b_bits = scratch.views(len(x))
+    torch.add(x, 49152.0, out=b)  # whose last place is 1/256: the sum rounds x to it, and k is its low bits
+    torch.bitwise_and(b_bits, 0x1FFFF, out=index)  # within the table whatever a NaN's bits are
+    f = x.sub_(b.sub_(49152.0))  # exact
+    q = torch.mul(f, 0.125, out=b).add_(0.5).mul_(f)
+    torch.index_select(low, 0, index, out=c)
+    torch.index_select(high, 0, index, out=x)
+    x.add_(c.add_(q.mul_(x)))
 
-    # Adding 1.5 · 2^23 rounds 256 x to an integer k, which then stands in the low bits.
-    torch.mul(x, 256.0, out=near).add_(12582912.0)
-    torch.sub(near.view(torch.int32), 0x4B400000 + first, out=index).clamp_(0, len(table) - 1)  # the clamp is for NaN
-    f.copy_(x.sub_(near.sub_(12582912.0).mul_(1 / 256)))  # exact: |f| ≤ 1/512
-    torch.mul(f, 0.125, out=p).add_(0.5).mul_(f).add_(1.0)
-    torch.index_select(table, 0, index, out=f)
-    x.copy_(p.mul_(f))
+
+@cache
+def _exp_table() -> tuple[Tensor, Tensor]:
+    """``exp(k / 512)`` as a sum of two float32, indexed by the low 17 bits of k, for -2^16 ≤ k < 2^16."""
+    coarse = np.array([_exp(i / 2) for i in (*range(256), *range(-256, 0))])
+    fine = np.array([_exp(i / 512) for i in range(256)])
+    exact = (coarse[:, None] * fine).ravel()
+    with np.errstate(over="ignore"):
+        largest = np.finfo(np.float32).max
+        high = np.minimum(exact, largest).astype(np.float32)
+        # Past float32's range the low part is as large, so that their sum is infinite.
+        low = np.where(exact > largest, largest, exact - high).astype(np.float32)
+    return torch.from_numpy(high), torch.from_numpy(low)
 
 
-@lru_cache(maxsize=8)
-def _exp_table(low: float, high: float) -> tuple[int, Tensor]:
-    """The first k, and ``exp(k / 512)`` in float64 for k from there to past ``high``."""
-    first, last = int(np.floor(256 * low)), int(np.ceil(256 * high))
-    k = np.arange(first, last + 1)
-    coarse = {int(a): _exp(a / 2) for a in np.unique(k >> 8)}
-    fine = np.array([_exp(b / 512) for b in range(256)])
-    return first, torch.from_numpy(np.array([coarse[a] for a in (k >> 8).tolist()]) * fine[k & 255])
+def _std_bounds(clamp: Clamp) -> tuple[float, float]:
+    """The clamp's bounds as σ, rounded to float32."""
+    with np.errstate(over="ignore"):
+        low, high = (float(np.float32(_exp(bound / 2))) for bound in clamp)
+    return low, high
 
 
 def _exp(x: float) -> float:

@@ -3,17 +3,26 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from latentkit.storage.blocks import Block
+from latentkit.affine import Affine
+from latentkit.errors import DataError
+from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
+from latentkit.storage.blocks import Block, Span, plan_blocks, read_posterior, read_values
+from latentkit.storage.choice import Posterior
+from latentkit.storage.pairing import Latents
 from latentkit.workspace import Workspace
 
 Result = TypeVar("Result")
-Work = Callable[[Block, Workspace], Result]
+
+#: What a sink takes: a span, its samples' values ``(samples, k)``, and the bytes read for them.
+Progressing = Iterator[tuple[tuple[Span, Values], int]]
 
 # Blocks under way a worker: one in hand, and others ready for when a slow one holds up the order.
 _AHEAD = 4
@@ -26,7 +35,9 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def run(blocks: Iterator[Block], work: Work[Result], workers: int | None = None) -> Iterator[tuple[Block, Result]]:
+def run(
+    blocks: Iterable[Block], work: Callable[[Block, Workspace], Result], workers: int | None = None
+) -> Iterator[tuple[Block, Result]]:
     """Do ``work`` on every block, on ``workers`` threads, and yield the results in the order of the blocks.
 
     Each thread has its own workspace and one torch thread; what it returns must not lie in the workspace. Blocks
@@ -59,3 +70,139 @@ def run(blocks: Iterator[Block], work: Work[Result], workers: int | None = None)
         pool.shutdown(cancel_futures=True)
         # Torch hands the number last set to threads started later: give it back what the user had.
         torch.set_num_threads(torch_threads)
+
+
+def kl_values(
+    posteriors: Iterable[Posterior],
+    arithmetic: Arithmetic,
+    *,
+    partners: Mapping[Posterior, Posterior] | None = None,
+    symmetric: bool = False,
+    per_channel: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Progressing:
+    """KL of every sample in nats, to the standard normal or to its partner, in the order of ``posteriors``.
+
+    Values have shape ``(samples, 1)``, or ``(samples, channels)`` per channel. Raises ``DataError`` for a file that
+    changed, and for a negative standard deviation or variance.
+    """
+
+    def work(block: Block, workspace: Workspace) -> Values:
+        mean, raw = read_posterior(block, workspace)
+        posterior = block.spans[0].posterior
+        if not partners:
+            values = kl_to_prior(mean, raw, posterior.parameterization, arithmetic, workspace, per_channel=per_channel)
+        else:
+            partner = partners[posterior]
+            other = (*read_posterior(_facing(block, partner), workspace, "other"), partner.parameterization)
+            values = kl_to_other(
+                mean, raw, posterior.parameterization, other, arithmetic, workspace, per_channel=per_channel,
+                symmetric=symmetric,
+            )  # fmt: skip
+        _refuse_negative(values, block, raw)
+        return values
+
+    blocks = plan_blocks(posteriors, batch_size, apart=bool(partners))
+    return _sample_values(run(blocks, work, workers), per_channel=per_channel)
+
+
+def nll_values(
+    posteriors: Iterable[Posterior],
+    latents: Mapping[Posterior, Latents],
+    affines: Mapping[Posterior, Affine],
+    arithmetic: Arithmetic,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Progressing:
+    """NLL in nats of every sample's latents, after their affine is undone, in the order of ``posteriors``.
+
+    Values have shape ``(samples, draws)``. Raises as ``kl_values`` does.
+    """
+
+    def work(block: Block, workspace: Workspace) -> Values:
+        mean, raw = read_posterior(block, workspace)
+        posterior = block.spans[0].posterior
+        of = latents[posterior]
+        columns = []
+        for draw in range(of.draws):
+            drawn = read_values(block, of.header, of.tensor, draw, workspace)
+            drawn = _undone(drawn, affines[posterior], block)
+            columns.append(nll(mean, raw, posterior.parameterization, drawn, arithmetic, workspace))
+        values = np.concatenate(columns, axis=1)
+        _refuse_negative(values, block, raw)
+        return values
+
+    return _sample_values(run(plan_blocks(posteriors, batch_size, apart=True), work, workers))
+
+
+def _facing(block: Block, partner: Posterior) -> Block:
+    """The partner's block: the same samples, or its one sample for all of them."""
+    span = block.spans[0]
+    facing = Span(partner, span.first, span.count) if partner.samples > 1 else Span(partner, 0, 1)
+    return Block((facing,), block.piece, block.last)
+
+
+def _undone(latents: Tensor, affine: Affine, block: Block) -> Tensor:
+    """z / scale + shift, in float64: rounded to float32 it would differ from what was drawn by more than a small σ."""
+    if affine.is_identity:
+        return latents
+    scale, shift = channel_values(affine.scale, block), channel_values(affine.shift, block)
+    return latents.double() / scale + shift
+
+
+def channel_values(values: tuple[float, ...], block: Block) -> Tensor:
+    """One value, or one a channel, as float64 that broadcasts with the block: shape ``(1, 1, channels or 1, 1)``."""
+    if len(values) > 1:
+        values = values[slice(*block.piece.channels)]
+    return torch.tensor(values, dtype=torch.float64).view(1, 1, -1, 1)
+
+
+def _refuse_negative(values: Values, block: Block, raw: Tensor) -> None:
+    """A negative σ or variance gives NaN; say so, rather than count it among the NaN of the data."""
+    parameterization = block.spans[0].posterior.parameterization
+    if parameterization not in ("std", "var") or not np.isnan(values).any():
+        return
+    row = first_negative(raw)
+    if row is not None:
+        posterior, index = locate(block, row)
+        what = "standard deviation" if parameterization == "std" else "variance"
+        raise DataError(
+            f"{posterior.label}, sample {index} has a negative {what}; is its second half a log-variance "
+            f"(--parameterization logvar)?"
+        )
+
+
+def locate(block: Block, row: int) -> tuple[Posterior, int]:
+    """The posterior and sample index of a row of the block."""
+    for span in block.spans:
+        if row < span.count:
+            return span.posterior, span.first + row
+        row -= span.count
+    raise IndexError(row)
+
+
+def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool = False) -> Progressing:
+    """Values of whole samples, span by span, from values of blocks; those of a sample's pieces are added in order."""
+    total: Values | None = None
+    for block, values in results:
+        if block.last and total is None:
+            row = 0
+            for span in block.spans:
+                yield (span, values[row : row + span.count]), _nbytes(span)
+                row += span.count
+            continue
+        span = block.spans[0]
+        if total is None:
+            total = np.zeros((1, span.posterior.axes.channels if per_channel else values.shape[1]))
+        total[:, slice(*block.piece.channels) if per_channel else slice(None)] += values
+        if block.last:
+            yield (span, total), _nbytes(span)
+            total = None
+
+
+def _nbytes(span: Span) -> int:
+    posterior = span.posterior
+    whole = posterior.mean.nbytes + (posterior.scale.nbytes if posterior.scale else 0)
+    return whole * span.count // posterior.samples

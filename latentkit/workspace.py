@@ -1,9 +1,12 @@
 """Memory that a thread uses again for every block."""
 
+from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor
+
+from latentkit.noise import Scratch
 
 
 class Workspace:
@@ -11,6 +14,11 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+
+    @cached_property
+    def scratch(self) -> Scratch:
+        """The thread's buffers for noise."""
+        return Scratch()
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape on the CPU, not initialized, on the memory that ``name`` had before."""

@@ -17,23 +17,28 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from skimage import data as pictures_of_skimage
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-Batches = Callable[[], Tensor]
 CLAMP = (-30.0, 20.0)
+TORCH = version("torch").split("+")[0]
 TRAINING_DIGITS = 1285  # the other 512 are held out, and are what `healthy-*` encodes
+IMAGE_STRIDES = [(2, 2)] * 3
+VIDEO_STRIDES = [(1, 2, 2), (2, 2, 2), (1, 2, 2)]
+IMAGE_MODEL = "convolutional VAE, 32x32 pixels to 4x4, 4 channels"
 PICTURES = ("astronaut", "chelsea", "coffee")
-DIGITS_ORIGIN = f"optical digits, 8x8 enlarged to 32x32, in scikit-learn {version('scikit-learn')}"
-PHOTOS_ORIGIN = f"the pictures {', '.join(PICTURES)} in scikit-image {version('scikit-image')}"
+DIGITS_ORIGIN = f"UCI optical digits, 8x8 enlarged to 32x32, in scikit-learn {version('scikit-learn')}"
+PHOTOS_ORIGIN = f"the pictures {', '.join(PICTURES)}, at half size, in scikit-image {version('scikit-image')}"
+DIGIT_LABELS = "the digit"
 PHOTO_LABELS = f"number of the picture: {', '.join(f'{i} {name}' for i, name in enumerate(PICTURES))}"
 
 
@@ -104,6 +109,8 @@ def from_each(photos: Sequence[Tensor], take: Callable[[Tensor], Tensor]) -> tup
 class VAE(nn.Module):
     """An encoder to moments (mean and log-variance along one axis) and a decoder from latents."""
 
+    training_story = ""
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, channel_dim: int = 1) -> None:
         super().__init__()
         self.encoder, self.decoder, self.channel_dim = encoder, decoder, channel_dim
@@ -128,7 +135,7 @@ def conv_vae(pixel_channels: int, latent_channels: int, strides: Sequence[tuple[
     for above, below, stride in zip(widths, widths[1:], strides, strict=False):
         down += [conv(above, below, 3, stride=stride, padding=1), nn.SiLU()]
         up = [nn.SiLU(), conv(below, below, 3, padding=1), nn.SiLU(), back(below, above, stride, stride=stride), *up]
-    encoder = nn.Sequential(*down, conv(widths[-1], 2 * latent_channels, 3, padding=1))
+    encoder = nn.Sequential(*down, nn.GroupNorm(8, widths[-1]), conv(widths[-1], 2 * latent_channels, 3, padding=1))
     return VAE(encoder, nn.Sequential(conv(latent_channels, widths[-1], 3, padding=1), *up))
 
 
@@ -176,7 +183,9 @@ def kl(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + torch.expm1(logvar) - logvar)
 
 
-def train(build: Callable[[], VAE], batches: Batches, *, steps: int, kl_weight: float, rate: float = 3e-3) -> VAE:
+def train(
+    build: Callable[[], VAE], batches: Callable[[], Tensor], *, steps: int, kl_weight: float, rate: float = 3e-3
+) -> VAE:
     """A trained VAE, the same on every run: weights, batches and noise come from one seed."""
     torch.manual_seed(0)
     start, vae = time.perf_counter(), build()
@@ -188,5 +197,228 @@ def train(build: Callable[[], VAE], batches: Batches, *, steps: int, kl_weight: 
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"  {steps} steps in {time.perf_counter() - start:.0f} s, last loss {loss.item():.4f}")
-    return vae.eval()
+    print(f"trained: {steps} steps in {time.perf_counter() - start:.0f} s, last loss {loss.item():.4f}")
+    vae.training_story = (
+        f"{steps} Adam steps on mean squared error a pixel + {kl_weight:g} x KL a latent element, seed 0, torch {TORCH}"
+    )
+    return vae
+
+
+# The files
+
+# Sample, row of the 2C rows (0 to 3 mean, 4 to 7 logvar), elements written from the first on, value.
+PLANTED = (
+    (3, 4, 16, -35.0),
+    (7, 5, 16, 25.0),
+    (11, 6, 16, CLAMP[0]),
+    (15, 7, 16, CLAMP[1]),
+    (19, 0, 1, math.nan),
+    (23, 5, 1, math.nan),
+    (27, 1, 1, math.inf),
+    (31, 2, 1, -math.inf),
+    (35, 6, 1, math.inf),
+    (39, 7, 1, -math.inf),
+)
+
+
+def plant(moments: Tensor) -> tuple[Tensor, str]:
+    """Moments with the values of `PLANTED` written in, and a sentence that lists them."""
+    moments, words = moments.clone(), []
+    for sample, row, count, value in PLANTED:
+        moments[sample, row].view(-1)[:count] = value
+        half = "mean" if row < 4 else "logvar"
+        words.append(f"sample {sample}: {value:g} in the first {count} of the {half} of channel {row % 4}")
+    return moments, "; ".join(words)
+
+
+def write(path: Path, tensors: dict[str, Tensor], vae: VAE | None, **metadata: str) -> None:
+    """Save with the metadata in a fixed order, so that equal tensors give equal bytes: the library shuffles it."""
+    if vae:
+        metadata["training"] = vae.training_story
+    raw = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"made_by": "sample_data/make.py"})
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["__metadata__"] |= metadata
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
+def healthy_files(out: Path, images: Tensor, labels: Tensor, vae: VAE) -> Tensor:
+    """The held-out digits in three dtypes, latents drawn from them, and a synthetic file of edge cases."""
+    moments, labels = vae.moments(images[TRAINING_DIGITS:]), labels[TRAINING_DIGITS:]
+    about = {"origin": f"the last {len(moments)} of the {DIGITS_ORIGIN}", "model": IMAGE_MODEL, "labels": DIGIT_LABELS}
+    for name, dtype in (("f32", torch.float32), ("f16", torch.float16), ("bf16", torch.bfloat16)):
+        tensors = {"moments": moments.to(dtype), "labels": labels}
+        write(out / f"healthy-{name}.safetensors", tensors, vae, parameterization="logvar", layout="bchw", **about)
+
+    mean, logvar = moments.chunk(2, dim=1)
+    latents = mean + torch.exp(logvar / 2) * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    drawn = "mean + exp(logvar / 2) * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)), not scaled"
+    about |= {"drawn_from": "moments of healthy-f32.safetensors", "drawn_as": drawn}
+    tensors = {"latents": latents, "labels": labels}
+    write(out / "latents.safetensors", tensors, vae, parameterization="none", layout="bchw", **about)
+    return moments
+
+
+def synthetic_file(out: Path, healthy: Tensor) -> None:
+    planted, words = plant(healthy[:64])
+    origin = "SYNTHETIC: the first 64 samples of healthy-f32.safetensors with values written in by hand"
+    about = {"origin": origin, "planted": words, "parameterization": "logvar", "layout": "bchw"}
+    write(out / "synthetic-clamp.safetensors", {"moments": planted}, None, **about)
+
+
+def shard_files(out: Path, images: Tensor, labels: Tensor, vae: VAE) -> None:
+    """The training digits in four shards, and an index that names the files in order."""
+    moments, labels = vae.moments(images[:TRAINING_DIGITS]).half(), labels[:TRAINING_DIGITS]
+    weight_map, total = {}, 0
+    for number, (part, part_labels) in enumerate(zip(moments.chunk(4), labels.chunk(4), strict=True), start=1):
+        name = f"moments-{number:05d}-of-00004.safetensors"
+        tensors = {"moments": part, "labels": part_labels}
+        origin = f"part {number} of 4 of the first {len(moments)} of the {DIGITS_ORIGIN}"
+        about = {"origin": origin, "model": IMAGE_MODEL, "labels": DIGIT_LABELS}
+        write(out / name, tensors, vae, parameterization="logvar", layout="bchw", **about)
+        weight_map |= {f"{number:05d}/{key}": name for key in tensors}
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (out / "moments.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def digit_files(out: Path) -> None:
+    images, labels = load_digit_images()
+    images_to_learn = images[:TRAINING_DIGITS]
+
+    def learn(steps: int, kl_weight: float, rate: float = 3e-3) -> VAE:
+        def batches() -> Tensor:
+            return images_to_learn[torch.randint(len(images_to_learn), (64,))]
+
+        return train(lambda: conv_vae(1, 4, IMAGE_STRIDES), batches, steps=steps, kl_weight=kl_weight, rate=rate)
+
+    vae = learn(800, 3e-3)
+    healthy = healthy_files(out, images, labels, vae)
+    synthetic_file(out, healthy)
+    shard_files(out / "shards", images, labels, vae)
+
+    ill = (("collapsed", learn(800, 0.6)), ("deterministic", learn(2000, 1e-9, rate=8e-3)))
+    chosen = slice(TRAINING_DIGITS, TRAINING_DIGITS + 256)
+    origin = f"256 of the {DIGITS_ORIGIN}, from index {TRAINING_DIGITS} on"
+    about = {"origin": origin, "model": IMAGE_MODEL, "labels": DIGIT_LABELS}
+    for name, vae in ill:
+        tensors = {"moments": vae.moments(images[chosen]), "labels": labels[chosen]}
+        write(out / f"{name}.safetensors", tensors, vae, parameterization="logvar", layout="bchw", **about)
+
+
+def photo_files(out: Path) -> None:
+    """One VAE of photo patches, saved as mean and std, as a mean and logvar pair, and as one file an image."""
+    photos = load_photos()
+    vae = train(
+        lambda: conv_vae(3, 4, IMAGE_STRIDES),
+        lambda: from_each(photos, lambda photo: random_patches(photo, 20))[0],
+        steps=800,
+        kl_weight=3e-3,
+    )
+    patches, labels = from_each(photos, overlapping_patches)
+    mean, logvar = vae.moments(patches).chunk(2, dim=1)
+    about = {"origin": f"32x32 patches of {PHOTOS_ORIGIN}", "model": IMAGE_MODEL, "labels": PHOTO_LABELS}
+    tensors = {"moments": torch.cat([mean, torch.exp(logvar / 2)], dim=1), "labels": labels}
+    write(out / "mean-std.safetensors", tensors, vae, parameterization="std", layout="bchw", **about)
+
+    cat = labels == PICTURES.index("chelsea")
+    about = {"origin": f"32x32 patches of chelsea, of {PHOTOS_ORIGIN}", "model": IMAGE_MODEL}
+    tensors = {"mean": mean[cat], "logvar": logvar[cat]}
+    write(out / "pair.safetensors", tensors, vae, parameterization="logvar", layout="bchw", **about)
+
+    for number, name in enumerate(PICTURES):
+        patches = photos[number].unfold(1, 32, 32).unfold(2, 32, 32)[:, 1, :4].transpose(0, 1)
+        about["origin"] = f"a 32x32 patch of {name}, of {PHOTOS_ORIGIN}"
+        for place, moments in enumerate(vae.moments(patches)):
+            path = out / "per-image" / name / f"{place:03d}.safetensors"
+            write(path, {"moments": moments}, vae, parameterization="logvar", layout="chw", **about)
+
+
+def token_file(out: Path) -> None:
+    photos = load_photos()
+    vae = train(
+        lambda: token_vae(latent_channels=8, tokens=16, patch=8),
+        lambda: from_each(photos, lambda photo: random_patches(photo, 20))[0],
+        steps=800,
+        kl_weight=3e-3,
+        rate=2e-3,
+    )
+    patches, labels = from_each(photos, overlapping_patches)
+    tensors = {"moments": vae.moments(patches).half(), "labels": labels}
+    model = "transformer VAE, 16 tokens of 8 channels from 32x32 pixels, one token for each 8x8 pixels"
+    about = {"origin": f"32x32 patches of {PHOTOS_ORIGIN}", "model": model, "labels": PHOTO_LABELS}
+    write(out / "tokens.safetensors", tensors, vae, parameterization="logvar", layout="blc", **about)
+
+
+def video_file(out: Path) -> None:
+    photos = load_photos()
+    vae = train(
+        lambda: conv_vae(3, 4, VIDEO_STRIDES),
+        lambda: from_each(photos, lambda photo: random_clips(photo, 3))[0],
+        steps=800,
+        kl_weight=1e-3,
+    )
+    torch.manual_seed(1)  # clips that training did not see
+    clips, labels = from_each(photos, lambda photo: random_clips(photo, 64))
+    tensors = {"moments": vae.moments(clips).bfloat16(), "labels": labels}
+    origin = f"clips of 8 frames of 32x32, made by a window that pans and zooms over {PHOTOS_ORIGIN}"
+    model = "3-D convolutional VAE, 8 frames of 32x32 pixels to 4 latent frames of 4x4, 4 channels"
+    about = {"origin": origin, "model": model, "labels": PHOTO_LABELS}
+    write(out / "video.safetensors", tensors, vae, parameterization="logvar", layout="bcthw", **about)
+
+
+# What was promised of them
+
+
+def channels(path: Path) -> tuple[Tensor, Tensor]:
+    """A file's mean and logvar as float32 (C, elements of all samples), by its own metadata."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
+    axis = about["layout"].index("c")
+    if "moments" in tensors:
+        mean, second = tensors["moments"].chunk(2, dim=axis)
+    else:
+        mean, second = tensors["mean"], tensors["logvar"]
+    logvar = 2 * second.log() if about["parameterization"] == "std" else second
+    return mean.movedim(axis, 0).flatten(1), logvar.movedim(axis, 0).flatten(1)
+
+
+def report_and_check(out: Path) -> None:
+    """Print each channel's figures, and stop if a file is not what its name says."""
+    for path in sorted(out.rglob("*.safetensors")):
+        if path.parent.parent.name == "per-image" or path.stem in ("latents", "synthetic-clamp"):
+            continue
+        mean, logvar = channels(path)
+        spread, cost = mean.var(dim=1), kl(mean, logvar).mean(dim=1)
+        scale = (spread + logvar.exp().mean(dim=1)).sqrt()
+        print(path.relative_to(out))
+        for name, values in (("logvar", logvar.mean(dim=1)), ("var of means", spread), ("KL", cost), ("sd", scale)):
+            print(f"  {name:13}" + " ".join(f"{value:9.4f}" for value in values))
+        dead = (spread < 0.01) & (cost < 0.01)
+        if path.stem == "collapsed":
+            good = 1 < dead.sum() < len(dead) and spread.max() > 0.1
+        elif path.stem == "deterministic":
+            good = logvar.mean(dim=1).max() < -12 and logvar.min() > CLAMP[0]
+        else:
+            good = spread.min() > 0.1 and cost.min() > 0.3 and cost.max() < 4 and scale.max() < 3 * scale.min()
+        if not good:
+            raise SystemExit(f"{path.name} is not what its name says: train it again with other settings")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=Path(__file__).parent, help="folder to write to")
+    out = parser.parse_args().out
+    torch.set_num_threads(1)  # the order of sums must not depend on the number of cores
+    torch.use_deterministic_algorithms(True)
+    for make in (digit_files, photo_files, token_file, video_file):
+        make(out)
+    report_and_check(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -68,18 +68,18 @@ class Segment:
 
 
 def first_place(
-    segments: list[Segment], channel: int, matches: Callable[[int, int], NDArray[np.bool_]], before: Place | None
+    segments: list[Segment], channel: int, matches: Callable[[slice], NDArray[np.bool_]], before: Place | None
 ) -> Place | None:
-    """The first place at which a channel's row matches, if it is before ``before``.
+    """The first place at which a channel's row matches, or ``before`` if that is earlier.
 
-    ``matches(start, stop)`` looks at these columns. Segments that cannot come first are not searched: where
-    equal extremes abound (a constant channel), that is nearly all.
+    ``matches`` looks at some columns. Segments that cannot come first are not searched: where equal extremes
+    abound (a constant channel), that is nearly all.
     """
     best = before
     for segment in segments:
         if segment.stop == segment.start or (best is not None and best <= segment.place(channel, segment.start)):
             continue
-        found = matches(segment.start, segment.stop)
+        found = matches(slice(segment.start, segment.stop))
         column = int(found.argmax())
         if found[column]:
             place = segment.place(channel, segment.start + column)
@@ -102,12 +102,12 @@ class Extrema:
         channel: int,
         least: Floats,
         greatest: Floats,
-        rows: Callable[[int, int, int], Floats],
+        rows: Callable[[int, slice], Floats],
         segments: list[Segment],
     ) -> None:
         """Take the extremes of a block, a number for each channel from ``channel`` on (NaN: none there).
 
-        ``rows(row, start, stop)`` gives stored numbers of the block, and is asked only where a place is looked for.
+        ``rows`` gives stored numbers of a row at some columns, and is asked only where a place is looked for.
         """
         here = slice(channel, channel + len(least))
         for extremes, ours, places in (
@@ -118,8 +118,8 @@ class Extrema:
             for row in np.flatnonzero(better | (extremes == ours[here])).tolist():
                 value, at = float(extremes[row]), channel + row
 
-                def equal(start: int, stop: int, row: int = row, value: float = value) -> NDArray[np.bool_]:
-                    return rows(row, start, stop) == value
+                def equal(columns: slice, row: int = row, value: float = value) -> NDArray[np.bool_]:
+                    return np.equal(rows(row, columns), value)
 
                 places[at] = first_place(segments, at, equal, None if better[row] else places[at])
             ours[here] = np.where(better, extremes, ours[here])
@@ -135,6 +135,17 @@ class Extrema:
                 elif theirs[channel] == values[channel]:
                     places[channel] = earlier(places[channel], their_places[channel])
             self.nonfinite_at[channel] = earlier(self.nonfinite_at[channel], other.nonfinite_at[channel])
+
+    def pooled(self) -> "Extrema":
+        """All channels as one."""
+        pool = Extrema(1)
+        for channel in range(len(self.least)):
+            one = Extrema(1)
+            one.least[0], one.greatest[0] = self.least[channel], self.greatest[channel]
+            one.least_at, one.greatest_at = [self.least_at[channel]], [self.greatest_at[channel]]
+            one.nonfinite_at = [self.nonfinite_at[channel]]
+            pool.merge(one)
+        return pool
 
 
 def earlier(one: Place | None, other: Place | None) -> Place | None:

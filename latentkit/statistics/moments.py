@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Float64 input may leave float64's range; the figure is infinite then.
+_QUIET = np.errstate(over="ignore", invalid="ignore")
+
 
 class Sums:
     """A sum a channel, each carried with what rounding took from it (Knuth's two-sum)."""
@@ -14,6 +17,7 @@ class Sums:
         self.high: Floats = np.zeros(channels)
         self.low: Floats = np.zeros(channels)
 
+    @_QUIET
     def add(self, terms: Floats, channels: slice = slice(None)) -> None:
         high = self.high[channels]
         total = high + terms
@@ -35,7 +39,8 @@ class Sums:
 
     @property
     def total(self) -> Floats:
-        return self.high + self.low
+        """Beyond float64's range: infinite, or NaN where infinities cancel."""
+        return np.where(np.isfinite(self.high), self.high + self.low, self.high)
 
 
 class Moments:
@@ -53,15 +58,14 @@ class Moments:
     @property
     def mean(self) -> Floats:
         """NaN where nothing was counted."""
-        with np.errstate(invalid="ignore"):
-            return np.divide(self.sums.total, self.count, out=np.full(len(self.count), np.nan), where=self.count > 0)
+        return _ratio(self.sums.total, self.count)
 
     @property
     def variance(self) -> Floats:
         """Of the population: M2 / n. NaN where nothing was counted."""
-        squares = np.maximum(self.squares.total, 0)
-        return np.divide(squares, self.count, out=np.full(len(self.count), np.nan), where=self.count > 0)
+        return _ratio(np.maximum(self.squares.total, 0), self.count)
 
+    @_QUIET
     def add(self, count: Ints, shift: Floats, rest: Floats, squares: Floats, channels: slice = slice(None)) -> None:
         """Take a group for each of some channels.
 
@@ -84,6 +88,7 @@ class Moments:
         self.sums.add(rest, channels)
         self.count[channels] += count
 
+    @_QUIET
     def merge(self, other: "Moments") -> None:
         before, after = self.count, other.count
         both = (before > 0) & (after > 0)
@@ -107,3 +112,8 @@ class Moments:
         for theirs, ours in ((self.sums, one.sums), (self.squares, one.squares)):
             ours.high[0], ours.low[0] = theirs.high[channel], theirs.low[channel]
         return one
+
+
+def _ratio(sums: Floats, count: Ints) -> Floats:
+    ratio: Floats = np.full(len(count), np.nan)
+    return np.divide(sums, count, out=ratio, where=count > 0)

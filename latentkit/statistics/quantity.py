@@ -117,7 +117,10 @@ class Quantity:
 
 
 def stored_at(logvar: float, parameterization: str) -> float:
-    """The scale parameter that stands for a log-variance: the inverse of ``Quantity.value``."""
+    """The scale parameter that stands for a log-variance: the inverse of ``Quantity.value``.
+
+    NaN below softplus's floor: no number compares as less than it, or equal.
+    """
     if parameterization == "logvar":
         return logvar
     if parameterization == "var":
@@ -127,7 +130,7 @@ def stored_at(logvar: float, parameterization: str) -> float:
         return std
     softened = std - _SOFTPLUS_FLOOR
     if softened <= 0:
-        return -math.inf
+        return math.nan
     return softened + math.log(-math.expm1(-softened)) if math.isfinite(softened) else math.inf
 
 

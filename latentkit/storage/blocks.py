@@ -30,7 +30,20 @@ TORCH_DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
+
+# Each span of a block costs an open file, in and perhaps out.
+_MOST_SPANS = 64
+_CHUNK_BYTES = 1 << 20
 
 Range = tuple[int, int]
 
@@ -101,13 +114,18 @@ def pieces_of(axes: Axes) -> list[Piece]:
     ]
 
 
-def plan_blocks(posteriors: Iterable[Posterior], batch_size: int | None = None) -> Iterator[Block]:
-    """Blocks that cover every sample of ``posteriors`` in order; ``batch_size`` bounds the samples in one."""
+def plan_blocks(
+    posteriors: Iterable[Posterior], batch_size: int | None = None, *, apart: bool = False
+) -> Iterator[Block]:
+    """Blocks that cover every sample of ``posteriors`` in order; ``batch_size`` bounds the samples in one.
+
+    ``apart``: no block holds samples of two tensors.
+    """
     waiting: list[Span] = []
     room = 0
     for posterior in posteriors:
         pieces = pieces_of(posterior.axes)
-        if waiting and not _alike(waiting[-1].posterior, posterior):
+        if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
             yield _whole(waiting)
             waiting, room = [], 0
         if len(pieces) > 1:
@@ -124,9 +142,9 @@ def plan_blocks(posteriors: Iterable[Posterior], batch_size: int | None = None) 
             count = min(room, posterior.samples - first)
             waiting.append(Span(posterior, first, count))
             first, room = first + count, room - count
-            if room == 0:
+            if room == 0 or len(waiting) == _MOST_SPANS:
                 yield _whole(waiting)
-                waiting = []
+                waiting, room = [], 0
     if waiting:
         yield _whole(waiting)
 
@@ -155,6 +173,19 @@ def read_posterior(block: Block, workspace: Workspace, name: str = "moments") ->
     return moments[0], moments[1]
 
 
+def read_values(block: Block, header: Header, tensor: TensorInfo, draw: int, workspace: Workspace) -> Tensor:
+    """Read the block's piece of its one span from ``tensor``, which has the shape of the means (a set for each draw).
+
+    The result is a view into the workspace, of the block's shape.
+    """
+    out = workspace.take("values", block.shape, TORCH_DTYPES[tensor.dtype])
+    span = block.spans[0]
+    _, outer, channels, inner = span.posterior.axes.view
+    sample = draw * span.posterior.samples + span.first
+    read_at(header, tensor, sample * outer * channels * inner + block.piece.start(channels, inner), out)
+    return out
+
+
 def _read_spans(
     block: Block, tensors: list[TensorInfo], out: Tensor, *, width: int | None = None, first_channel: int = 0
 ) -> None:
@@ -173,16 +204,33 @@ def read_at(header: Header, tensor: TensorInfo, start: int, out: Tensor) -> None
 
     Raises ``DataError`` when the file is no longer what its header said.
     """
-    with open(header.path, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != header.stamp:
-            raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
+    with _open(header) as file:
         read_exactly(file, tensor.offset + start * out.element_size(), as_bytes(out))
+
+
+def read_chunks(header: Header, tensor: TensorInfo) -> Iterator[memoryview]:
+    """The bytes of a tensor of any dtype, a chunk at a time; each is valid until the next."""
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, tensor.nbytes)))
+    with _open(header) as file:
+        for start in range(0, tensor.nbytes, _CHUNK_BYTES):
+            chunk = buffer[: min(_CHUNK_BYTES, tensor.nbytes - start)]
+            read_exactly(file, tensor.offset + start, chunk)
+            yield chunk
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _open(header: Header) -> FileIO:
+    """Open the file again; raises ``DataError`` when it is not the one whose header was read."""
+    file = open(header.path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+    status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != header.stamp:
+        file.close()
+        raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
+    return file
 
 
 def read_exactly(file: FileIO, offset: int, out: memoryview) -> None:

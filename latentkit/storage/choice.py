@@ -35,11 +35,11 @@ class Selection:
     parameterization: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
     """A reference to one posterior in a file: moments in one tensor, or a pair of mean and scale.
 
-    ``axes`` are those of the mean, and so of the latents. ``reason`` says why these tensors were chosen.
+    Equal to itself alone. ``axes`` are those of the mean, and so of the latents. ``reason`` says why these tensors were chosen.
     """
 
     file: InputFile

@@ -17,8 +17,8 @@ from latentkit.errors import DataError
 #: A longer header is refused: it would be read whole into memory.
 MAX_HEADER_BYTES = 16 << 20
 
-#: Bytes an element, of the dtypes that a posterior may be stored in.
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+#: Dtypes that a posterior may be stored in.
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype in FLOAT_BYTES
+        return self.dtype in FLOATS
 
     @property
     def elements(self) -> int:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What a file holds. ``stamp`` (bytes, mtime in ns) tells later whether it is still the same file."""
+    """What a file holds. ``stamp`` (bytes, mtime in ns) tells later whether it is still the same; equal to itself alone."""
 
     path: str
     stamp: tuple[int, int]

@@ -1,0 +1,102 @@
+"""``latentkit info``: what is in files, and what would be read as moments; loads no torch."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from latentkit.cli.options import FactFormat, Files, Messages, Reading
+from latentkit.cli.screen import harmless, stdout_console
+from latentkit.errors import LatentkitError
+from latentkit.storage.choice import Selection, choose
+from latentkit.storage.header import Header, read_header
+from latentkit.storage.inputs import InputFile, find_inputs
+
+EXAMPLES = """
+latentkit info sample_data/healthy-f16.safetensors
+
+latentkit info sample_data
+
+latentkit info sample_data/shards | python -m json.tool
+"""
+
+
+def info(
+    files: Files,
+    reading: Reading,
+    messages: Messages,
+    format: Annotated[
+        FactFormat | None, typer.Option("--format", help="table on a terminal, json in a pipe, unless said.")
+    ] = None,
+) -> None:
+    """What is in safetensors files, and which tensors would be read as moments and why."""
+    del messages
+    selection = reading.selection()
+    found = find_inputs(files)
+    if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
+        _print_json(found, selection)
+        return
+    console = stdout_console()
+    for file in found:
+        _draw(console, file, read_header(file.path), selection)
+
+
+def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, Any]:
+    tensors = [
+        {"key": tensor.key, "dtype": tensor.dtype, "shape": list(tensor.shape), "bytes": tensor.nbytes}
+        for tensor in header.tensors.values()
+    ]
+    facts: dict[str, Any] = {"file": file.path, "name": file.name, "bytes": header.stamp[0]}
+    facts |= {"tensors": tensors, "metadata": header.metadata}
+    try:
+        chosen = choose(file, header, selection)
+    except LatentkitError as error:
+        return facts | {"posteriors": [], "problem": str(error)}
+    facts["posteriors"] = [
+        {
+            "key": posterior.key,
+            "scale_key": posterior.scale.key if posterior.scale else None,
+            "layout": posterior.layout,
+            "parameterization": posterior.parameterization,
+            "samples": posterior.samples,
+            "channels": posterior.axes.channels,
+            "read": posterior.reading,
+            "reason": posterior.reason,
+        }
+        for posterior in chosen
+    ]
+    return facts | {"problem": None}
+
+
+def _print_json(found: list[InputFile], selection: Selection) -> None:
+    """One object with a list of files, printed file by file."""
+    separator = '{"files": [\n'
+    for file in found:
+        print(separator + json.dumps(_facts(file, read_header(file.path), selection)), end="")
+        separator = ",\n"
+    print("\n]}")
+
+
+def _draw(console: Any, file: InputFile, header: Header, selection: Selection) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = _facts(file, header, selection)
+    chosen = {key for posterior in facts["posteriors"] for key in (posterior["key"], posterior["scale_key"])}
+    table = Table(
+        title=f"{harmless(file.path)} ({facts['bytes']:,} bytes)", title_justify="left", caption_justify="left"
+    )
+    table.add_column("tensor", overflow="fold")
+    table.add_column("dtype")
+    table.add_column("shape")
+    table.add_column("bytes", justify="right")
+    table.add_column("read as", overflow="fold")
+    for tensor in facts["tensors"]:
+        mark = "moments" if tensor["key"] in chosen else ""
+        table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
+    lines = [f"{posterior['read']} ({posterior['reason']})" for posterior in facts["posteriors"]]
+    lines += [f"not read as moments: {facts['problem']}"] if facts["problem"] else []
+    lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
+    table.caption = Text("\n".join(harmless(line) for line in lines))
+    console.print(table)

@@ -1,0 +1,66 @@
+"""``latentkit kl``: the KL divergence of each sample's posterior."""
+
+from typing import Annotated
+
+import typer
+
+from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.options import Computing, Files, Messages, Reading, Writing
+from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
+from latentkit.cli.screen import track
+from latentkit.errors import RequestError
+from latentkit.storage.pairing import pair_posteriors
+from latentkit.storage.plan import find_posteriors
+
+EXAMPLES = """
+latentkit kl sample_data/healthy-f16.safetensors
+
+latentkit kl sample_data/shards --top 10 --columns labels
+
+latentkit kl sample_data/shards -o kl.csv
+"""
+
+
+def kl(
+    files: Files,
+    reading: Reading,
+    computing: Computing,
+    rows: RowOptions,
+    writing: Writing,
+    messages: Messages,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="OTHER", help="KL to the posteriors of OTHER, not to the standard normal."),
+    ] = None,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="With --against: the sum of both directions (Jeffreys).")
+    ] = False,
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="A row for each channel of a sample.")] = False,
+) -> None:
+    """KL divergence of each sample's posterior to the standard normal, or to another posterior."""
+    if symmetric and against is None:
+        raise RequestError("--symmetric needs --against: the KL to the standard normal has one direction")
+    check_device_name(computing.device)
+    clamp = computing.clamp()
+    selection = reading.selection()
+    found = find_posteriors(files, selection)
+    partners = pair_posteriors(found.posteriors, find_posteriors([against], selection).posteriors) if against else {}
+    table = Table("kl", found, "channel" if per_channel else None)
+    format = check_rows(writing, rows, table)
+
+    from latentkit.measures import Arithmetic
+    from latentkit.pipeline import kl_values
+
+    device = resolve_device(computing.device, messages)
+    say_reading(found, format, messages)
+    arithmetic = Arithmetic(clamp, computing.precision.value, device)
+    results = kl_values(
+        found.posteriors,
+        arithmetic,
+        partners=partners,
+        symmetric=symmetric,
+        per_channel=per_channel,
+        batch_size=computing.batch_size,
+    )
+    measured = track(results, found.nbytes, messages)
+    write_rows(measured, table, format, rows, writing, messages)

@@ -1,0 +1,83 @@
+"""``latentkit``: the commands, and what is true of all of them."""
+
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from latentkit import __version__
+from latentkit.cli import info, kl, nll, sample, stats
+from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command
+from latentkit.cli.screen import complain
+
+_EXAMPLES = """
+latentkit stats sample_data/healthy-f16.safetensors
+
+latentkit kl sample_data/shards | head
+
+latentkit sample sample_data/shards -o latents --seed 7
+"""
+
+app = typer.Typer(
+    name="latentkit",
+    help="Measure and sample the diagonal Gaussian posterior of saved VAE-encoder outputs.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"latentkit {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+add_command(app, info.info, epilog=info.EXAMPLES)
+add_command(app, stats.stats, epilog=stats.EXAMPLES)
+add_command(app, kl.kl, epilog=kl.EXAMPLES)
+add_command(app, nll.nll, epilog=nll.EXAMPLES)
+add_command(app, sample.sample, epilog=sample.EXAMPLES)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(_usage_error(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(TERMINATED)
+
+
+def _usage_error(error: Exception) -> int:
+    """Say a usage error that Typer found in one sentence; anything else is raised again."""
+    # Typer carries its own copy of Click since 0.26, and Click's classes before: both have these two.
+    message, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
+    if message is None or status is None:
+        raise error
+    text = message()
+    if text:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "latentkit"
+        complain(f"{text.rstrip('.')}; see {where} --help")
+    return WRONG_REQUEST if status == 2 else int(status)

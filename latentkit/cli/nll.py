@@ -1,0 +1,92 @@
+"""``latentkit nll``: how likely latents are under their posterior."""
+
+from typing import Annotated
+
+import typer
+
+from latentkit.affine import IDENTITY, Affine, from_factors, from_json
+from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.options import Computing, Files, Messages, Reading, Writing
+from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
+from latentkit.cli.screen import note, track
+from latentkit.errors import RequestError
+from latentkit.storage.choice import Posterior
+from latentkit.storage.pairing import Latents, pair_latents
+from latentkit.storage.plan import find_posteriors
+
+EXAMPLES = """
+latentkit nll sample_data/healthy-f32.safetensors --latents sample_data/latents.safetensors
+
+latentkit sample sample_data/shards -o drawn && latentkit nll sample_data/shards --latents drawn
+
+latentkit nll sample_data/healthy-f32.safetensors --latents sample_data/latents.safetensors --top 5
+"""
+
+
+def nll(
+    files: Files,
+    latents: Annotated[
+        str,
+        typer.Option(
+            "--latents", metavar="LATENTS", help="File with the latents, or a folder that mirrors the inputs."
+        ),
+    ],
+    reading: Reading,
+    computing: Computing,
+    rows: RowOptions,
+    writing: Writing,
+    messages: Messages,
+    latents_key: Annotated[
+        str | None, typer.Option("--latents-key", metavar="NAME", help="Tensor with the latents.")
+    ] = None,
+    scaling_factor: Annotated[
+        float | None, typer.Option("--scaling-factor", metavar="S", help="Undo this factor of the latents.")
+    ] = None,
+    shift_factor: Annotated[
+        float | None, typer.Option("--shift-factor", metavar="S", help="Undo this shift of the latents.")
+    ] = None,
+) -> None:
+    """Negative log-likelihood of latents under each sample's posterior."""
+    check_device_name(computing.device)
+    clamp = computing.clamp()
+    found = find_posteriors(files, reading.selection())
+    flagged = None if scaling_factor is None and shift_factor is None else from_factors(scaling_factor, shift_factor)
+    pairs = pair_latents(found.posteriors, latents, latents_key)
+    affines = {posterior: _affine(posterior, of, flagged) for posterior, of in pairs.items()}
+    table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
+    format = check_rows(writing, rows, table)
+
+    from latentkit.measures import Arithmetic
+    from latentkit.pipeline import nll_values
+
+    device = resolve_device(computing.device, messages)
+    say_reading(found, format, messages)
+    _say_rounding(pairs, messages)
+    arithmetic = Arithmetic(clamp, computing.precision.value, device)
+    results = nll_values(found.posteriors, pairs, affines, arithmetic, batch_size=computing.batch_size)
+    total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
+    write_rows(track(results, total, messages), table, format, rows, writing, messages)
+
+
+def _affine(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:
+    """The affine to undo: the metadata's, or the flags'; both must agree."""
+    where = f"{latents.header.path}: tensor {latents.tensor.key!r}"
+    text = latents.header.metadata.get("affine")
+    recorded = from_json(text, where) if text is not None else None
+    if flagged is not None and recorded is not None and flagged != recorded:
+        raise RequestError(f"{where}: its metadata says the affine {text}, not what the flags say; leave the flags out")
+    affine = recorded or flagged or IDENTITY
+    if affine.channels() not in (1, posterior.axes.channels):
+        raise RequestError(
+            f"{where}: its affine is for {affine.channels()} channels, its posterior has {posterior.axes.channels}"
+        )
+    return affine
+
+
+def _say_rounding(pairs: dict[Posterior, Latents], messages: Messages) -> None:
+    coarse = sorted({of.tensor.dtype for of in pairs.values()} & {"F16", "BF16", "F8_E4M3", "F8_E5M2"})
+    if coarse:
+        note(
+            messages,
+            f"latents stored as {', '.join(coarse)} are rounded; where σ is finer than that, NLL shows the rounding",
+        )

@@ -1,0 +1,183 @@
+"""Options that several commands share: a dataclass a group, so that they mean the same everywhere."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from latentkit.storage.choice import Selection
+
+
+class Parameterization(StrEnum):
+    logvar = "logvar"
+    std = "std"
+    var = "var"
+    softplus = "softplus"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    float64 = "float64"
+
+
+class RowFormat(StrEnum):
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    json = "json"
+    parquet = "parquet"
+
+
+class FactFormat(StrEnum):
+    table = "table"
+    json = "json"
+
+
+class OnNonfinite(StrEnum):
+    warn = "warn"
+    error = "error"
+    skip = "skip"
+
+
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILES...",
+        help="safetensors files, folders, globs, an index.json, @list.txt, or @- for a list on stdin.",
+        show_default=False,
+    ),
+]
+
+_READING = "Reading"
+_COMPUTING = "Computing"
+_WRITING = "Writing"
+_MESSAGES = "Messages"
+
+
+@dataclass
+class Reading:
+    """Which tensors, and how their axes and halves are read."""
+
+    key: Annotated[
+        list[str],
+        typer.Option(
+            "--key",
+            metavar="NAME",
+            help="Tensor with the moments; a name or a glob; repeatable.",
+            rich_help_panel=_READING,
+        ),
+    ] = field(default_factory=list)
+    mean_key: Annotated[
+        str | None,
+        typer.Option("--mean-key", metavar="NAME", help="Tensor with the means, of a pair.", rich_help_panel=_READING),
+    ] = None
+    logvar_key: Annotated[
+        str | None,
+        typer.Option(
+            "--logvar-key", metavar="NAME", help="Tensor with the scale, of a pair.", rich_help_panel=_READING
+        ),
+    ] = None
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout", metavar="AXES", help="Axes as letters: bchw, bcthw, blc, chw, bbchw.", rich_help_panel=_READING
+        ),
+    ] = None
+    parameterization: Annotated[
+        Parameterization | None,
+        typer.Option(
+            "--parameterization", help="What the scale half means; logvar unless said.", rich_help_panel=_READING
+        ),
+    ] = None
+
+    def selection(self) -> Selection:
+        from latentkit.errors import RequestError
+        from latentkit.layout import check_layout
+
+        if (self.mean_key is None) != (self.logvar_key is None):
+            raise RequestError("--mean-key and --logvar-key name a pair: give both")
+        if self.mean_key is not None and self.key:
+            raise RequestError("--key names moments, --mean-key and --logvar-key a pair: give one or the other")
+        if self.layout is not None:
+            try:
+                check_layout(self.layout)
+            except ValueError as error:
+                raise RequestError(f"--layout: {error}") from None
+        parameterization = self.parameterization.value if self.parameterization else None
+        return Selection(tuple(self.key), self.mean_key, self.logvar_key, self.layout, parameterization)
+
+
+@dataclass
+class Computing:
+    """How and where posteriors are computed."""
+
+    clamp_min: Annotated[
+        float,
+        typer.Option("--clamp-min", metavar="L", help="Lower bound of the log-variance.", rich_help_panel=_COMPUTING),
+    ] = -30.0
+    clamp_max: Annotated[
+        float,
+        typer.Option("--clamp-max", metavar="L", help="Upper bound of the log-variance.", rich_help_panel=_COMPUTING),
+    ] = 20.0
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_COMPUTING),
+    ] = "auto"
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            "--precision", help="auto: float32, and float64 where float32 would show.", rich_help_panel=_COMPUTING
+        ),
+    ] = Precision.auto
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Most samples computed at once.", rich_help_panel=_COMPUTING
+        ),
+    ] = None
+
+    def clamp(self) -> tuple[float, float]:
+        import math
+
+        from latentkit.errors import RequestError
+
+        low, high = self.clamp_min, self.clamp_max
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise RequestError(
+                f"--clamp-min {low} and --clamp-max {high}: need finite bounds, the first below the second"
+            )
+        return low, high
+
+
+@dataclass
+class Writing:
+    """Where results go."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here; the suffix chooses the format.",
+            rich_help_panel=_WRITING,
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_WRITING)
+    ] = False
+
+
+@dataclass
+class Messages:
+    """What is said on stderr."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=_MESSAGES)] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="More of what is done.", rich_help_panel=_MESSAGES)
+    ] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_MESSAGES)
+    ] = False

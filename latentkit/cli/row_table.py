@@ -1,0 +1,114 @@
+"""The terminal's view of ``kl`` and ``nll``: a summary, a histogram and the largest values, not a million rows."""
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from latentkit.cli.screen import harmless, number, stdout_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from latentkit.cli.rows import Measured, RowOptions, Table, _Nonfinite
+    from latentkit.summary import Ranked, Spread
+
+_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+_BINS = 12
+_SHOWN = 5
+
+
+def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keeper: "_Nonfinite") -> None:
+    """Draw the summary of all values on stdout; with ``--top`` the K largest alone."""
+    from latentkit.cli.rows import elements_of
+    from latentkit.summary import Spread, Top
+
+    top = Top(options.top or _SHOWN)
+    whole, element = Spread(), Spread()
+    for span, values in measured:
+        top.add(values, span)
+        if options.top is None:
+            whole.add(values.ravel())
+            element.add(values.ravel() / elements_of(span.posterior, table.axis))
+    console = stdout_console()
+    caption = Text(harmless("\n".join(table.found.readings)), style="dim")
+    if options.top is not None:
+        console.print(_largest(top.ranked(), table, options, caption))
+        return
+    per_element = element if options.units.value != "bits-per-dim" else None
+    console.print(_summary(whole, per_element, table, options, keeper, caption))
+    if whole.count > 1 and whole.min < whole.max:
+        _draw_histogram(console, whole, f"{table.measure} [{options.units.value}]")
+    console.print(_largest(top.ranked(), table, options, None))
+
+
+def _summary(
+    whole: "Spread",
+    element: "Spread | None",
+    table: "Table",
+    options: "RowOptions",
+    keeper: "_Nonfinite",
+    caption: Text,
+) -> RichTable:
+    unit = options.units.value
+    grid = RichTable(
+        title=f"{table.measure.upper()} of {whole.count:,} finite values",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+    )
+    grid.add_column("")
+    spreads = [(whole, f"a {table.axis or 'sample'} [{unit}]")] + (
+        [(element, f"an element [{unit}]")] if element else []
+    )
+    for _, heading in spreads:
+        grid.add_column(heading, justify="right")
+    names = ["mean", "sd", "min", *(f"{fraction:.0%}" for fraction in _QUANTILES), "max"]
+    figures = [
+        [spread.mean, spread.sd(), spread.quantiles([0])[0], *spread.quantiles(_QUANTILES), spread.quantiles([1])[0]]
+        for spread, _ in spreads
+    ]
+    for row, name in enumerate(names):
+        grid.add_row(name, *(number(column[row]) for column in figures))
+    if keeper.count:
+        grid.add_section()
+        grid.add_row("not finite", f"{keeper.count:,} samples", *([""] * (len(spreads) - 1)))
+    return grid
+
+
+def _draw_histogram(console: "Console", spread: "Spread", heading: str) -> None:
+    counts, edges = spread.histogram(_BINS)
+    grid = RichTable(box=None, pad_edge=False, title=f"Histogram of {heading}", title_justify="left")
+    grid.add_column("from", justify="right")
+    grid.add_column("to", justify="right")
+    grid.add_column("count", justify="right")
+    grid.add_column("")
+    room = max(10, min(60, console.width - 40))
+    for count, low, high in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        grid.add_row(number(low), number(high), f"{count:,}", bar(count / counts.max(), room))
+    console.print(grid)
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar of eighths of a cell; anything above nothing shows at least one eighth."""
+    eighths = max(round(fraction * width * 8), 1 if fraction > 0 else 0)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions", caption: Text | None) -> RichTable:
+    from latentkit.cli.rows import ranked_columns
+
+    grid = RichTable(
+        title=f"Largest {table.measure} [{options.units.value}]",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+    )
+    columns = ranked_columns(ranked, table, options.columns)
+    for name, values in columns.items():
+        grid.add_column(harmless(name), justify="left" if name in ("file", "tensor") else "right", overflow="fold")
+        del values
+    for row in zip(*columns.values(), strict=True):
+        grid.add_row(*(number(cell) if isinstance(cell, float) else harmless(str(cell)) for cell in row))
+    return grid

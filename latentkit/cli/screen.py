@@ -1,0 +1,115 @@
+"""What people see: consoles, notes, progress. Results go to stdout, everything else to stderr."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from latentkit.cli.options import Messages
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+Item = TypeVar("Item")
+
+#: Work shorter than this shows no progress.
+_PATIENCE_SECONDS = 1.0
+_LOG_LINE_SECONDS = 30.0
+
+
+def complain(sentence: str) -> None:
+    """An error, on stderr."""
+    print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+
+
+def note(messages: Messages, sentence: str) -> None:
+    """Something the user should know, on stderr."""
+    if not messages.quiet:
+        print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+
+
+def detail(messages: Messages, sentence: str) -> None:
+    """Something for those who asked with --verbose, on stderr."""
+    if messages.verbose:
+        print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+
+
+def harmless(text: str) -> str:
+    """``text`` without control characters, which a file or tensor name may hold to trick a terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )
+
+
+def stdout_console() -> "Console":
+    """Where tables are drawn: as wide as the terminal, or as COLUMNS says, or 80."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def number(value: float) -> str:
+    """Four significant digits, and a dash for what is undefined."""
+    if value != value:
+        return "–"
+    if value == int(value) and abs(value) < 1e15 if abs(value) != float("inf") else False:
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
+
+
+def count_of(number_of: int, noun: str) -> str:
+    """``1 sample``, ``2,000 samples``."""
+    return f"{number_of:,} {noun}" + ("" if number_of == 1 else "s")
+
+
+def track(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> Iterator[Item]:
+    """Pass items on, showing on stderr how many of ``total`` bytes are done; each comes with its bytes.
+
+    A bar on a terminal, a line now and then in a log, nothing when the work is short or --quiet.
+    """
+    if messages.quiet:
+        yield from (item for item, _ in items)
+    elif sys.stderr.isatty():
+        yield from _with_bar(items, total)
+    else:
+        yield from _with_lines(items, total)
+
+
+def _with_bar(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]:
+    start, done, progress, task = time.monotonic(), 0, None, None
+    try:
+        for item, nbytes in items:
+            yield item
+            done += nbytes
+            if progress is not None and task is not None:
+                progress.update(task, completed=done)
+            elif time.monotonic() - start > _PATIENCE_SECONDS:
+                progress = _progress()
+                task = progress.add_task("", total=total, completed=done)
+                progress.start()
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _with_lines(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]:
+    start = said = time.monotonic()
+    done = 0
+    for item, nbytes in items:
+        yield item
+        done += nbytes
+        now = time.monotonic()
+        if now - said > _LOG_LINE_SECONDS:
+            said = now
+            rate = done / (now - start)
+            left = (total - done) / rate
+            print(f"latentkit: {done / total:.0%} done, {rate / 2**20:,.0f} MiB/s, {left:,.0f} s left", file=sys.stderr)

@@ -1,0 +1,5 @@
+EXAMPLES = ""
+
+
+def stats() -> None:
+    """stub"""

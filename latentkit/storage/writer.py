@@ -1,0 +1,80 @@
+"""A streaming safetensors writer: the header first, then tensors in place, block by block.
+
+The safetensors library writes whole tensors only. What stands here in the end is, byte for byte, what its
+``save_file`` would have written.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from latentkit.errors import DataError
+
+#: Bits an element, in the library's own order of dtypes: tensors are sorted by it, downward.
+ELEMENT_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
+    "U64": 64,
+}  # fmt: skip
+
+_RANK = {dtype: rank for rank, dtype in enumerate(ELEMENT_BITS)}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor to be written: its dtype (safetensors' name) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ELEMENT_BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything goes in a file: the header's bytes, each tensor's offset, and the size of the whole."""
+
+    header: bytes
+    offsets: dict[str, int]
+    size: int
+
+
+def lay_out(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> Layout:
+    """Order tensors as the safetensors library does: wider elements first, then by name; aligned to 8 bytes."""
+    order = sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0].encode()))
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    begins: dict[str, int] = {}
+    for key, spec in order:
+        begins[key] = end
+        end += spec.nbytes
+        entries[key] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [begins[key], end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    header = len(text).to_bytes(8, "little") + text
+    return Layout(header, {key: start + begin for key, begin in begins.items()}, start + end)
+
+
+def check_free_space(folder: str, needed: int) -> None:
+    """Raise ``DataError`` when the file system of ``folder`` (or its nearest existing parent) has less room."""
+    place = os.path.abspath(folder)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    if not hasattr(os, "statvfs"):
+        return
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise DataError(f"{folder}: the output needs {needed:,} bytes and {free:,} are free; nothing was written")
+
+
+def write_at(descriptor: int, offset: int, data: memoryview) -> None:
+    """Write every byte of ``data`` at ``offset`` of a regular file; threads may do so at once."""
+    while len(data):
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
