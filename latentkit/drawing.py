@@ -172,8 +172,8 @@ def draw_block(
     dtype = TORCH_DTYPES[output_dtype(posterior, recipe)]
     out = workspace.take("out", block.shape, dtype)
     if recipe.mode and dtype == torch.float64:
-        scale, shift = channel_values(recipe.affine.scale, block), channel_values(recipe.affine.shift, block)
-        out.copy_(stored).sub_(shift).mul_(scale)
+        out.copy_(stored).sub_(channel_values(recipe.affine.shift, block))
+        out.mul_(channel_values(recipe.affine.scale, block))
         _send(block, 0, out, write)
         return _look(out, dtype, block)
     mean = workspace.take("mean", block.shape, torch.float32).copy_(stored)

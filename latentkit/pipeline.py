@@ -14,6 +14,8 @@ from torch import Tensor
 from latentkit.affine import Affine
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
+from latentkit.parameterization import Clamp
+from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, Span, plan_blocks, read_posterior, read_values
 from latentkit.storage.choice import Posterior
 from latentkit.storage.pairing import Latents
@@ -135,6 +137,49 @@ def nll_values(
         return values
 
     return _sample_values(run(plan_blocks(posteriors, batch_size, apart=True), work, workers))
+
+
+def statistics_of(
+    posteriors: Iterable[Posterior],
+    clamp: Clamp,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[Iterator[tuple[None, int]]], Iterator[object]] = iter,
+) -> Statistics:
+    """Statistics of all posteriors, which have the same channels and parameterization, in one pass.
+
+    ``progress`` is handed an iterator of the bytes read, block by block, and must exhaust it.
+    """
+    posteriors = list(posteriors)
+    channels, parameterization = posteriors[0].axes.channels, posteriors[0].parameterization
+    accumulators: dict[Workspace, Statistics] = {}
+
+    def work(block: Block, workspace: Workspace) -> None:
+        if workspace not in accumulators:
+            accumulators[workspace] = Statistics(channels, parameterization, clamp, workspace=workspace)
+        mean, raw = read_posterior(block, workspace)
+        row = 0
+        for span in block.spans:
+            rows = slice(row, row + span.count)
+            accumulators[workspace].update(mean[rows], raw[rows], _origin(span, block))
+            row += span.count
+
+    results = run(plan_blocks(posteriors, batch_size), work, workers)
+    for _ in progress((None, sum(_nbytes(span) for span in block.spans if block.last)) for block, _ in results):
+        pass
+    merged = Statistics(channels, parameterization, clamp)
+    for accumulator in accumulators.values():
+        merged.merge(accumulator)
+    return merged
+
+
+def _origin(span: Span, block: Block) -> Origin:
+    posterior, piece = span.posterior, block.piece
+    return Origin(
+        posterior.file.path, posterior.key, span.first, piece.outer[0], piece.channels[0], piece.inner[0],
+        posterior.axes.view[3],
+    )  # fmt: skip
 
 
 def _facing(block: Block, partner: Posterior) -> Block:

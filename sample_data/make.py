@@ -272,7 +272,8 @@ def synthetic_file(out: Path, healthy: Tensor) -> None:
 def shard_files(out: Path, images: Tensor, labels: Tensor, vae: VAE) -> None:
     """The training digits in four shards, and an index that names the files in order."""
     moments, labels = vae.moments(images[:TRAINING_DIGITS]).half(), labels[:TRAINING_DIGITS]
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for number, (part, part_labels) in enumerate(zip(moments.chunk(4), labels.chunk(4), strict=True), start=1):
         name = f"moments-{number:05d}-of-00004.safetensors"
         tensors = {"moments": part, "labels": part_labels}
@@ -361,7 +362,7 @@ def video_file(out: Path) -> None:
         steps=800,
         kl_weight=1e-3,
     )
-    torch.manual_seed(1)  # clips that training did not see
+    torch.manual_seed(1)  # other clips than those of the training
     clips, labels = from_each(photos, lambda photo: random_clips(photo, 64))
     tensors = {"moments": vae.moments(clips).bfloat16(), "labels": labels}
     origin = f"clips of 8 frames of 32x32, made by a window that pans and zooms over {PHOTOS_ORIGIN}"
@@ -389,8 +390,8 @@ def channels(path: Path) -> tuple[Tensor, Tensor]:
 
 def report_and_check(out: Path) -> None:
     """Print each channel's figures, and stop if a file is not what its name says."""
-    for path in sorted(out.rglob("*.safetensors")):
-        if path.parent.parent.name == "per-image" or path.stem in ("latents", "synthetic-clamp"):
+    for path in sorted([*out.glob("*.safetensors"), *out.glob("shards/*.safetensors")]):
+        if path.stem in ("latents", "synthetic-clamp"):
             continue
         mean, logvar = channels(path)
         spread, cost = mean.var(dim=1), kl(mean, logvar).mean(dim=1)

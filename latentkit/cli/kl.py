@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Accuracy, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
 from latentkit.cli.screen import track
 from latentkit.errors import RequestError
@@ -25,6 +25,7 @@ def kl(
     files: Files,
     reading: Reading,
     computing: Computing,
+    accuracy: Accuracy,
     rows: RowOptions,
     writing: Writing,
     messages: Messages,
@@ -53,7 +54,7 @@ def kl(
 
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)
-    arithmetic = Arithmetic(clamp, computing.precision.value, device)
+    arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
     results = kl_values(
         found.posteriors,
         arithmetic,

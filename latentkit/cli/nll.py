@@ -6,7 +6,7 @@ import typer
 
 from latentkit.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Accuracy, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
@@ -33,6 +33,7 @@ def nll(
     ],
     reading: Reading,
     computing: Computing,
+    accuracy: Accuracy,
     rows: RowOptions,
     writing: Writing,
     messages: Messages,
@@ -62,7 +63,7 @@ def nll(
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)
     _say_rounding(pairs, messages)
-    arithmetic = Arithmetic(clamp, computing.precision.value, device)
+    arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
     results = nll_values(found.posteriors, pairs, affines, arithmetic, batch_size=computing.batch_size)
     total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
     write_rows(track(results, total, messages), table, format, rows, writing, messages)

@@ -125,12 +125,6 @@ class Computing:
         str,
         typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_COMPUTING),
     ] = "auto"
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            "--precision", help="auto: float32, and float64 where float32 would show.", rich_help_panel=_COMPUTING
-        ),
-    ] = Precision.auto
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -149,6 +143,18 @@ class Computing:
                 f"--clamp-min {low} and --clamp-max {high}: need finite bounds, the first below the second"
             )
         return low, high
+
+
+@dataclass
+class Accuracy:
+    """In which arithmetic samples are measured."""
+
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            "--precision", help="auto: float32, and float64 where float32 would show.", rich_help_panel=_COMPUTING
+        ),
+    ] = Precision.auto
 
 
 @dataclass

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from latentkit.cli.screen import harmless, number, stdout_console
+from latentkit.cli.screen import aligned, harmless, stdout_console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from rich.console import Console
 
     from latentkit.cli.rows import Measured, RowOptions, Table, _Nonfinite
@@ -68,8 +71,8 @@ def _summary(
         [spread.mean, spread.sd(), spread.quantiles([0])[0], *spread.quantiles(_QUANTILES), spread.quantiles([1])[0]]
         for spread, _ in spreads
     ]
-    for row, name in enumerate(names):
-        grid.add_row(name, *(number(column[row]) for column in figures))
+    for name, *cells in zip(names, *(aligned(column) for column in figures), strict=True):
+        grid.add_row(name, *cells)
     if keeper.count:
         grid.add_section()
         grid.add_row("not finite", f"{keeper.count:,} samples", *([""] * (len(spreads) - 1)))
@@ -84,8 +87,9 @@ def _draw_histogram(console: "Console", spread: "Spread", heading: str) -> None:
     grid.add_column("count", justify="right")
     grid.add_column("")
     room = max(10, min(60, console.width - 40))
-    for count, low, high in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        grid.add_row(number(low), number(high), f"{count:,}", bar(count / counts.max(), room))
+    marks = aligned(edges.tolist())
+    for count, low, high in zip(counts.tolist(), marks[:-1], marks[1:], strict=True):
+        grid.add_row(low, high, f"{count:,}", bar(count / counts.max(), room))
     console.print(grid)
 
 
@@ -106,9 +110,14 @@ def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions", capt
         caption_justify="left",
     )
     columns = ranked_columns(ranked, table, options.columns)
-    for name, values in columns.items():
+    for name in columns:
         grid.add_column(harmless(name), justify="left" if name in ("file", "tensor") else "right", overflow="fold")
-        del values
-    for row in zip(*columns.values(), strict=True):
-        grid.add_row(*(number(cell) if isinstance(cell, float) else harmless(str(cell)) for cell in row))
+    for row in zip(*(_cells(values) for values in columns.values()), strict=True):
+        grid.add_row(*row)
     return grid
+
+
+def _cells(values: "Sequence[Any]") -> list[str]:
+    if all(isinstance(value, float) for value in values):
+        return aligned(values)
+    return [harmless(str(value)) for value in values]

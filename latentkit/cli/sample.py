@@ -13,7 +13,7 @@ import typer
 
 from latentkit.affine import IDENTITY, Affine, from_factors, from_normalization
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Files, Messages, OnNonfinite, Reading
+from latentkit.cli.options import Computing, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import count_of, note, track
 from latentkit.errors import DataError, RequestError
@@ -60,6 +60,7 @@ def sample(
         ),
     ],
     reading: Reading,
+    computing: Computing,
     messages: Messages,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**64 - 1, help="Seed of the noise.")] = 0,
     draws: Annotated[
@@ -94,23 +95,13 @@ def sample(
     stream: Annotated[
         str | None, typer.Option("--stream", metavar="TEXT", help="Name of a single input, for its noise.")
     ] = None,
-    clamp_min: Annotated[
-        float, typer.Option("--clamp-min", metavar="L", help="Lower bound of the log-variance.")
-    ] = -30.0,
-    clamp_max: Annotated[
-        float, typer.Option("--clamp-max", metavar="L", help="Upper bound of the log-variance.")
-    ] = 20.0,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Most samples computed at once.")
-    ] = None,
     on_nonfinite: Annotated[
         OnNonfinite, typer.Option("--on-nonfinite", help="What NaN and infinities in the data do.")
     ] = OnNonfinite.warn,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
     """Draw latents from each sample's posterior, the same for a seed on any machine."""
-    check_device_name(device)
+    check_device_name(computing.device)
     if on_nonfinite is OnNonfinite.skip:
         raise RequestError(
             "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"
@@ -119,7 +110,7 @@ def sample(
         raise RequestError(f"--temperature {temperature}: must be a finite number, 0 or above")
     if dtype is Dtype.float64 and not mode:
         raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
-    clamp = _clamp(clamp_min, clamp_max)
+    clamp = computing.clamp()
     found = find_posteriors(files, reading.selection(), relative_to=relative_to)
     refuse_equal_names(found.posteriors)
     affine = _affine(scaling_factor, shift_factor, normalization, found.posteriors)
@@ -127,7 +118,7 @@ def sample(
 
     from latentkit.drawing import Recipe, draw_files, draw_stream, layout_of
 
-    resolve_device(device, messages)
+    resolve_device(computing.device, messages)
     recipe = Recipe(seed, draws, mode, temperature, _STORED[dtype] if dtype else None, affine, clamp)
     say_reading(found, "safetensors", messages)
     if not mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
@@ -136,7 +127,7 @@ def sample(
         results = draw_stream(_only(planned, recipe), recipe, _pipe(output))
     else:
         check_free_space(os.path.dirname(planned[0].path), sum(layout_of(one, recipe).size for one in planned))
-        results = draw_files(planned, recipe, overwrite=overwrite, batch_size=batch_size)
+        results = draw_files(planned, recipe, overwrite=overwrite, batch_size=computing.batch_size)
     nonfinite = overflowed = 0
     for drawn in track(results, found.nbytes, messages):
         nonfinite += drawn.nonfinite
@@ -150,12 +141,6 @@ def sample(
         note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
     if overflowed:
         note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
-
-
-def _clamp(low: float, high: float) -> tuple[float, float]:
-    from latentkit.cli.options import Computing
-
-    return Computing(clamp_min=low, clamp_max=high).clamp()
 
 
 def _affine(

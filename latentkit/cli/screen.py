@@ -53,9 +53,18 @@ def number(value: float) -> str:
     """Four significant digits, and a dash for what is undefined."""
     if value != value:
         return "–"
-    if value == int(value) and abs(value) < 1e15 if abs(value) != float("inf") else False:
-        return f"{int(value):,}"
-    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
+    if abs(value) == float("inf") or value == 0:
+        return str(value).removesuffix(".0")
+    text = f"{value:#.4g}"
+    return text.rstrip(".") if "e" not in text else f"{value:.3e}"
+
+
+def aligned(values: Iterable[float]) -> list[str]:
+    """Numbers of a column, padded so that their points stand below each other when flush right."""
+    texts = [number(value) for value in values]
+    tails = [len(text) - text.index(".") if "." in text and "e" not in text else 0 for text in texts]
+    widest = max(tails, default=0)
+    return [text + " " * (widest - tail) for text, tail in zip(texts, tails, strict=True)]
 
 
 def count_of(number_of: int, noun: str) -> str:

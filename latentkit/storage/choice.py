@@ -39,7 +39,8 @@ class Selection:
 class Posterior:
     """A reference to one posterior in a file: moments in one tensor, or a pair of mean and scale.
 
-    Equal to itself alone. ``axes`` are those of the mean, and so of the latents. ``reason`` says why these tensors were chosen.
+    Equal to itself alone. ``axes`` are those of the mean, and so of the latents; ``reason`` says why these tensors
+    were chosen.
     """
 
     file: InputFile

@@ -42,7 +42,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What a file holds. ``stamp`` (bytes, mtime in ns) tells later whether it is still the same; equal to itself alone."""
+    """What a file holds; equal to itself alone. ``stamp`` (bytes, mtime in ns) tells whether it is still the same."""
 
     path: str
     stamp: tuple[int, int]

@@ -1,9 +1,8 @@
 """Speed of the noise against torch.randn: both into buffers that stay in cache, several rounds in one run.
 
-    python tests/benchmarks/noise.py [MILLIONS OF NORMALS A ROUND]
+python tests/benchmarks/noise.py [MILLIONS OF NORMALS A ROUND]
 """
 
-import statistics
 import sys
 import threading
 import time
@@ -79,8 +78,8 @@ def main(count: int) -> None:
     print(f"| {'':42} | G/s | range | against randn |\n| --- | ---: | ---: | ---: |")
     for column, (name, _, _) in enumerate(cases):
         mine = [row[column] for row in rates]
-        ratio = statistics.median(row[column] / row[0] for row in rates)
-        print(f"| {name:42} | {statistics.median(mine):.3f} | {min(mine):.3f}-{max(mine):.3f} | {ratio:.2f} |")
+        ratio = np.median([row[column] / row[0] for row in rates])
+        print(f"| {name:42} | {np.median(mine):.3f} | {min(mine):.3f}-{max(mine):.3f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":
