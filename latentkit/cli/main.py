@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from latentkit import __version__
-from latentkit.cli import info, kl, nll, sample, stats
+from latentkit.cli import guide, info, kl, nll, sample, stats
 from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command
 from latentkit.cli.screen import complain
 
@@ -49,6 +49,7 @@ add_command(app, stats.stats, epilog=stats.EXAMPLES)
 add_command(app, kl.kl, epilog=kl.EXAMPLES)
 add_command(app, nll.nll, epilog=nll.EXAMPLES)
 add_command(app, sample.sample, epilog=sample.EXAMPLES)
+add_command(app, guide.guide, epilog=guide.EXAMPLES)
 
 
 def main() -> None:

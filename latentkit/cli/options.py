@@ -44,7 +44,7 @@ class OnNonfinite(StrEnum):
 Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILES...",
+        metavar="FILES",
         help="safetensors files, folders, globs, an index.json, @list.txt, or @- for a list on stdin.",
         show_default=False,
     ),
@@ -88,7 +88,10 @@ class Reading:
     parameterization: Annotated[
         Parameterization | None,
         typer.Option(
-            "--parameterization", help="What the scale half means; logvar unless said.", rich_help_panel=_READING
+            "--parameterization",
+            metavar="KIND",
+            help="The scale half: logvar (default), std, var or softplus.",
+            rich_help_panel=_READING,
         ),
     ] = None
 
@@ -152,7 +155,10 @@ class Accuracy:
     precision: Annotated[
         Precision,
         typer.Option(
-            "--precision", help="auto: float32, and float64 where float32 would show.", rich_help_panel=_COMPUTING
+            "--precision",
+            metavar="KIND",
+            help="auto: float32, and float64 where it would show; float32; float64.",
+            rich_help_panel=_COMPUTING,
         ),
     ] = Precision.auto
 

@@ -43,7 +43,12 @@ class RowOptions:
 
     format: Annotated[
         RowFormat | None,
-        typer.Option("--format", help="table on a terminal, csv in a pipe, unless said.", rich_help_panel=_ROWS),
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="table (terminal), csv (pipe), jsonl, json or parquet.",
+            rich_help_panel=_ROWS,
+        ),
     ] = None
     no_header: Annotated[
         bool, typer.Option("--no-header", help="CSV without its first line.", rich_help_panel=_ROWS)
@@ -58,10 +63,17 @@ class RowOptions:
         int | None,
         typer.Option("--top", metavar="K", min=1, help="Only the K largest, descending.", rich_help_panel=_ROWS),
     ] = None
-    units: Annotated[Units, typer.Option("--units", help="Units of the values.", rich_help_panel=_ROWS)] = Units.nats
+    units: Annotated[
+        Units, typer.Option("--units", metavar="UNIT", help="nats, bits or bits-per-dim.", rich_help_panel=_ROWS)
+    ] = Units.nats
     on_nonfinite: Annotated[
         OnNonfinite,
-        typer.Option("--on-nonfinite", help="What NaN and infinities in the data do.", rich_help_panel=_ROWS),
+        typer.Option(
+            "--on-nonfinite",
+            metavar="RULE",
+            help="NaN and infinities in the data: warn, error or skip.",
+            rich_help_panel=_ROWS,
+        ),
     ] = OnNonfinite.warn
 
 

@@ -70,7 +70,7 @@ def sample(
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Multiplies σ.")] = 1.0,
     dtype: Annotated[
         Dtype | None,
-        typer.Option("--dtype", help="Of the latents; unless said the input's (float32 for 8 and 64 bits)."),
+        typer.Option("--dtype", metavar="DTYPE", help="float16, bfloat16, float32, float64; unless said the input's, or float32.")."),
     ] = None,
     scaling_factor: Annotated[
         float | None, typer.Option("--scaling-factor", metavar="S", help="Latents are (z - shift) times S.")
@@ -96,7 +96,7 @@ def sample(
         str | None, typer.Option("--stream", metavar="TEXT", help="Name of a single input, for its noise.")
     ] = None,
     on_nonfinite: Annotated[
-        OnNonfinite, typer.Option("--on-nonfinite", help="What NaN and infinities in the data do.")
+        OnNonfinite, typer.Option("--on-nonfinite", metavar="RULE", help="NaN and infinities in the data: warn or error.")
     ] = OnNonfinite.warn,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
