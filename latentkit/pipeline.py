@@ -14,8 +14,6 @@ from torch import Tensor
 from latentkit.affine import Affine
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
-from latentkit.parameterization import Clamp
-from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, Span, plan_blocks, read_posterior, read_values
 from latentkit.storage.choice import Posterior
 from latentkit.storage.pairing import Latents
@@ -139,49 +137,6 @@ def nll_values(
     return _sample_values(run(plan_blocks(posteriors, batch_size, apart=True), work, workers))
 
 
-def statistics_of(
-    posteriors: Iterable[Posterior],
-    clamp: Clamp,
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    progress: Callable[[Iterator[tuple[None, int]]], Iterator[object]] = iter,
-) -> Statistics:
-    """Statistics of all posteriors, which have the same channels and parameterization, in one pass.
-
-    ``progress`` is handed an iterator of the bytes read, block by block, and must exhaust it.
-    """
-    posteriors = list(posteriors)
-    channels, parameterization = posteriors[0].axes.channels, posteriors[0].parameterization
-    accumulators: dict[Workspace, Statistics] = {}
-
-    def work(block: Block, workspace: Workspace) -> None:
-        if workspace not in accumulators:
-            accumulators[workspace] = Statistics(channels, parameterization, clamp, workspace=workspace)
-        mean, raw = read_posterior(block, workspace)
-        row = 0
-        for span in block.spans:
-            rows = slice(row, row + span.count)
-            accumulators[workspace].update(mean[rows], raw[rows], _origin(span, block))
-            row += span.count
-
-    results = run(plan_blocks(posteriors, batch_size), work, workers)
-    for _ in progress((None, sum(_nbytes(span) for span in block.spans if block.last)) for block, _ in results):
-        pass
-    merged = Statistics(channels, parameterization, clamp)
-    for accumulator in accumulators.values():
-        merged.merge(accumulator)
-    return merged
-
-
-def _origin(span: Span, block: Block) -> Origin:
-    posterior, piece = span.posterior, block.piece
-    return Origin(
-        posterior.file.path, posterior.key, span.first, piece.outer[0], piece.channels[0], piece.inner[0],
-        posterior.axes.view[3],
-    )  # fmt: skip
-
-
 def _facing(block: Block, partner: Posterior) -> Block:
     """The partner's block: the same samples, or its one sample for all of them."""
     span = block.spans[0]
@@ -235,7 +190,7 @@ def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool
         if block.last and total is None:
             row = 0
             for span in block.spans:
-                yield (span, values[row : row + span.count]), _nbytes(span)
+                yield (span, values[row : row + span.count]), bytes_of(span)
                 row += span.count
             continue
         span = block.spans[0]
@@ -243,11 +198,11 @@ def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool
             total = np.zeros((1, span.posterior.axes.channels if per_channel else values.shape[1]))
         total[:, slice(*block.piece.channels) if per_channel else slice(None)] += values
         if block.last:
-            yield (span, total), _nbytes(span)
+            yield (span, total), bytes_of(span)
             total = None
 
 
-def _nbytes(span: Span) -> int:
+def bytes_of(span: Span) -> int:
     posterior = span.posterior
     whole = posterior.mean.nbytes + (posterior.scale.nbytes if posterior.scale else 0)
     return whole * span.count // posterior.samples

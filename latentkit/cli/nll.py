@@ -6,7 +6,7 @@ import typer
 
 from latentkit.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Accuracy, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Accuracy, Computing, Factors, Files, Messages, Reading, Writing
 from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
@@ -34,24 +34,19 @@ def nll(
     reading: Reading,
     computing: Computing,
     accuracy: Accuracy,
+    factors: Factors,
     rows: RowOptions,
     writing: Writing,
     messages: Messages,
     latents_key: Annotated[
         str | None, typer.Option("--latents-key", metavar="NAME", help="Tensor with the latents.")
     ] = None,
-    scaling_factor: Annotated[
-        float | None, typer.Option("--scaling-factor", metavar="S", help="Undo this factor of the latents.")
-    ] = None,
-    shift_factor: Annotated[
-        float | None, typer.Option("--shift-factor", metavar="S", help="Undo this shift of the latents.")
-    ] = None,
 ) -> None:
     """Negative log-likelihood of latents under each sample's posterior."""
     check_device_name(computing.device)
     clamp = computing.clamp()
     found = find_posteriors(files, reading.selection())
-    flagged = None if scaling_factor is None and shift_factor is None else from_factors(scaling_factor, shift_factor)
+    flagged = from_factors(factors.scaling_factor, factors.shift_factor) if factors.given else None
     pairs = pair_latents(found.posteriors, latents, latents_key)
     affines = {posterior: _affine(posterior, of, flagged) for posterior, of in pairs.items()}
     table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)

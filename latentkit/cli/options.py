@@ -164,6 +164,26 @@ class Accuracy:
 
 
 @dataclass
+class Factors:
+    """diffusers' factors: what maps raw latents to those that a model trains on, (z - shift) times scale."""
+
+    scaling_factor: Annotated[
+        float | None,
+        typer.Option(
+            "--scaling-factor", metavar="S", help="Latents are (z - shift) times S.", rich_help_panel="Scaling"
+        ),
+    ] = None
+    shift_factor: Annotated[
+        float | None,
+        typer.Option("--shift-factor", metavar="S", help="Latents are (z - S) times scale.", rich_help_panel="Scaling"),
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        return self.scaling_factor is not None or self.shift_factor is not None
+
+
+@dataclass
 class Writing:
     """Where results go."""
 

@@ -4,16 +4,17 @@ import fnmatch
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentkit.affine import IDENTITY, Affine, from_factors, from_normalization
+from latentkit.affine import Affine, from_factors, from_normalization
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Computing, Files, Messages, OnNonfinite, Reading
+from latentkit.cli.options import Computing, Factors, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import count_of, note, track
 from latentkit.errors import DataError, RequestError
@@ -22,12 +23,12 @@ from latentkit.storage.header import Header, TensorInfo
 from latentkit.storage.outputs import Output
 from latentkit.storage.pairing import latents_key
 from latentkit.storage.placing import check_place, is_stream
-from latentkit.storage.plan import find_posteriors, refuse_equal_names
+from latentkit.storage.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.storage.tables import write_all
 from latentkit.storage.writer import check_free_space
 
 if TYPE_CHECKING:
-    from latentkit.drawing import Recipe
+    from latentkit.drawing import Drawn, Recipe
 
 EXAMPLES = """
 latentkit sample sample_data/healthy-f16.safetensors -o latents.safetensors --seed 7
@@ -48,94 +49,153 @@ class Dtype(StrEnum):
 _STORED = {Dtype.float16: "F16", Dtype.bfloat16: "BF16", Dtype.float32: "F32", Dtype.float64: "F64"}
 
 
-def sample(
-    files: Files,
+_PLACING = "Writing"
+_DRAWING = "Drawing"
+
+
+@dataclass
+class Drawing:
+    """What is drawn."""
+
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", min=0, max=2**64 - 1, help="Seed of the noise.", rich_help_panel=_DRAWING),
+    ] = 0
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws", metavar="K", min=1, help="K draws, along a new leading axis.", rich_help_panel=_DRAWING
+        ),
+    ] = None
+    mode: Annotated[bool, typer.Option("--mode", help="The mean, without noise.", rich_help_panel=_DRAWING)] = False
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="Multiplies σ.", rich_help_panel=_DRAWING)
+    ] = 1.0
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            "--stream", metavar="TEXT", help="Name of a single input, for its noise.", rich_help_panel=_DRAWING
+        ),
+    ] = None
+    relative_to: Annotated[
+        str | None,
+        typer.Option(
+            "--relative-to", metavar="DIR", help="Inputs are named, for noise, from here.", rich_help_panel=_DRAWING
+        ),
+    ] = None
+    on_nonfinite: Annotated[
+        OnNonfinite,
+        typer.Option(
+            "--on-nonfinite", metavar="RULE", help="NaN and infinities: warn or error.", rich_help_panel=_DRAWING
+        ),
+    ] = OnNonfinite.warn
+
+
+@dataclass
+class Placing:
+    """Where latents go, and in which form."""
+
     output: Annotated[
         str,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
-            help="A .safetensors file, or a folder that mirrors the inputs; - for a pipe.",
+            help="A .safetensors file, or a folder; - for a pipe.",
+            rich_help_panel=_PLACING,
         ),
-    ],
-    reading: Reading,
-    computing: Computing,
-    messages: Messages,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**64 - 1, help="Seed of the noise.")] = 0,
-    draws: Annotated[
-        int | None, typer.Option("--draws", metavar="K", min=1, help="K draws, along a new leading axis.")
-    ] = None,
-    mode: Annotated[bool, typer.Option("--mode", help="The mean, without noise.")] = False,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="Multiplies σ.")] = 1.0,
+    ]
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
+    ] = False
     dtype: Annotated[
         Dtype | None,
-        typer.Option("--dtype", metavar="DTYPE", help="float16, bfloat16, float32, float64; unless said the input's, or float32.")."),
-    ] = None,
-    scaling_factor: Annotated[
-        float | None, typer.Option("--scaling-factor", metavar="S", help="Latents are (z - shift) times S.")
-    ] = None,
-    shift_factor: Annotated[
-        float | None, typer.Option("--shift-factor", metavar="S", help="Latents are (z - S) times scale.")
-    ] = None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="float16, bfloat16 or float32; unless said the input's.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = None
+    carry: Annotated[
+        list[str],
+        typer.Option(
+            "--carry",
+            metavar="KEY",
+            help="Copy this tensor through (a glob too); repeatable.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass
+class Normalizing(Factors):
+    """What maps drawn latents to those that a model trains on."""
+
     normalization: Annotated[
         str | None,
         typer.Option(
-            "--normalization", metavar="FILE", help="JSON of latents_mean and latents_std; before the factors."
+            "--normalization", metavar="FILE", help="JSON of latents_mean and latents_std; before the factors.",
+            rich_help_panel="Scaling",
         ),
-    ] = None,
-    carry: Annotated[
-        list[str] | None,
-        typer.Option("--carry", metavar="KEY", help="Copy this tensor through; a name or a glob; repeatable."),
-    ] = None,
-    relative_to: Annotated[
-        str | None,
-        typer.Option("--relative-to", metavar="DIR", help="Names of inputs, and so their noise, go from here."),
-    ] = None,
-    stream: Annotated[
-        str | None, typer.Option("--stream", metavar="TEXT", help="Name of a single input, for its noise.")
-    ] = None,
-    on_nonfinite: Annotated[
-        OnNonfinite, typer.Option("--on-nonfinite", metavar="RULE", help="NaN and infinities in the data: warn or error.")
-    ] = OnNonfinite.warn,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    ] = None  # fmt: skip
+
+
+def sample(
+    files: Files,
+    placing: Placing,
+    drawing: Drawing,
+    normalizing: Normalizing,
+    reading: Reading,
+    computing: Computing,
+    messages: Messages,
 ) -> None:
     """Draw latents from each sample's posterior, the same for a seed on any machine."""
     check_device_name(computing.device)
-    if on_nonfinite is OnNonfinite.skip:
-        raise RequestError(
-            "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"
-        )
-    if not math.isfinite(temperature) or temperature < 0:
-        raise RequestError(f"--temperature {temperature}: must be a finite number, 0 or above")
-    if dtype is Dtype.float64 and not mode:
-        raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
     clamp = computing.clamp()
-    found = find_posteriors(files, reading.selection(), relative_to=relative_to)
+    _check(drawing, placing)
+    found = find_posteriors(files, reading.selection(), relative_to=drawing.relative_to)
     refuse_equal_names(found.posteriors)
-    affine = _affine(scaling_factor, shift_factor, normalization, found.posteriors)
-    planned = _plan(found.posteriors, output, carry or [], stream, overwrite=overwrite)
+    affine = _affine(normalizing, found.posteriors)
+    planned = _plan(found.posteriors, placing, drawing.stream)
 
     from latentkit.drawing import Recipe, draw_files, draw_stream, layout_of
 
     resolve_device(computing.device, messages)
-    recipe = Recipe(seed, draws, mode, temperature, _STORED[dtype] if dtype else None, affine, clamp)
+    dtype = _STORED[placing.dtype] if placing.dtype else None
+    recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp)
     say_reading(found, "safetensors", messages)
-    if not mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
+    if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
         note(messages, "float64 moments are rounded to float32 before drawing")
-    if is_stream(output):
-        results = draw_stream(_only(planned, recipe), recipe, _pipe(output))
+    if is_stream(placing.output):
+        results = draw_stream(_only(planned, recipe), recipe, _pipe(placing.output))
     else:
-        check_free_space(os.path.dirname(planned[0].path), sum(layout_of(one, recipe).size for one in planned))
-        results = draw_files(planned, recipe, overwrite=overwrite, batch_size=computing.batch_size)
+        check_free_space(os.path.dirname(planned[0].path), sum(layout_of(output, recipe).size for output in planned))
+        results = draw_files(planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size)
+    _follow(results, found, drawing.on_nonfinite, messages)
+
+
+def _check(drawing: Drawing, placing: Placing) -> None:
+    if drawing.on_nonfinite is OnNonfinite.skip:
+        raise RequestError(
+            "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"
+        )
+    if not math.isfinite(drawing.temperature) or drawing.temperature < 0:
+        raise RequestError(f"--temperature {drawing.temperature}: must be a finite number, 0 or above")
+    if placing.dtype is Dtype.float64 and not drawing.mode:
+        raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
+
+
+def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfinite, messages: Messages) -> None:
+    """Drive the work, and say in the end what latents could not hold."""
     nonfinite = overflowed = 0
     for drawn in track(results, found.nbytes, messages):
         nonfinite += drawn.nonfinite
         overflowed += drawn.overflowed
-        if drawn.first is not None and on_nonfinite is OnNonfinite.error:
+        if drawn.first is not None and rule is OnNonfinite.error:
             posterior, index = drawn.first
             raise DataError(
-                f"{posterior.label}, sample {index} gives NaN or infinite latents; nothing was written for it"
+                f"{posterior.label}, sample {index} gives NaN or infinite latents; its file was not written"
             )
     if nonfinite:
         note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
@@ -143,23 +203,22 @@ def sample(
         note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
 
 
-def _affine(
-    scaling_factor: float | None, shift_factor: float | None, normalization: str | None, posteriors: Sequence[Posterior]
-) -> Affine:
-    factors = from_factors(scaling_factor, shift_factor)
-    affine = from_normalization(normalization).then(factors) if normalization else factors
+def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior]) -> Affine:
+    affine = from_factors(normalizing.scaling_factor, normalizing.shift_factor)
+    if normalizing.normalization is not None:
+        affine = from_normalization(normalizing.normalization).then(affine)
     for posterior in posteriors:
         if affine.channels() not in (1, posterior.axes.channels):
             raise RequestError(
-                f"{normalization}: is for {affine.channels()} channels; {posterior.label} has {posterior.axes.channels}"
+                f"{normalizing.normalization}: is for {affine.channels()} channels; {posterior.label} has "
+                f"{posterior.axes.channels}"
             )
-    return affine if not affine.is_identity else IDENTITY
+    return affine
 
 
-def _plan(
-    posteriors: Sequence[Posterior], output: str, carry: list[str], stream: str | None, *, overwrite: bool
-) -> list[Output]:
+def _plan(posteriors: Sequence[Posterior], placing: Placing, stream: str | None) -> list[Output]:
     """One output for each input file; refuses what cannot be written before any work."""
+    output = placing.output
     by_file = [list(group) for _, group in groupby(posteriors, key=lambda posterior: posterior.file)]
     if stream is not None and len(by_file) > 1:
         raise RequestError(f"--stream names a single input, and there are {len(by_file)}")
@@ -170,11 +229,11 @@ def _plan(
     for group in by_file:
         file = group[0].file
         path = output if as_file else os.path.join(output, *file.name.split("/"))
-        check_place(path, overwrite=overwrite)
+        check_place(path, overwrite=placing.overwrite)
         if os.path.exists(path) and os.path.samefile(path, file.path):
             raise RequestError(f"{path}: is the input itself; choose another -o")
         latents = {latents_key(posterior, len(group)): posterior for posterior in group}
-        planned.append(Output(path, stream or file.name, latents, _carried(group, carry, latents)))
+        planned.append(Output(path, stream or file.name, latents, _carried(group, placing.carry, latents)))
     return planned
 
 

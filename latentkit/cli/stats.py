@@ -46,7 +46,7 @@ def stats(
     found = find_posteriors(files, reading.selection())
     _check_alike(found.posteriors)
 
-    from latentkit.pipeline import statistics_of
+    from latentkit.counting import statistics_of
 
     resolve_device(computing.device, messages)
     say_reading(found, form, messages)

@@ -7,11 +7,16 @@ import torch
 from torch import Tensor
 
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, check_clamp
-from latentkit.statistics.counts import Cells, Counts, Facts, counts_for
+from latentkit.statistics.coarse import CoarseCounts
+from latentkit.statistics.counts import Cells, Counts, Facts
+from latentkit.statistics.exact import ExactCounts
 from latentkit.statistics.extrema import Extrema, Origin, Segment
 from latentkit.statistics.quantity import Quantity
 from latentkit.statistics.summary import Half, Summary, summarize
 from latentkit.workspace import Workspace
+
+#: 16-bit patterns are counted in full up to as many channels: 16 MiB for mean and scale. More would not fit.
+EXACT_CHANNELS = 32
 
 # Numbers gathered, of mean and scale each, before they are counted: fewer cost calls, more leave the cache.
 GATHERED = 1 << 17
@@ -161,8 +166,15 @@ class _Half:
 
     def _counts(self, dtype: torch.dtype) -> Counts:
         if dtype not in self.counts:
-            self.counts[dtype] = counts_for(dtype, self.channels, self.quantity)
+            self.counts[dtype] = self._new_counts(dtype)
         return self.counts[dtype]
+
+    def _new_counts(self, dtype: torch.dtype) -> Counts:
+        """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
+        many = self.channels > EXACT_CHANNELS
+        if dtype.itemsize == 1 or (dtype.itemsize == 2 and not many):
+            return ExactCounts(dtype, self.channels, self.quantity)
+        return CoarseCounts(self.channels, self.quantity, folded=many)
 
     def merge(self, other: "_Half") -> None:
         for dtype, counts in other.counts.items():

@@ -11,11 +11,11 @@ _QUIET = np.errstate(over="ignore", invalid="ignore")
 
 
 class Sums:
-    """A sum a channel, each carried with what rounding took from it (Knuth's two-sum)."""
+    """A sum a channel, or rows of them, each carried with what rounding took from it (Knuth's two-sum)."""
 
-    def __init__(self, channels: int) -> None:
-        self.high: Floats = np.zeros(channels)
-        self.low: Floats = np.zeros(channels)
+    def __init__(self, *shape: int) -> None:
+        self.high: Floats = np.zeros(shape)
+        self.low: Floats = np.zeros(shape)
 
     @_QUIET
     def add(self, terms: Floats, channels: slice = slice(None)) -> None:

@@ -79,6 +79,11 @@ class Quantity:
         """Stored numbers up to this one have no finite value (-inf itself aside for softplus, whose σ has a floor)."""
         return 0.0 if self.parameterization in ("std", "var") else -math.inf
 
+    @property
+    def neutral(self) -> float:
+        """A stored number that does no harm where there is none: mean 0, or log-variance 0."""
+        return stored_at(0.0, self.parameterization or "logvar")
+
     def all_finite(self, least: NDArray[np.float64], greatest: NDArray[np.float64]) -> bool:
         """Whether rows with these extremes (NaN where a row has one) hold nothing but finite values."""
         return bool(np.all((least > self.lowest) & (greatest < math.inf)))
