@@ -6,6 +6,7 @@ Scaling factors, normalization files and the metadata of drawn latents all becom
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,9 @@ class Affine:
 
 IDENTITY = Affine()
 
+# What reading numbers out of somebody's JSON may raise.
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
 
 def from_factors(scaling_factor: float | None, shift_factor: float | None) -> Affine:
     """diffusers' ``scaling_factor`` and ``shift_factor``: ``(z − shift_factor) · scaling_factor``."""
@@ -59,14 +63,11 @@ def from_json(text: str, where: str) -> Affine:
     """Read what ``to_json`` wrote; ``where`` names its place in an error."""
     try:
         entries = json.loads(text)
-        affine = Affine(tuple(map(float, entries["shift"])), tuple(map(float, entries["scale"])))
-    except (ValueError, KeyError, TypeError) as error:
+        affine = Affine(_numbers(entries["shift"]), _numbers(entries["scale"]))
+    except _UNREADABLE as error:
         raise DataError(f"{where}: its affine is not readable: {text[:80]!r}") from error
-    if (
-        not all(map(math.isfinite, affine.shift + affine.scale))
-        or 0 in affine.scale
-        or not (affine.shift and affine.scale)
-    ):
+    lengths = {len(affine.shift), len(affine.scale)} - {1}
+    if not all(map(math.isfinite, affine.shift + affine.scale)) or 0 in affine.scale or 0 in lengths or len(lengths) > 1:
         raise DataError(f"{where}: its affine is not one that can be undone: {text[:80]!r}")
     return affine
 
@@ -78,17 +79,23 @@ def from_normalization(path: str) -> Affine:
     """
     try:
         entries = json.loads(Path(path).read_bytes())
-        mean = tuple(map(float, entries["latents_mean"]))
-        std = tuple(map(float, entries["latents_std"]))
-    except (ValueError, KeyError, TypeError) as error:
+        mean, std = _numbers(entries["latents_mean"]), _numbers(entries["latents_std"])
+    except _UNREADABLE as error:
         raise RequestError(
             f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number a channel'
         ) from error
-    if len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not all(value > 0 for value in std):
+    least = 1 / sys.float_info.max
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not min(std) > least:
         raise RequestError(
             f"{path}: latents_mean and latents_std need as many finite numbers each, and every std above 0"
         )
     return Affine(mean, tuple(1 / value for value in std))
+
+
+def _numbers(entries: object) -> tuple[float, ...]:
+    if not isinstance(entries, list):
+        raise TypeError("not a list")
+    return tuple(map(float, entries))
 
 
 def _widened(values: tuple[float, ...], count: int) -> tuple[float, ...]:

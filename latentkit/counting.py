@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from latentkit.parameterization import Clamp
 from latentkit.pipeline import bytes_of, run
 from latentkit.statistics import Origin, Statistics
-from latentkit.storage.blocks import Block, Span, plan_blocks, read_posterior
-from latentkit.storage.choice import Posterior
+from latentkit.storage.blocks import Block, plan_blocks, read_posterior
+from latentkit.storage.choice import Posterior, Span
 from latentkit.workspace import Workspace
 
 

@@ -31,18 +31,20 @@ class Scratch:
     """Buffers for one thread at a time: ``fill_normal`` and ``std_float32`` allocate little else."""
 
     def __init__(self) -> None:
-        self._whole = torch.empty(3, CHUNK, dtype=torch.float32)
-        self._views: tuple[Tensor, ...] = ()
+        self._whole = torch.empty(4, CHUNK, dtype=torch.float32)
+        self._count = -1
 
-    def views(self, count: int) -> tuple[Tensor, ...]:
-        """Three float32 buffers of ``count`` elements, and the first two again as int32.
+    def resize(self, count: int) -> None:
+        """Make views of ``count`` elements, unless they are there: views hold the interpreter's lock as operations do.
 
-        Views take as long as small operations, and hold the interpreter's lock: they are made once a size.
+        Arithmetic is NumPy's, whose calls hold that lock for less time than torch's; look-ups are torch's.
         """
-        if not self._views or len(self._views[0]) != count:
-            a, b, c = self._whole[:, :count]
-            self._views = a, b, c, a.view(torch.int32), b.view(torch.int32)
-        return self._views
+        if count != self._count:
+            self._count = count
+            self.tensors = self._whole[:, :count].unbind()
+            self.index = self.tensors[0].view(torch.int32)
+            self.floats = [tensor.numpy() for tensor in self.tensors]
+            self.bits = [array.view(np.int32) for array in self.floats]
 
 
 def stream_name(name: str, key: str) -> str:
@@ -74,36 +76,34 @@ def fill_normal(out: Tensor, key: tuple[int, int], draw: int, position: int, scr
 
     The bits are Philox 4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
     """
-    flat = out.view(-1)
+    flat = out.view(-1).numpy()
     # As arrays, since a list that mixes numbers below and above 2^63 would pass through float64 on its way.
     counter = np.array([position // 8, draw, 0, 0], np.uint64)
     # NumPy counts up before it gives: these are the words of counters (position // 8 + 1, draw, 0, 0) and on.
     philox = np.random.Philox(key=np.array(key, np.uint64), counter=counter)
     start, skip = 0, position % 8
-    with torch.inference_mode():
-        while start < len(flat):
-            stop = min(start + CHUNK - skip, len(flat))
-            words = philox.random_raw((skip + stop - start + 1) // 2).view(np.int32)
-            _normals(torch.from_numpy(words)[skip : skip + stop - start], flat[start:stop], scratch)
-            start, skip = stop, 0
+    while start < len(flat):
+        stop = min(start + CHUNK - skip, len(flat))
+        words = philox.random_raw((skip + stop - start + 1) // 2).view(np.int32)
+        _normals(words[skip : skip + stop - start], flat[start:stop], scratch)
+        start, skip = stop, 0
     return out
 
 
-def _normals(words: Tensor, out: Tensor, scratch: Scratch) -> None:
+def _normals(words: NDArray[np.int32], out: NDArray[np.float32], scratch: Scratch) -> None:
     """One 32-bit word, one normal: bit 31 is its sign, the others choose a line of the table and a place on it."""
     values, slopes = _tables()
-    a, b, _, a_bits, b_bits = scratch.views(len(words))
-    # Ten passes over four arrays and the words; the order keeps it to so few.
-    torch.bitwise_and(words, 0x7FFFFFFF, out=a_bits)
-    b.copy_(a_bits)  # v, rounded to float32
-    torch.bitwise_and(b_bits, 0x3FFF, out=a_bits)
-    out.copy_(a_bits)  # r
-    index = b_bits.bitwise_right_shift_(14)
-    torch.index_select(slopes, 0, index, out=a)
-    out.mul_(a)
-    torch.index_select(values, 0, index, out=a)
-    out.add_(a)
-    out.copysign_(words.view(torch.float32))
+    scratch.resize(len(words))
+    index, v, v_bits = scratch.bits[0], scratch.floats[1], scratch.bits[1]
+    np.bitwise_and(words, 0x7FFFFFFF, out=v, casting="unsafe")  # rounds to float32
+    np.bitwise_and(v_bits, 0x3FFF, out=out, casting="unsafe")  # r
+    np.right_shift(v_bits, 14, out=index)
+    looked_up, line = scratch.tensors[1], scratch.floats[1]
+    torch.index_select(slopes, 0, scratch.index, out=looked_up)
+    np.multiply(out, line, out=out)
+    torch.index_select(values, 0, scratch.index, out=looked_up)
+    np.add(out, line, out=out)
+    np.copysign(out, words.view(np.float32), out=out)
 
 
 @cache
@@ -166,9 +166,10 @@ def std_float32(
     if parameterization == "logvar":
         # Beyond these bounds σ is zero or infinite in float32.
         torch.clamp(raw, *(min(max(bound, -210.0), 180.0) for bound in clamp), out=out)
-        with torch.inference_mode():
-            for chunk in torch.split(out.view(-1), CHUNK):
-                _exp_half(chunk, scratch)
+        flat = out.view(-1).numpy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, len(flat), CHUNK):
+                _exp_half(flat[start : start + CHUNK], scratch)
         return out
     out.copy_(raw)
     if parameterization == "std":
@@ -183,19 +184,25 @@ def std_float32(
     return out.clamp_(*_std_bounds(clamp))
 
 
-def _exp_half(x: Tensor, scratch: Scratch) -> None:
+def _exp_half(x: NDArray[np.float32], scratch: Scratch) -> None:
     """``exp(x / 2)`` in place, for float32 x in [-210, 180] or NaN: E (1 + q), with k/256 the multiple nearest to x,
     E = exp(k / 512) from a table, and q = f/2 + f²/8 for the f = x - k/256 that is left.
     """
-    high, low = _exp_table()
-    _, b, c, index, b_bits = scratch.views(len(x))
-    torch.add(x, 49152.0, out=b)  # whose last place is 1/256: the sum rounds x to it, and k is its low bits
-    torch.bitwise_and(b_bits, 0x1FFFF, out=index)  # within the table whatever a NaN's bits are
-    f = x.sub_(b.sub_(49152.0))  # exact
-    q = torch.mul(f, 0.125, out=b).add_(0.5).mul_(f)
-    torch.index_select(low, 0, index, out=c)
-    torch.index_select(high, 0, index, out=x)
-    x.add_(c.add_(q.mul_(x)))
+    table_high, table_low = _exp_table()
+    scratch.resize(len(x))
+    _, b, high, low = scratch.floats
+    np.add(x, 49152.0, out=b)  # whose last place is 1/256: the sum rounds x to it, and k is its low bits
+    np.bitwise_and(scratch.bits[1], 0x1FFFF, out=scratch.bits[0])  # within the table whatever a NaN's bits are
+    torch.index_select(table_high, 0, scratch.index, out=scratch.tensors[2])
+    torch.index_select(table_low, 0, scratch.index, out=scratch.tensors[3])
+    np.subtract(b, 49152.0, out=b)
+    f = np.subtract(x, b, out=x)  # exact
+    np.multiply(f, 0.125, out=b)
+    np.add(b, 0.5, out=b)
+    q = np.multiply(b, f, out=b)
+    np.multiply(q, high, out=q)
+    np.add(q, low, out=q)
+    np.add(q, high, out=x)
 
 
 @cache

@@ -14,8 +14,8 @@ from torch import Tensor
 from latentkit.affine import Affine
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
-from latentkit.storage.blocks import Block, Span, plan_blocks, read_posterior, read_values
-from latentkit.storage.choice import Posterior
+from latentkit.storage.blocks import Block, plan_blocks, read_posterior, read_values
+from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.pairing import Latents
 from latentkit.workspace import Workspace
 
@@ -127,7 +127,7 @@ def nll_values(
         of = latents[posterior]
         columns = []
         for draw in range(of.draws):
-            drawn = read_values(block, of.header, of.tensor, draw, workspace)
+            drawn = read_values(block, of.runs, draw, workspace)
             drawn = _undone(drawn, affines[posterior], block)
             columns.append(nll(mean, raw, posterior.parameterization, drawn, arithmetic, workspace))
         values = np.concatenate(columns, axis=1)

@@ -3,14 +3,14 @@
 import heapq
 import math
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentkit.storage.blocks import Span
-from latentkit.storage.choice import Posterior
+from latentkit.storage.choice import Posterior, Span
 
 # Values are kept in memory up to this many bytes, then on disk.
 _IN_MEMORY = 16 << 20
@@ -61,6 +61,7 @@ class Spread:
 
     def __init__(self) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as this object
+        weakref.finalize(self, self._spool.close)
         self.count = 0
         self.nonfinite = 0
         self._total = 0.0

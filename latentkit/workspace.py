@@ -8,12 +8,15 @@ from torch import Tensor
 
 from latentkit.noise import Scratch
 
+_MOST_VIEWS = 256
+
 
 class Workspace:
     """Buffers that one thread uses again and again: fresh memory costs more than arithmetic."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
 
     @cached_property
     def scratch(self) -> Scratch:
@@ -22,8 +25,18 @@ class Workspace:
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape on the CPU, not initialized, on the memory that ``name`` had before."""
+        # Making a view takes as long as a small operation, and holds the interpreter's lock.
+        view = self._views.get((name, shape, dtype))
+        if view is None:
+            view = self._views[name, shape, dtype] = self._make(name, shape, dtype)
+        return view
+
+    def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         nbytes = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < nbytes:
+        grows = buffer is None or len(buffer) < nbytes
+        if grows or len(self._views) >= _MOST_VIEWS:
+            self._views.clear()
+        if buffer is None or grows:
             buffer = self._buffers[name] = torch.empty(nbytes, dtype=torch.uint8)
         return buffer[:nbytes].view(dtype).view(shape)

@@ -3,7 +3,7 @@
     python tests/noise_statistics.py [NORMALS] [THREADS]
 
 Every line is a figure whose expectation is known, with its distance from it in standard errors: a good source stays
-within about 3 on 45 lines. test_noise.py runs the same on fewer normals.
+within about 3 on 44 lines. test_noise.py runs the same on fewer normals.
 """
 
 import math

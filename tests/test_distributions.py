@@ -96,6 +96,12 @@ def test_a_batch_of_one_broadcasts_as_the_other() -> None:
     assert Posterior(other.parameters, deterministic=True).kl(posterior).shape == (3,)
 
 
+def test_numbers_of_two_precisions_have_the_wider_one() -> None:
+    half, double = Posterior(moments(2, 4, dtype=torch.float16)), Posterior(moments(2, 4, dtype=torch.float64))
+    assert half.kl(double).dtype == double.kl(half).dtype == torch.float64
+    assert half.nll(double.mean).dtype == double.nll(half.mean).dtype == torch.float64
+
+
 def test_strided_and_contiguous_parameters_give_the_same_numbers() -> None:
     contiguous = moments(3, 4, 6, 5)
     strided = torch.empty(3, 8, 6, 10)[:, ::2, :, ::2].copy_(contiguous)

@@ -13,8 +13,8 @@ import typer
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.screen import count_of, note
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior
-from latentkit.storage.columns import check_columns, read_columns
+from latentkit.storage.choice import Posterior, Span
+from latentkit.storage.columns import check_columns, column_types, read_columns
 from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found
 from latentkit.storage.tables import SUFFIXES, Columns, check_rows_format, open_rows
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from latentkit.storage.blocks import Span
     from latentkit.summary import Ranked
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
@@ -91,7 +90,8 @@ def check_rows(writing: Writing, options: RowOptions, table: Table) -> RowFormat
     format = _format(writing.output, options.format)
     check_rows_format(format)
     if writing.output is not None:
-        check_place(writing.output, overwrite=writing.overwrite)
+        inputs = {posterior.file.path for posterior in table.found.posteriors}
+        check_place(writing.output, overwrite=writing.overwrite, inputs=inputs)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names)
     return format
@@ -127,6 +127,8 @@ def _format(output: str | None, format: RowFormat | None) -> RowFormat:
     import sys
 
     if format is not None:
+        if format is RowFormat.table and output is not None:
+            raise RequestError("--format table is drawn on standard output: leave out -o, or choose another format")
         if format is RowFormat.parquet and (output is None or is_stream(output)) and sys.stdout.isatty():
             raise RequestError("--format parquet is not for a terminal: give -o FILE.parquet")
         return format
@@ -166,8 +168,6 @@ class _Nonfinite:
     def watch(self, measured: "Measured") -> "Measured":
         import numpy as np
 
-        from latentkit.storage.blocks import Span
-
         for span, values in measured:
             self.samples += span.count
             bad = ~np.isfinite(values).all(axis=1)
@@ -201,10 +201,18 @@ def _write(
     facts = {"measure": table.measure, "units": options.units.value, "read": table.found.readings}
     with ExitStack() as stack:
         descriptor = stack.enter_context(placed(writing.output or "-", overwrite=writing.overwrite))
-        writer = open_rows(format, descriptor, header=not options.no_header, facts=facts)
+        writer = open_rows(format, descriptor, _types(table, options), header=not options.no_header, facts=facts)
         for columns in _columns(measured, table, options):
             writer.write(columns)
         writer.end(keeper.facts)
+
+
+def _types(table: Table, options: RowOptions) -> dict[str, str]:
+    """The columns in order, each with its type."""
+    types = {"file": "string", "tensor": "string", "index": "int64"}
+    types |= {table.axis: "int64"} if table.axis else {}
+    types[table.measure] = "double"
+    return types | column_types(table.found.posteriors, options.columns)
 
 
 def _columns(measured: "Measured", table: Table, options: RowOptions) -> Iterator[Columns]:

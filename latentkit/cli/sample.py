@@ -1,13 +1,12 @@
 """``latentkit sample``: draw latents that come out the same anywhere, and write them as safetensors."""
 
-import fnmatch
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import groupby
+from math import prod
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,18 +16,18 @@ from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.options import Computing, Factors, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import count_of, note, track
+from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior, describe
-from latentkit.storage.header import Header, TensorInfo
-from latentkit.storage.outputs import Output
-from latentkit.storage.pairing import latents_key
-from latentkit.storage.placing import check_place, is_stream
+from latentkit.storage.choice import Posterior
+from latentkit.storage.outputs import INDEX_NAME, Output, index_of, mirrored, resharded
+from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.storage.tables import write_all
 from latentkit.storage.writer import check_free_space
 
 if TYPE_CHECKING:
-    from latentkit.drawing import Drawn, Recipe
+    from latentkit.drawing import Drawn
+    from latentkit.recipe import Recipe
 
 EXAMPLES = """
 latentkit sample sample_data/healthy-f16.safetensors -o latents.safetensors --seed 7
@@ -96,7 +95,7 @@ class Placing:
     """Where latents go, and in which form."""
 
     output: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -104,7 +103,7 @@ class Placing:
             help="A .safetensors file, or a folder; - for a pipe.",
             rich_help_panel=_PLACING,
         ),
-    ]
+    ] = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
     ] = False
@@ -126,6 +125,20 @@ class Placing:
             rich_help_panel=_PLACING,
         ),
     ] = field(default_factory=list)
+    samples_per_shard: Annotated[
+        int | None,
+        typer.Option(
+            "--samples-per-shard", metavar="N", min=1, help="Split or join into files of N samples, with an index.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = None  # fmt: skip
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            "--verify", metavar="OUT", help="Write nothing: draw again, and say whether OUT holds just that.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = None  # fmt: skip
 
 
 @dataclass
@@ -155,24 +168,35 @@ def sample(
     clamp = computing.clamp()
     _check(drawing, placing)
     found = find_posteriors(files, reading.selection(), relative_to=drawing.relative_to)
+    if placing.verify is not None:
+        verify(found, placing.verify, computing, messages)
+        return
     refuse_equal_names(found.posteriors)
     affine = _affine(normalizing, found.posteriors)
     planned = _plan(found.posteriors, placing, drawing.stream)
 
-    from latentkit.drawing import Recipe, draw_files, draw_stream, layout_of
+    from latentkit.recipe import Recipe, layout_of
+    from latentkit.sampling import draw_files, draw_stream
 
     resolve_device(computing.device, messages)
     dtype = _STORED[placing.dtype] if placing.dtype else None
-    recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp)
+    recipe = Recipe(
+        drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, drawing.stream
+    )  # fmt: skip
     say_reading(found, "safetensors", messages)
     if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
         note(messages, "float64 moments are rounded to float32 before drawing")
-    if is_stream(placing.output):
-        results = draw_stream(_only(planned, recipe), recipe, _pipe(placing.output))
-    else:
-        check_free_space(os.path.dirname(planned[0].path), sum(layout_of(output, recipe).size for output in planned))
-        results = draw_files(planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size)
+    output = _output(placing)
+    if is_stream(output):
+        _follow(draw_stream(_only(planned, recipe), recipe, _pipe(output)), found, drawing.on_nonfinite, messages)
+        return
+    sizes = [layout_of(one, recipe).size for one in planned]
+    check_free_space(os.path.dirname(planned[0].path), sum(sizes))
+    results = draw_files(planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size)
     _follow(results, found, drawing.on_nonfinite, messages)
+    if placing.samples_per_shard is not None:
+        with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
+            write_all(descriptor, index_of(planned, sizes))
 
 
 def _check(drawing: Drawing, placing: Placing) -> None:
@@ -188,15 +212,19 @@ def _check(drawing: Drawing, placing: Placing) -> None:
 
 def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfinite, messages: Messages) -> None:
     """Drive the work, and say in the end what latents could not hold."""
-    nonfinite = overflowed = 0
+    nonfinite = overflowed = clamped = 0
     for drawn in track(results, found.nbytes, messages):
         nonfinite += drawn.nonfinite
         overflowed += drawn.overflowed
+        clamped += drawn.clamped
         if drawn.first is not None and rule is OnNonfinite.error:
             posterior, index = drawn.first
             raise DataError(
                 f"{posterior.label}, sample {index} gives NaN or infinite latents; its file was not written"
             )
+    if clamped:
+        share = clamped / sum(prod(posterior.axes.shape) for posterior in found.posteriors)
+        note(messages, f"{clamped:,} log-variances ({share:.2g} of all) were clamped")
     if nonfinite:
         note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
     if overflowed:
@@ -216,42 +244,32 @@ def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior]) -> Affine
     return affine
 
 
+def _output(placing: Placing) -> str:
+    if placing.output is None:
+        raise RequestError("missing -o OUT: a .safetensors file, or a folder (or --verify OUT, to check one)")
+    return placing.output
+
+
 def _plan(posteriors: Sequence[Posterior], placing: Placing, stream: str | None) -> list[Output]:
-    """One output for each input file; refuses what cannot be written before any work."""
-    output = placing.output
-    by_file = [list(group) for _, group in groupby(posteriors, key=lambda posterior: posterior.file)]
-    if stream is not None and len(by_file) > 1:
-        raise RequestError(f"--stream names a single input, and there are {len(by_file)}")
+    """The outputs; refuses what cannot be written before any work."""
+    output = _output(placing)
+    inputs = list(dict.fromkeys(posterior.file.path for posterior in posteriors))
+    if stream is not None and len(inputs) > 1:
+        raise RequestError(f"--stream names a single input, and there are {len(inputs)}")
     as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
-    if as_file and len(by_file) > 1:
-        raise RequestError(f"{output}: one file, and there are {len(by_file)} inputs; give a folder")
-    planned = []
-    for group in by_file:
-        file = group[0].file
-        path = output if as_file else os.path.join(output, *file.name.split("/"))
-        check_place(path, overwrite=placing.overwrite)
-        if os.path.exists(path) and os.path.samefile(path, file.path):
-            raise RequestError(f"{path}: is the input itself; choose another -o")
-        latents = {latents_key(posterior, len(group)): posterior for posterior in group}
-        planned.append(Output(path, stream or file.name, latents, _carried(group, placing.carry, latents)))
+    if placing.samples_per_shard is None:
+        planned = mirrored(posteriors, output, placing.carry, as_file=as_file)
+    elif as_file:
+        raise RequestError(f"{output}: --samples-per-shard writes several files; give a folder")
+    else:
+        planned = resharded(posteriors, output, placing.carry, placing.samples_per_shard)
+        check_place(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite)
+    read = {os.path.realpath(path) for path in inputs}
+    for one in planned:
+        check_place(one.path, overwrite=placing.overwrite)
+        if os.path.realpath(one.path) in read:
+            raise RequestError(f"{one.path}: is an input itself; choose another -o")
     return planned
-
-
-def _carried(group: list[Posterior], patterns: list[str], latents: dict[str, Posterior]) -> list[TensorInfo]:
-    """The tensors to copy through; ``*`` is every one but the moments."""
-    header: Header = group[0].header
-    moments = {tensor.key for posterior in group for tensor in (posterior.mean, posterior.scale) if tensor}
-    carried: dict[str, TensorInfo] = {}
-    for pattern in patterns:
-        keys = [pattern] if pattern in header.tensors else fnmatch.filter(header.tensors, pattern)
-        keys = [key for key in keys if key == pattern or key not in moments]
-        if not keys and "*" not in pattern:
-            raise RequestError(f"{header.path}: no tensor is called {pattern!r} to carry; {describe(header)}")
-        carried |= {key: header.tensors[key] for key in keys}
-    for key in carried:
-        if key in latents:
-            raise RequestError(f"{header.path}: tensor {key!r} cannot be carried: the latents go by that key")
-    return list(carried.values())
 
 
 def _only(planned: list[Output], recipe: "Recipe") -> Output:

@@ -18,8 +18,8 @@ from latentkit.workspace import Workspace
 #: 16-bit patterns are counted in full up to as many channels: 16 MiB for mean and scale. More would not fit.
 EXACT_CHANNELS = 32
 
-# Numbers gathered, of mean and scale each, before they are counted: fewer cost calls, more leave the cache.
-GATHERED = 1 << 17
+# Numbers, means and scales together, gathered before they are counted: fewer cost calls, more leave the cache.
+GATHERED = 1 << 18
 
 
 class Statistics:
@@ -55,9 +55,14 @@ class Statistics:
         self.clamp = check_clamp(clamp)
         self.samples = 0
         self._workspace = workspace or Workspace()
-        self._halves = [_Half(channels, Quantity(None, self.clamp))]
+        self._quantities = [Quantity(None, self.clamp)]
         if parameterization != "none":
-            self._halves.append(_Half(channels, Quantity(parameterization, self.clamp)))
+            self._quantities.append(Quantity(parameterization, self.clamp))
+        self._counts: dict[torch.dtype, Counts] = {}
+        self._extrema = Extrema(channels * len(self._quantities))
+        self._dtypes: list[torch.dtype] = []
+        self._waiting: list[Tensor] = []
+        self._halves: list[Tensor] = []
         self._segments: list[Segment] = []
 
     def update(self, mean: Tensor, raw: Tensor | None, origin: Origin) -> None:
@@ -79,8 +84,13 @@ class Statistics:
             self._count_directly(halves, origin)
             return
         whole = mean.shape[3] if origin.inner is None else origin.inner
-        for views, place in _cut(halves, replace(origin, inner=whole), max(1, GATHERED // self.channels)):
+        for views, place in _cut(halves, replace(origin, inner=whole), self._width):
             self._gather(views, place)
+
+    @property
+    def _width(self) -> int:
+        """Columns that are gathered."""
+        return max(1, GATHERED // (self.channels * len(self._quantities)))
 
     def _check(self, mean: Tensor, raw: Tensor | None, origin: Origin) -> None:
         if mean.ndim != 4 or not 0 <= origin.channel_start <= self.channels - mean.shape[2]:
@@ -94,39 +104,61 @@ class Statistics:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and its scale {tuple(raw.shape)}")
 
     def _gather(self, views: list[Tensor], origin: Origin) -> None:
-        """Put a block's numbers, channel by channel, behind those that wait."""
+        """Put a block's numbers, row by row, behind those that wait."""
         n, outer, _, inner = views[0].shape
-        width = n * outer * inner
         start = self._segments[-1].stop if self._segments else 0
-        if (start + width) * self.channels > max(GATHERED, self.channels) or any(
-            half.gathered.dtype != view.dtype for half, view in zip(self._halves, views, strict=True)
-        ):
+        stop = start + n * outer * inner
+        dtypes = [view.dtype for view in views]
+        if stop > self._width or dtypes != self._dtypes:
             self._flush()
-            start = 0
-        for half, view in zip(self._halves, views, strict=True):
-            if half.gathered.dtype != view.dtype:
-                half.gathered = torch.empty(self.channels, max(1, GATHERED // self.channels), dtype=view.dtype)
-            part = half.gathered[:, start : start + width].view(self.channels, n, outer, inner)
-            part.copy_(view.permute(2, 0, 1, 3))
+            start, stop = 0, stop - start
+        if dtypes != self._dtypes:
+            self._make_room(dtypes)
+        for rows, view in zip(self._halves, views, strict=True):
+            rows[:, start:stop].view(self.channels, n, outer, inner).copy_(view.permute(2, 0, 1, 3))
         self._segments.append(Segment(start, (n, outer, inner), origin, self.channels))
 
+    def _make_room(self, dtypes: list[torch.dtype]) -> None:
+        """Rows for means and for scales: in one tensor, which costs half the calls, unless their dtypes differ."""
+        self._dtypes = dtypes
+        if len(set(dtypes)) == 1:
+            self._waiting = [torch.empty(self.channels * len(dtypes), self._width, dtype=dtypes[0])]
+            self._halves = [self._waiting[0][: self.channels], self._waiting[0][self.channels :]][: len(dtypes)]
+        else:
+            self._waiting = [torch.empty(self.channels, self._width, dtype=dtype) for dtype in dtypes]
+            self._halves = self._waiting
+
     def _flush(self) -> None:
-        if self._segments:
-            # In order of place, so that a search ends at the first find.
-            segments = sorted(self._segments, key=lambda segment: segment.place(0, segment.start))
-            width = self._segments[-1].stop
-            for half in self._halves:
-                half.count(0, half.gathered[:, :width], segments, self._workspace)
-            self._segments = []
+        if not self._segments:
+            return
+        # In order of place, so that a search ends at the first find.
+        segments = sorted(self._segments, key=lambda segment: segment.place(0, segment.start))
+        width, row = self._segments[-1].stop, 0
+        for rows in self._waiting:
+            self._counts_for(rows.dtype).add(row, rows[:, :width], segments, self._extrema, self._workspace)
+            row += len(rows)
+        self._segments = []
 
     def _count_directly(self, views: list[Tensor], origin: Origin) -> None:
         """A block of some channels only."""
         n, outer, channels, inner = views[0].shape
         segment = Segment(0, (n, outer, inner), origin, self.channels)
-        for half, view in zip(self._halves, views, strict=True):
-            rows = view.permute(2, 0, 1, 3).reshape(channels, -1)
+        for half, view in enumerate(views):
+            # A copy whose rows are contiguous even where they hold one number.
+            copy = view.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
+            rows, row = copy.view(channels, n * outer * inner), origin.channel_start + half * self.channels
             if rows.numel():
-                half.count(origin.channel_start, rows, [segment], self._workspace)
+                self._counts_for(rows.dtype).add(row, rows, [segment], self._extrema, self._workspace)
+
+    def _counts_for(self, dtype: torch.dtype) -> Counts:
+        """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
+        if dtype not in self._counts:
+            many = self.channels > EXACT_CHANNELS
+            if dtype.itemsize == 1 or (dtype.itemsize == 2 and not many):
+                self._counts[dtype] = ExactCounts(dtype, self.channels, self._quantities)
+            else:
+                self._counts[dtype] = CoarseCounts(self.channels, self._quantities, folded=many)
+        return self._counts[dtype]
 
     def merge(self, other: "Statistics") -> None:
         """Take what ``other`` has counted, which must have the same channels, parameterization and clamp."""
@@ -136,58 +168,29 @@ class Statistics:
         self._flush()
         other._flush()
         self.samples += other.samples
-        for mine, half in zip(self._halves, other._halves, strict=True):
-            mine.merge(half)
+        for dtype, counts in other._counts.items():
+            self._counts_for(dtype).merge(counts)
+        self._extrema.merge(other._extrema)
 
     def summary(self) -> Summary:
         """All figures of what was counted so far."""
         self._flush()
-        halves = [half.read() for half in self._halves]
+        halves = [self._read(half) for half in range(len(self._quantities))]
         return summarize(halves[0], halves[1] if len(halves) > 1 else None, self.samples, self.parameterization)
+
+    def _read(self, half: int) -> Half:
+        quantity, every = self._quantities[half], self._counts.values()
+        facts = Facts.none(self.channels, len(quantity.thresholds))
+        for counts in every:
+            facts.merge(counts.facts(half))
+        cells = Cells.pooled([counts.cells(half) for counts in every], self.channels)
+        extrema = self._extrema.of(range(half * self.channels, (half + 1) * self.channels))
+        return Half(quantity, facts, cells, extrema, all(counts.is_exact for counts in every))
 
     @property
     def nbytes(self) -> int:
         """Memory that the counts may take; what holds only zeros is not resident."""
-        return sum(counts.nbytes for half in self._halves for counts in half.counts.values())
-
-
-class _Half:
-    """Means, or scale parameters: counts for each dtype, and extrema over all."""
-
-    def __init__(self, channels: int, quantity: Quantity) -> None:
-        self.channels = channels
-        self.quantity = quantity
-        self.counts: dict[torch.dtype, Counts] = {}
-        self.extrema = Extrema(channels)
-        self.gathered = torch.empty(channels, 0, dtype=torch.bool)
-
-    def count(self, channel: int, rows: Tensor, segments: list[Segment], workspace: Workspace) -> None:
-        self._counts(rows.dtype).add(channel, rows, segments, self.extrema, workspace)
-
-    def _counts(self, dtype: torch.dtype) -> Counts:
-        if dtype not in self.counts:
-            self.counts[dtype] = self._new_counts(dtype)
-        return self.counts[dtype]
-
-    def _new_counts(self, dtype: torch.dtype) -> Counts:
-        """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
-        many = self.channels > EXACT_CHANNELS
-        if dtype.itemsize == 1 or (dtype.itemsize == 2 and not many):
-            return ExactCounts(dtype, self.channels, self.quantity)
-        return CoarseCounts(self.channels, self.quantity, folded=many)
-
-    def merge(self, other: "_Half") -> None:
-        for dtype, counts in other.counts.items():
-            self._counts(dtype).merge(counts)
-        self.extrema.merge(other.extrema)
-
-    def read(self) -> Half:
-        facts = Facts.none(self.channels, len(self.quantity.thresholds))
-        for counts in self.counts.values():
-            facts.merge(counts.facts())
-        cells = Cells.pooled([counts.cells() for counts in self.counts.values()], self.channels)
-        exact = all(counts.is_exact for counts in self.counts.values())
-        return Half(self.quantity, facts, cells, self.extrema, exact)
+        return sum(counts.nbytes for counts in self._counts.values())
 
 
 def _cut(views: list[Tensor], origin: Origin, width: int) -> Iterator[tuple[list[Tensor], Origin]]:

@@ -3,9 +3,8 @@
 Moments and the counts of classes come from the numbers themselves, in float64.
 """
 
-import math
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.distributions import exp_remainder
-from latentkit.statistics.counts import Cells, Counts, Facts, Grid, finite_extremes, note_nonfinite, numbers_of
+from latentkit.parameterization import Scale
+from latentkit.statistics.counts import (
+    Cells,
+    Counts,
+    Facts,
+    Grid,
+    RowBounds,
+    finite_extremes,
+    halves_of,
+    note_nonfinite,
+    numbers_of,
+)
 from latentkit.statistics.extrema import Extrema, Segment
 from latentkit.statistics.moments import Floats, Ints, Sums
 from latentkit.statistics.quantity import Quantity
@@ -38,90 +48,103 @@ class CoarseCounts:
 
     is_exact: ClassVar[bool] = False
 
-    def __init__(self, channels: int, quantity: Quantity, *, folded: bool) -> None:
-        self.quantity = quantity
-        self._fold: Tensor | None = None
-        self._floors = _float32_of(_not_zero(np.arange(1 << 16) << 16, quantity))
-        if folded:
-            fold, self._floors = _folding(quantity)
-            self._fold = torch.from_numpy(fold)
-        self.grid = Grid(channels, len(self._floors))
-        self._facts = Facts.none(channels, len(quantity.thresholds))
+    def __init__(self, channels: int, quantities: Sequence[Quantity], *, folded: bool) -> None:
+        self.channels = channels
+        self.quantities = quantities
+        self._fold = torch.from_numpy(np.stack([_folding(quantity)[0] for quantity in quantities])) if folded else None
+        self._floors = [(_folding(quantity)[1] if folded else _floors(quantity)) for quantity in quantities]
+        self.grid = Grid(channels * len(quantities), len(self._floors[0]))
+        self._facts = [Facts.none(channels, len(quantity.thresholds)) for quantity in quantities]
+        self._bounds = RowBounds(quantities, channels)
         self._run: _Run | None = None
 
-    def add(self, channel: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
+    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
         shape = tuple(rows.shape)
         wide = workspace.take("wide", shape, torch.float64).copy_(rows)
         single = rows if rows.dtype == torch.float32 else workspace.take("single", shape, torch.float32).copy_(rows)
         source = wide if rows.dtype == torch.float64 else single
-        least, greatest = (extreme.double().numpy() for extreme in (source.amin(1), source.amax(1)))
-        finite = None
-        if not self.quantity.all_finite(least, greatest):
-            finite = self.quantity.classes(wide).finite
-            least, greatest = finite_extremes(wide, finite)
-            note_nonfinite(channel, finite, segments, extrema)
-        if finite is not None or rows.dtype == torch.float64:
+        least, greatest = source.amin(1).double().numpy(), source.amax(1).double().numpy()
+        all_finite = self._bounds.hold(row, least, greatest)
+        if rows.dtype == torch.float64 or not all_finite:
             single = wide.clamp(-_FLOAT32_MAX, _FLOAT32_MAX).float()
-        if finite is not None:
-            single.masked_fill_(~finite, torch.nan)
-        self.grid.add(channel, self._index(single, workspace))
-        extrema.add(channel, least, greatest, numbers_of(rows), segments)
-        if not (self._run and finite is None and self._run.add(wide, least, greatest, workspace)):
+        if self._run is None or not self._run.add(row, wide, least, greatest, workspace):
             self._end_run()
-            shift = self._add_any(channel, wide.copy_(rows), finite, least, greatest)
-            if len(rows) == len(self._facts.total) and finite is None:
-                self._run = _Run.like(self.quantity, shift, least, greatest)
+            wide.copy_(rows)
+            for half, part in halves_of(row, len(rows), self.channels):
+                finite = None
+                if not all_finite:
+                    finite = self.quantities[half].classes(wide[part]).finite
+                    least[part], greatest[part] = finite_extremes(wide[part], finite)
+                    note_nonfinite(row + part.start, finite, segments, extrema)
+                    single[part].masked_fill_(~finite, torch.nan)
+                channel = row + part.start - half * self.channels
+                self._add_any(half, channel, wide[part], finite, least[part], greatest[part])
+            if all_finite:
+                self._run = _Run.like(self.quantities, self.channels, row, wide.copy_(rows), least, greatest)
+        self.grid.add(row, self._index(row, single, workspace))
+        extrema.add(row, least, greatest, numbers_of(rows), segments)
 
-    def _index(self, single: Tensor, workspace: Workspace) -> Tensor:
-        """The cell of each number: (c, N) int64."""
+    def _index(self, row: int, single: Tensor, workspace: Workspace) -> Tensor:
+        """The cell of each number: (r, N) int64."""
         index = workspace.take("index", tuple(single.shape), torch.int64)
         top = single.view(torch.uint16)[:, _TOP_HALVES]
         if self._fold is None:
             return index.copy_(top)
         whole = workspace.take("top", tuple(single.shape), torch.int32).copy_(top)
-        torch.index_select(self._fold, 0, whole.view(-1), out=index.view(-1))
+        for half, part in halves_of(row, len(single), self.channels):
+            torch.index_select(self._fold[half], 0, whole[part].view(-1), out=index[part].view(-1))
         return index
 
-    def _add_any(self, channel: int, wide: Tensor, finite: Tensor | None, least: Floats, greatest: Floats) -> Floats:
-        """Count and measure rows of any kind; ``wide`` is overwritten. Returns shifts near their means."""
-        quantity, facts, here = self.quantity, self._facts, slice(channel, channel + len(wide))
+    def _add_any(
+        self, half: int, channel: int, wide: Tensor, finite: Tensor | None, least: Floats, greatest: Floats
+    ) -> None:
+        """Count and measure means or scales of any kind; ``wide`` is overwritten."""
+        quantity, facts, here = self.quantities[half], self._facts[half], slice(channel, channel + len(wide))
         facts.total[here] += wide.shape[1]
         counted = np.full(len(wide), wide.shape[1])
         if finite is not None:
             counted = finite.sum(1).numpy()
             for name, mask in quantity.classes(wide)._asdict().items():
                 getattr(facts, name)[here] += mask.sum(1).numpy()
-        self._count_thresholds(channel, wide, finite, counted, least, greatest)
+        self._count_thresholds(half, channel, wide, finite, counted, least, greatest)
         if finite is not None:
             wide.masked_fill_(~finite, quantity.neutral)
         if quantity.parameterization is not None:
-            for terms, sums in zip(quantity.terms(wide), (facts.remainder, facts.variance), strict=True):
-                sums.add((terms if finite is None else terms.masked_fill_(~finite, 0)).sum(1).numpy(), here)
+            remainder, variance = _scale_sums(quantity.scale(wide), finite)
+            facts.remainder.add(remainder, here)
+            facts.variance.add(variance, here)
             wide = quantity.value(wide)
         if finite is not None:
             wide.masked_fill_(~finite, 0)
-        # Chan et al.'s corrected two-pass algorithm, about a shift that float32 can hold.
+        # Chan et al.'s corrected two-pass algorithm.
         n = np.maximum(counted, 1)
-        shift = np.clip(wide.sum(1).numpy() / n, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32).astype(np.float64)
+        shift = _short(wide.sum(1).numpy() / n)
         wide.sub_(torch.from_numpy(shift)[:, None])
         if finite is not None:
             wide.masked_fill_(~finite, 0)
         rest, squares = _sum_and_squares(wide)
         facts.moments.add(counted, shift, rest.numpy(), (squares - rest * rest / torch.from_numpy(n)).numpy(), here)
-        return shift
 
     def _count_thresholds(
-        self, channel: int, wide: Tensor, finite: Tensor | None, counted: Ints, least: Floats, greatest: Floats
+        self,
+        half: int,
+        channel: int,
+        wide: Tensor,
+        finite: Tensor | None,
+        counted: Ints,
+        least: Floats,
+        greatest: Floats,
     ) -> None:
         """Only rows whose extremes lie on both sides of a threshold are looked at."""
-        thresholds, here = self.quantity.thresholds, slice(channel, channel + len(wide))
-        self._facts.less[here] += counted[:, None] * (greatest[:, None] < thresholds)
-        self._facts.at_most[here] += counted[:, None] * (greatest[:, None] <= thresholds)
+        facts, thresholds = self._facts[half], self.quantities[half].thresholds
+        here = slice(channel, channel + len(wide))
+        facts.less[here] += counted[:, None] * (greatest[:, None] < thresholds)
+        facts.at_most[here] += counted[:, None] * (greatest[:, None] <= thresholds)
         for row, k in np.argwhere((least[:, None] <= thresholds) & (greatest[:, None] >= thresholds)).tolist():
             numbers = wide[row] if finite is None else wide[row][finite[row]]
-            self._facts.less[channel + row, k] += int((numbers < thresholds[k]).sum())
+            facts.less[channel + row, k] += int((numbers < thresholds[k]).sum())
             if greatest[row] > thresholds[k]:
-                self._facts.at_most[channel + row, k] += int((numbers <= thresholds[k]).sum())
+                facts.at_most[channel + row, k] += int((numbers <= thresholds[k]).sum())
 
     def _end_run(self) -> None:
         if self._run is not None:
@@ -133,100 +156,132 @@ class CoarseCounts:
         self._end_run()
         other._end_run()
         self.grid.merge(other.grid)
-        self._facts.merge(other._facts)
+        for ours, theirs in zip(self._facts, other._facts, strict=True):
+            ours.merge(theirs)
 
-    def facts(self) -> Facts:
+    def facts(self, half: int) -> Facts:
         self._end_run()
-        quantity = self.quantity
-        facts = Facts.none(len(self._facts.total), len(quantity.thresholds))
-        facts.merge(self._facts)
+        quantity = self.quantities[half]
+        facts = Facts.none(self.channels, len(quantity.thresholds))
+        facts.merge(self._facts[half])
         if quantity.parameterization is not None:
             # An infinite log-variance takes the clamped value.
             for counts, bound in zip((facts.minus_inf, facts.plus_inf), quantity.clamp, strict=True):
-                remainder, variance = quantity.terms_at(bound)
-                facts.remainder.add(counts * remainder)
-                facts.variance.add(counts * variance)
+                facts.remainder.add(np.multiply(counts, quantity.terms_at(bound)[0]))
+                facts.variance.add(np.multiply(counts, quantity.terms_at(bound)[1]))
         return facts
 
-    def cells(self) -> Cells:
-        value = self.quantity.value(torch.from_numpy(self._floors)).numpy()
-        return Cells.of(value, self.grid.counts.numpy().astype(np.int64))
+    def cells(self, half: int) -> Cells:
+        value = self.quantities[half].value(torch.from_numpy(self._floors[half])).numpy()
+        return Cells.of(value, self.grid.counts.numpy()[half * self.channels : (half + 1) * self.channels])
 
     @property
     def nbytes(self) -> int:
         return self.grid.nbytes
 
 
-@dataclass(slots=True)
 class _Run:
     """The fast way for what is usual: means, and log-variances within the clamp, that stay between two thresholds.
 
-    Blocks are summed about one shift a channel, in few passes, while that shift is near their means.
+    Blocks of like rows are summed about one shift a row, in few passes, while that shift is near their means.
     """
 
-    quantity: Quantity
-    shift: Floats
-    low: float
-    high: float
-    count: int = 0
-    sums: Sums = field(init=False)
-
-    def __post_init__(self) -> None:
-        """``sums``: of x − shift, (x − shift)², and of h(x) and e^x for log-variances."""
-        self.sums = Sums(2 if self.quantity.parameterization is None else 4, len(self.shift))
+    def __init__(self, quantities: Sequence[Quantity], channels: int, row: int, shift: Floats) -> None:
+        self.quantities = quantities
+        self.row = row
+        self.count = 0
+        self.shift = shift
+        self.low, self.high = np.full(len(shift), -np.inf), np.full(len(shift), np.inf)
+        self.parts = halves_of(row, len(shift), channels)
+        self.channels = channels
+        # Of x − shift, (x − shift)², and of h(x) and e^x for log-variances.
+        self.sums = Sums(4, len(shift))
+        self._shift = torch.from_numpy(shift)[:, None]
 
     @classmethod
-    def like(cls, quantity: Quantity, shift: Floats, least: Floats, greatest: Floats) -> "_Run | None":
-        """A run for blocks like one with these extremes; None where that is no usual one."""
-        if quantity.parameterization not in (None, "logvar"):
-            return None
-        thresholds = quantity.thresholds
-        low = max((bound for bound in thresholds.tolist() if bound < least.min()), default=-math.inf)
-        high = min((bound for bound in thresholds.tolist() if bound > greatest.max()), default=math.inf)
-        if ((thresholds > low) & (thresholds < high)).any():
-            return None
-        if quantity.parameterization == "logvar" and (low < quantity.clamp[0] or high > quantity.clamp[1]):
-            return None
-        return cls(quantity, shift, low, high)
+    def like(
+        cls, quantities: Sequence[Quantity], channels: int, row: int, wide: Tensor, least: Floats, greatest: Floats
+    ) -> "_Run | None":
+        """A run for blocks like this one; None where it is no usual one."""
+        run = cls(quantities, channels, row, _short(wide.mean(1).numpy()))
+        for half, part in run.parts:
+            quantity = quantities[half]
+            bounds = np.array([-np.inf, *sorted(quantity.thresholds), np.inf])
+            gap = np.searchsorted(bounds, least[part])
+            low, high = bounds[gap - 1], bounds[np.minimum(gap, len(bounds) - 1)]
+            usual = quantity.parameterization in (None, "logvar") and (greatest[part] < high).all()
+            if half and not (usual and (low >= quantity.clamp[0]).all() and (high <= quantity.clamp[1]).all()):
+                return None
+            if not usual:
+                return None
+            run.low[part], run.high[part] = low, high
+        return run
 
-    def add(self, wide: Tensor, least: Floats, greatest: Floats, workspace: Workspace) -> bool:
-        """Add a block of all channels, which is overwritten, if it fits."""
-        if len(wide) != len(self.shift) or not (self.low < least.min() and greatest.max() < self.high):
+    def add(self, row: int, wide: Tensor, least: Floats, greatest: Floats, workspace: Workspace) -> bool:
+        """Add a block if it fits; it is overwritten."""
+        if row != self.row or len(wide) != len(self.shift):
+            return False
+        if not ((least > self.low) & (greatest < self.high)).all():
             return False
         n = wide.shape[1]
-        rest, squares = (sums.numpy() for sums in _sum_and_squares(wide.sub_(torch.from_numpy(self.shift)[:, None])))
+        rest, squares = (sums.numpy() for sums in _sum_and_squares(wide.sub_(self._shift)))
         # Far from the mean, Σ(x − shift)² would lose more than a digit to n (mean − shift)².
         if (rest * rest > 0.9 * n * squares).any():
             return False
-        terms = [rest, squares]
-        if self.quantity.parameterization is not None:
-            terms += self._scale_terms(wide, rest, workspace)
-        self.sums.add(np.stack(terms))
+        terms = np.zeros(self.sums.high.shape)
+        terms[0], terms[1] = rest, squares
+        half, part = self.parts[-1]
+        if half:
+            terms[2:, part] = self._scale_terms(part, wide[part], rest[part], workspace)
+        self.sums.add(terms)
         self.count += n
         return True
 
-    def _scale_terms(self, deviation: Tensor, rest: Floats, workspace: Workspace) -> list[Floats]:
-        n = deviation.shape[1]
+    def _scale_terms(self, part: slice, deviation: Tensor, rest: Floats, workspace: Workspace) -> tuple[Floats, Floats]:
+        """Σ h(l) and Σ e^l of l = shift + deviation."""
+        n, shift = deviation.shape[1], self.shift[part]
         exponential = torch.exp(deviation, out=workspace.take("exp", tuple(deviation.shape), torch.float64))
-        factor = np.exp(self.shift)
+        factor = np.exp(shift)
         variance = exponential.sum(1).numpy() * factor
-        remainder = variance - n - (rest + n * self.shift)
-        for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * n).tolist():
-            remainder[row] = exp_remainder(deviation[row] + self.shift[row], exponential[row] * factor[row]).sum()
-        return [remainder, variance]
+        remainder = variance - n - (rest + n * shift)
+        small = remainder < _LEAST_MEAN_REMAINDER * n
+        if small.any():
+            for row in np.flatnonzero(small).tolist():
+                remainder[row] = exp_remainder(deviation[row] + shift[row], exponential[row] * factor[row]).sum()
+        return remainder, variance
 
-    def add_to(self, facts: Facts) -> None:
+    def add_to(self, facts: Sequence[Facts]) -> None:
         """Hand over what was summed."""
         if self.count == 0:
             return
-        counted = np.full(len(self.shift), self.count)
-        rest, squares, *scale_terms = self.sums.total
-        facts.total += self.count
-        facts.less += self.count * (self.quantity.thresholds >= self.high)
-        facts.at_most += self.count * (self.quantity.thresholds >= self.high)
-        facts.moments.add(counted, self.shift, rest, squares - rest * rest / self.count)
-        for terms, sums in zip(scale_terms, (facts.remainder, facts.variance), strict=False):
-            sums.add(terms)
+        totals = self.sums.total
+        for half, part in self.parts:
+            rest, squares, remainder, variance = totals[:, part]
+            mine = facts[half]
+            first = self.row + part.start - half * self.channels
+            here = slice(first, first + len(rest))
+            counted = np.full(len(rest), self.count)
+            beneath = self.count * (self.quantities[half].thresholds >= self.high[part, None])
+            mine.total[here] += self.count
+            mine.less[here] += beneath
+            mine.at_most[here] += beneath
+            mine.moments.add(counted, self.shift[part], rest, squares - rest * rest / self.count, here)
+            mine.remainder.add(remainder, here)
+            mine.variance.add(variance, here)
+
+
+def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
+    """Σ h(l) and Σ e^l of rows after the clamp, over what is finite."""
+    logvar, var = scale.logvar, scale.var
+    missing: Ints | int = 0
+    if finite is not None:
+        logvar, var = logvar.masked_fill(~finite, 0), var.masked_fill(~finite, 1)
+        missing = (~finite).sum(1).numpy()
+    variance = var.sum(1).numpy()
+    remainder = variance - var.shape[1] - logvar.sum(1).numpy()
+    for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * var.shape[1]).tolist():
+        remainder[row] = exp_remainder(logvar[row], var[row]).sum()
+    return remainder, variance - missing
 
 
 def _sum_and_squares(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,9 +311,16 @@ def _folding(quantity: Quantity) -> tuple[NDArray[np.int64], Floats]:
     return cell, np.append(floor if one_sign else np.concatenate([floor, -floor]), np.nan)
 
 
-def _not_zero(bits: NDArray[np.int64], quantity: Quantity) -> NDArray[np.int64]:
-    """σ or variance 0 is counted apart, so the cell of 0 stands for what is just above."""
-    return np.maximum(bits, 1) if quantity.parameterization in ("std", "var") else bits
+def _floors(quantity: Quantity) -> Floats:
+    """The number nearest to zero of each cell; as σ and variance 0 are counted apart, what is just above there."""
+    bits = np.arange(1 << 16) << 16
+    return _float32_of(np.maximum(bits, 1) if quantity.parameterization in ("std", "var") else bits)
+
+
+def _short(numbers: Floats) -> Floats:
+    """Numbers nearby that float32 can hold, so that they times a count are exact."""
+    short: Floats = np.clip(numbers, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32).astype(np.float64)
+    return short
 
 
 def _float32_of(bits: NDArray[np.int64]) -> Floats:

@@ -4,7 +4,7 @@ Cells are found by the bits of what is stored, never by a logarithm, so that no 
 element is counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentkit.statistics.extrema import Extrema, Segment, first_place
 from latentkit.statistics.moments import Floats, Ints, Moments, Sums
+from latentkit.statistics.quantity import Quantity
 from latentkit.workspace import Workspace
 
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
@@ -70,17 +71,20 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Counts of finite values: (P,) ascending values that stand for the cells (of each the one nearest to zero), and (C, P) counts."""
+    """Counts of finite values: (C, P) counts, and (P,) ascending values that stand for the cells.
+
+    Where a cell is wider than one value, the one nearest to zero stands for it.
+    """
 
     values: Floats
     counts: Ints
 
     @classmethod
-    def of(cls, values: Floats, counts: Ints) -> "Cells":
+    def of(cls, values: Floats, counts: "NDArray[np.int32] | Ints") -> "Cells":
         """Sort cells by value, and leave out what holds nothing or stands for nothing finite."""
         kept = np.flatnonzero(np.isfinite(values) & counts.any(axis=0))
         kept = kept[np.argsort(values[kept], kind="stable")]
-        return cls(values[kept], counts[:, kept])
+        return cls(values[kept], counts[:, kept].astype(np.int64))
 
     @classmethod
     def pooled(cls, many: "list[Cells]", channels: int) -> "Cells":
@@ -91,20 +95,23 @@ class Cells:
 
 
 class Counts(Protocol):
-    """What counts the numbers of one dtype.  ``is_exact``: each cell holds one value."""
+    """What counts the numbers of one dtype.
+
+    Rows 0 to C are the means of each channel, rows C to 2C their scales. ``is_exact``: a cell holds one value.
+    """
 
     is_exact: ClassVar[bool]
 
-    def add(self, channel: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
-        """Take rows (c, N) of stored numbers, a row a channel from ``channel`` on; ``segments`` name the columns."""
+    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
+        """Take (r, N) stored numbers, for rows from ``row`` on; ``segments`` name the columns."""
 
     def merge(self, other: "Counts") -> None:
         """Take what another of this kind has counted."""
 
-    def facts(self) -> Facts:
-        """Everything but quantiles and extrema."""
+    def facts(self, half: int) -> Facts:
+        """Everything but quantiles and extrema, of the means (0) or the scales (1)."""
 
-    def cells(self) -> Cells:
+    def cells(self, half: int) -> Cells:
         """Counts by value."""
 
     @property
@@ -113,23 +120,23 @@ class Counts(Protocol):
 
 
 class Grid:
-    """Whole numbers, (channels, cells), to which many ones are added."""
+    """Whole numbers, (rows, cells), to which many ones are added."""
 
-    def __init__(self, channels: int, cells: int, room: int = _INT32_ROOM) -> None:
+    def __init__(self, rows: int, cells: int, room: int = _INT32_ROOM) -> None:
         # NumPy's zeros take memory only where they are touched.
-        self.counts = torch.from_numpy(np.zeros((channels, cells), np.int32))
+        self.counts = torch.from_numpy(np.zeros((rows, cells), np.int32))
         self._ones = torch.ones(0, dtype=torch.int32)
         self._room = room
         self._added = 0
 
-    def add(self, channel: int, index: Tensor) -> None:
-        """Add one at each index: (c, N) int64, for channels from ``channel`` on."""
+    def add(self, row: int, index: Tensor) -> None:
+        """Add one at each index: (r, N) int64, for rows from ``row`` on."""
         self._reserve(index.shape[1])
         if len(self._ones) < index.numel() or self._ones.dtype != self.counts.dtype:
             self._ones = torch.ones(index.numel(), dtype=self.counts.dtype)
         # Twice as fast as bincount, which also clears its result each time; a dense source is the fast one.
         ones = self._ones[: index.numel()].view(index.shape)
-        self.counts[channel : channel + len(index)].scatter_add_(1, index, ones)
+        self.counts[row : row + len(index)].scatter_add_(1, index, ones)
 
     def merge(self, other: "Grid") -> None:
         self._reserve(other._added)
@@ -153,13 +160,32 @@ def finite_extremes(wide: Tensor, finite: Tensor) -> tuple[Floats, Floats]:
     return least.numpy(), greatest.numpy()
 
 
-def note_nonfinite(channel: int, finite: Tensor, segments: list[Segment], extrema: Extrema) -> None:
+def note_nonfinite(first: int, finite: Tensor, segments: list[Segment], extrema: Extrema) -> None:
+    """Keep the first place that has no finite value, of rows from ``first`` on."""
     odd: NDArray[np.bool_] = (~finite).numpy()
     places = extrema.nonfinite_at
     for row in np.flatnonzero(odd.any(axis=1)).tolist():
-        places[channel + row] = first_place(segments, channel + row, odd[row].__getitem__, places[channel + row])
+        places[first + row] = first_place(segments, first + row, odd[row].__getitem__, places[first + row])
 
 
 def numbers_of(rows: Tensor) -> Callable[[int, slice], Floats]:
     """What ``Extrema.add`` looks at."""
     return lambda row, columns: rows[row, columns].double().numpy()
+
+
+def halves_of(row: int, count: int, channels: int) -> list[tuple[int, slice]]:
+    """Rows ``row`` to ``row + count``, split in means (0) and scales (1): of each half, which of the count."""
+    split = min(max(channels - row, 0), count)
+    parts = [(0, slice(0, split)), (1, slice(split, count))]
+    return [(half, part) for half, part in parts if part.start < part.stop]
+
+
+class RowBounds:
+    """Between which stored numbers each row has nothing but finite values."""
+
+    def __init__(self, quantities: Sequence[Quantity], channels: int) -> None:
+        self._lowest = np.repeat([quantity.lowest for quantity in quantities], channels)
+
+    def hold(self, row: int, least: Floats, greatest: Floats) -> bool:
+        """Whether rows from ``row`` on with these extremes (NaN where a row has one) are all finite."""
+        return bool(((least > self._lowest[row : row + len(least)]) & (greatest < np.inf)).all())

@@ -1,12 +1,24 @@
 """Exact counts: every bit pattern of a 16- or 8-bit dtype, and all that follows from them."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.statistics.counts import Cells, Counts, Facts, Grid, finite_extremes, note_nonfinite, numbers_of
+from latentkit.statistics.counts import (
+    Cells,
+    Counts,
+    Facts,
+    Grid,
+    RowBounds,
+    finite_extremes,
+    halves_of,
+    note_nonfinite,
+    numbers_of,
+)
 from latentkit.statistics.extrema import Extrema, Segment
 from latentkit.statistics.moments import Floats, Ints, Moments
 from latentkit.statistics.quantity import Quantity
@@ -21,41 +33,43 @@ class ExactCounts:
 
     is_exact: ClassVar[bool] = True
 
-    def __init__(self, dtype: torch.dtype, channels: int, quantity: Quantity) -> None:
-        self.quantity = quantity
+    def __init__(self, dtype: torch.dtype, channels: int, quantities: Sequence[Quantity]) -> None:
+        self.channels = channels
+        self.quantities = quantities
         self.stored = every_value(dtype).double()
-        self.grid = Grid(channels, len(self.stored))
+        self.grid = Grid(channels * len(quantities), len(self.stored))
+        self._bounds = RowBounds(quantities, channels)
 
-    def add(self, channel: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
+    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
         index = workspace.take("index", tuple(rows.shape), torch.int64)
         index.copy_(rows.view(_CODES[rows.element_size()]))
         if rows.element_size() == 1:
-            least, greatest = self._add_and_compare(channel, index)
+            least, greatest = self._add_and_compare(row, index)
         else:
-            self.grid.add(channel, index)
-            least, greatest = (extreme.double().numpy() for extreme in (rows.amin(1), rows.amax(1)))
-        if not self.quantity.all_finite(least, greatest):
-            wide = rows.double()
-            finite = self.quantity.classes(wide).finite
-            least, greatest = finite_extremes(wide, finite)
-            note_nonfinite(channel, finite, segments, extrema)
-        extrema.add(channel, least, greatest, numbers_of(rows), segments)
+            self.grid.add(row, index)
+            least, greatest = rows.amin(1).double().numpy(), rows.amax(1).double().numpy()
+        if not self._bounds.hold(row, least, greatest):
+            for half, part in halves_of(row, len(rows), self.channels):
+                wide = rows[part].double()
+                finite = self.quantities[half].classes(wide).finite
+                least[part], greatest[part] = finite_extremes(wide, finite)
+                note_nonfinite(row + part.start, finite, segments, extrema)
+        extrema.add(row, least, greatest, numbers_of(rows), segments)
 
-    def _add_and_compare(self, channel: int, index: Tensor) -> tuple[Floats, Floats]:
+    def _add_and_compare(self, row: int, index: Tensor) -> tuple[Floats, Floats]:
         """Add, and take the extremes from the counts that grew: torch has no minimum of 8-bit floats."""
-        counts = self.grid.counts[channel : channel + len(index)].clone()
-        self.grid.add(channel, index)
-        grew = (self.grid.counts[channel : channel + len(index)] != counts).numpy()
+        counts = self.grid.counts[row : row + len(index)].clone()
+        self.grid.add(row, index)
+        grew = (self.grid.counts[row : row + len(index)] != counts).numpy()
         stored = self.stored.numpy()
-        least = np.where(grew, stored, np.inf).min(axis=1)
-        return least, np.where(grew, stored, -np.inf).max(axis=1)
+        return np.where(grew, stored, np.inf).min(axis=1), np.where(grew, stored, -np.inf).max(axis=1)
 
     def merge(self, other: Counts) -> None:
         assert isinstance(other, ExactCounts)
         self.grid.merge(other.grid)
 
-    def facts(self) -> Facts:
-        quantity, counts = self.quantity, self.grid.counts.numpy()
+    def facts(self, half: int) -> Facts:
+        quantity, counts = self.quantities[half], self._counts(half)
         classes = quantity.classes(self.stored)
         finite = classes.finite.numpy()
         value, thresholds = quantity.value(self.stored).numpy(), quantity.thresholds
@@ -80,9 +94,14 @@ class ExactCounts:
                     sums.high[channel] = row[known] @ table[known]
         return facts
 
-    def cells(self) -> Cells:
-        value = self.quantity.value(self.stored).masked_fill(~self.quantity.classes(self.stored).finite, torch.nan)
-        return Cells.of(value.numpy(), self.grid.counts.numpy().astype(np.int64))
+    def cells(self, half: int) -> Cells:
+        quantity = self.quantities[half]
+        value = quantity.value(self.stored).masked_fill(~quantity.classes(self.stored).finite, torch.nan)
+        return Cells.of(value.numpy(), self._counts(half))
+
+    def _counts(self, half: int) -> NDArray[np.int32] | NDArray[np.int64]:
+        counts: NDArray[np.int32] = self.grid.counts.numpy()
+        return counts[half * self.channels : (half + 1) * self.channels]
 
     @property
     def nbytes(self) -> int:

@@ -46,7 +46,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Columns ``start`` to ``stop`` of gathered rows, a row a channel: n samples × outer × inner of one origin."""
+    """Columns ``start`` to ``stop`` of gathered rows: n samples × outer × inner of one origin.
+
+    There is a row for the means of each channel, and behind them a row for the scale of each.
+    """
 
     start: int
     shape: tuple[int, int, int]
@@ -57,94 +60,112 @@ class Segment:
     def stop(self) -> int:
         return self.start + math.prod(self.shape)
 
-    def place(self, channel: int, column: int) -> Place:
+    def place(self, row: int, column: int) -> Place:
         _, outer, inner = self.shape
         sample, rest = divmod(column - self.start, outer * inner)
         o, i = divmod(rest, inner)
         origin = self.origin
-        row = (origin.outer_start + o) * self.channels + channel
+        line = (origin.outer_start + o) * self.channels + row % self.channels
         whole = inner if origin.inner is None else origin.inner
-        return Place(origin.name, origin.key, origin.first + sample, row * whole + origin.inner_start + i)
+        return Place(origin.name, origin.key, origin.first + sample, line * whole + origin.inner_start + i)
 
 
 def first_place(
-    segments: list[Segment], channel: int, matches: Callable[[slice], NDArray[np.bool_]], before: Place | None
+    segments: list[Segment], row: int, matches: Callable[[slice], NDArray[np.bool_]], before: Place | None
 ) -> Place | None:
-    """The first place at which a channel's row matches, or ``before`` if that is earlier.
+    """The first place at which a row matches, or ``before`` if that is earlier.
 
     ``matches`` looks at some columns. Segments that cannot come first are not searched: where equal extremes
     abound (a constant channel), that is nearly all.
     """
     best = before
     for segment in segments:
-        if segment.stop == segment.start or (best is not None and best <= segment.place(channel, segment.start)):
+        if segment.stop == segment.start or (best is not None and best <= segment.place(row, segment.start)):
             continue
         found = matches(slice(segment.start, segment.stop))
         column = int(found.argmax())
         if found[column]:
-            place = segment.place(channel, segment.start + column)
+            place = segment.place(row, segment.start + column)
             best = place if best is None else min(best, place)
     return best
 
 
 class Extrema:
-    """Per channel: the least and the greatest stored number among the finite, with their places."""
+    """Of each row: the least and the greatest stored number among the finite, with their places."""
 
-    def __init__(self, channels: int) -> None:
-        self.least: Floats = np.full(channels, np.inf)
-        self.greatest: Floats = np.full(channels, -np.inf)
-        self.least_at: list[Place | None] = [None] * channels
-        self.greatest_at: list[Place | None] = [None] * channels
-        self.nonfinite_at: list[Place | None] = [None] * channels
+    def __init__(self, rows: int) -> None:
+        self.least: Floats = np.full(rows, np.inf)
+        self.greatest: Floats = np.full(rows, -np.inf)
+        self.least_at: list[Place | None] = [None] * rows
+        self.greatest_at: list[Place | None] = [None] * rows
+        self.nonfinite_at: list[Place | None] = [None] * rows
 
     def add(
         self,
-        channel: int,
+        row: int,
         least: Floats,
         greatest: Floats,
-        rows: Callable[[int, slice], Floats],
+        numbers: Callable[[int, slice], Floats],
         segments: list[Segment],
     ) -> None:
-        """Take the extremes of a block, a number for each channel from ``channel`` on (NaN: none there).
+        """Take the extremes of a block, a number for each row from ``row`` on (NaN: none there).
 
-        ``rows`` gives stored numbers of a row at some columns, and is asked only where a place is looked for.
+        ``numbers`` gives stored numbers of a row at some columns, and is asked only where a place is looked for.
         """
-        here = slice(channel, channel + len(least))
-        for extremes, ours, places in (
-            (least, self.least, self.least_at),
-            (greatest, self.greatest, self.greatest_at),
-        ):
-            better = extremes < ours[here] if ours is self.least else extremes > ours[here]
-            for row in np.flatnonzero(better | (extremes == ours[here])).tolist():
-                value, at = float(extremes[row]), channel + row
+        here = slice(row, row + len(least))
+        lower, higher = least <= self.least[here], greatest >= self.greatest[here]
+        if lower.any():
+            self._replace(row, lower, least, self.least, self.least_at, numbers, segments)
+        if higher.any():
+            self._replace(row, higher, greatest, self.greatest, self.greatest_at, numbers, segments)
 
-                def equal(columns: slice, row: int = row, value: float = value) -> NDArray[np.bool_]:
-                    return np.equal(rows(row, columns), value)
+    def _replace(
+        self,
+        first: int,
+        concerned: NDArray[np.bool_],
+        extremes: Floats,
+        ours: Floats,
+        places: list[Place | None],
+        numbers: Callable[[int, slice], Floats],
+        segments: list[Segment],
+    ) -> None:
+        for row in np.flatnonzero(concerned).tolist():
+            value, at = extremes[row], first + row
 
-                places[at] = first_place(segments, at, equal, None if better[row] else places[at])
-            ours[here] = np.where(better, extremes, ours[here])
+            def equal(columns: slice, row: int = row, value: float = value) -> NDArray[np.bool_]:
+                return np.equal(numbers(row, columns), value)
+
+            places[at] = first_place(segments, at, equal, places[at] if value == ours[at] else None)
+            ours[at] = value
 
     def merge(self, other: "Extrema") -> None:
-        for channel in range(len(self.least)):
+        """Take what is further out, or as far and earlier."""
+        for row in range(len(self.least)):
             for values, theirs, places, their_places, sign in (
                 (self.least, other.least, self.least_at, other.least_at, 1),
                 (self.greatest, other.greatest, self.greatest_at, other.greatest_at, -1),
             ):
-                if sign * theirs[channel] < sign * values[channel]:
-                    values[channel], places[channel] = theirs[channel], their_places[channel]
-                elif theirs[channel] == values[channel]:
-                    places[channel] = earlier(places[channel], their_places[channel])
-            self.nonfinite_at[channel] = earlier(self.nonfinite_at[channel], other.nonfinite_at[channel])
+                if sign * theirs[row] < sign * values[row]:
+                    values[row], places[row] = theirs[row], their_places[row]
+                elif theirs[row] == values[row]:
+                    places[row] = earlier(places[row], their_places[row])
+            self.nonfinite_at[row] = earlier(self.nonfinite_at[row], other.nonfinite_at[row])
+
+    def of(self, rows: range) -> "Extrema":
+        """Some rows alone."""
+        some = Extrema(len(rows))
+        some.least, some.greatest = self.least[rows.start : rows.stop], self.greatest[rows.start : rows.stop]
+        some.least_at, some.greatest_at = (
+            [places[row] for row in rows] for places in (self.least_at, self.greatest_at)
+        )
+        some.nonfinite_at = [self.nonfinite_at[row] for row in rows]
+        return some
 
     def pooled(self) -> "Extrema":
-        """All channels as one."""
+        """All rows as one."""
         pool = Extrema(1)
-        for channel in range(len(self.least)):
-            one = Extrema(1)
-            one.least[0], one.greatest[0] = self.least[channel], self.greatest[channel]
-            one.least_at, one.greatest_at = [self.least_at[channel]], [self.greatest_at[channel]]
-            one.nonfinite_at = [self.nonfinite_at[channel]]
-            pool.merge(one)
+        for row in range(len(self.least)):
+            pool.merge(self.of(range(row, row + 1)))
         return pool
 
 

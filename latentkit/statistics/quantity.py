@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.distributions import exp_remainder
-from latentkit.parameterization import Clamp, scale_of
+from latentkit.parameterization import Clamp, Scale, scale_of
 
 _SOFTPLUS_FLOOR = 1e-4
 
@@ -84,10 +84,6 @@ class Quantity:
         """A stored number that does no harm where there is none: mean 0, or log-variance 0."""
         return stored_at(0.0, self.parameterization or "logvar")
 
-    def all_finite(self, least: NDArray[np.float64], greatest: NDArray[np.float64]) -> bool:
-        """Whether rows with these extremes (NaN where a row has one) hold nothing but finite values."""
-        return bool(np.all((least > self.lowest) & (greatest < math.inf)))
-
     def classes(self, stored: Tensor) -> Classes:
         """Sort stored numbers, any shape, into classes."""
         none = torch.zeros_like(stored, dtype=torch.bool)
@@ -110,9 +106,13 @@ class Quantity:
                 return 2 * torch.log(torch.nn.functional.softplus(stored, threshold=40) + _SOFTPLUS_FLOOR)
         raise ValueError(f"{self.parameterization!r} is no parameterization")
 
+    def scale(self, stored: Tensor) -> Scale:
+        """Log-variance, σ and σ² after the clamp, of stored scale parameters in float64."""
+        return scale_of(stored, self.parameterization or "none", self.clamp)
+
     def terms(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """h(l) = e^l − 1 − l and e^l after the clamp, of stored scale parameters in float64."""
-        scale = scale_of(stored, self.parameterization or "", self.clamp)
+        scale = self.scale(stored)
         return exp_remainder(scale.logvar, scale.var), scale.var
 
     def terms_at(self, logvar: float) -> tuple[float, float]:

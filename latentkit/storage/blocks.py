@@ -5,7 +5,7 @@ too large. Pieces have fixed boundaries, so that what is computed from them does
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentkit.errors import DataError
 from latentkit.layout import Axes
-from latentkit.storage.choice import Posterior
+from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
 from latentkit.workspace import Workspace
 
@@ -66,15 +66,6 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Samples ``first`` to ``first + count`` of one posterior."""
-
-    posterior: Posterior
-    first: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """Spans of samples that are alike in shape and dtype; of each sample the same piece.
 
@@ -93,6 +84,11 @@ class Block:
     def shape(self) -> tuple[int, int, int, int]:
         """``(samples, outer, channels, inner)`` of the means in the block."""
         return (self.samples, *self.piece.shape)
+
+    def position(self, posterior: Posterior, row: int) -> int:
+        """Where the block's piece of a sample begins in a tensor of means of which the sample is row ``row``."""
+        _, outer, channels, inner = posterior.axes.view
+        return row * outer * channels * inner + self.piece.start(channels, inner)
 
 
 def pieces_of(axes: Axes) -> list[Piece]:
@@ -115,31 +111,33 @@ def pieces_of(axes: Axes) -> list[Piece]:
 
 
 def plan_blocks(
-    posteriors: Iterable[Posterior], batch_size: int | None = None, *, apart: bool = False
+    spans: Iterable[Span | Posterior], batch_size: int | None = None, *, apart: bool = False
 ) -> Iterator[Block]:
-    """Blocks that cover every sample of ``posteriors`` in order; ``batch_size`` bounds the samples in one.
+    """Blocks that cover spans (of a posterior: every sample) in order; ``batch_size`` bounds the samples in one.
 
-    ``apart``: no block holds samples of two tensors.
+    ``apart``: no block holds two spans.
     """
     waiting: list[Span] = []
     room = 0
-    for posterior in posteriors:
-        pieces = pieces_of(posterior.axes)
+    for span in spans:
+        if isinstance(span, Posterior):
+            span = Span(span, 0, span.samples)
+        posterior = span.posterior
         if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
             yield _whole(waiting)
             waiting, room = [], 0
+        pieces = pieces_of(posterior.axes)
         if len(pieces) > 1:
-            for sample in range(posterior.samples):
-                span = Span(posterior, sample, 1)
+            for sample in range(span.first, span.first + span.count):
                 for piece in pieces:
-                    yield Block((span,), piece, last=piece is pieces[-1])
+                    yield Block((Span(posterior, sample, 1),), piece, last=piece is pieces[-1])
             continue
         limit = max(1, BLOCK_ELEMENTS // prod(posterior.axes.view[1:]))
         limit = min(limit, batch_size or limit)
-        first = 0
-        while first < posterior.samples:
+        first, end = span.first, span.first + span.count
+        while first < end:
             room = room or limit
-            count = min(room, posterior.samples - first)
+            count = min(room, end - first)
             waiting.append(Span(posterior, first, count))
             first, room = first + count, room - count
             if room == 0 or len(waiting) == _MOST_SPANS:
@@ -173,16 +171,20 @@ def read_posterior(block: Block, workspace: Workspace, name: str = "moments") ->
     return moments[0], moments[1]
 
 
-def read_values(block: Block, header: Header, tensor: TensorInfo, draw: int, workspace: Workspace) -> Tensor:
-    """Read the block's piece of its one span from ``tensor``, which has the shape of the means (a set for each draw).
+def read_values(
+    block: Block, runs: Sequence[tuple[Run, Header, TensorInfo]], draw: int, workspace: Workspace
+) -> Tensor:
+    """Read values that stand beside the means of the block's one span, in the stored dtype and the block's shape.
 
-    The result is a view into the workspace, of the block's shape.
+    ``runs`` say which tensors hold them, each of them a set of values for each draw; the result is a view into the
+    workspace.
     """
-    out = workspace.take("values", block.shape, TORCH_DTYPES[tensor.dtype])
     span = block.spans[0]
-    _, outer, channels, inner = span.posterior.axes.view
-    sample = draw * span.posterior.samples + span.first
-    read_at(header, tensor, sample * outer * channels * inner + block.piece.start(channels, inner), out)
+    out = workspace.take("values", block.shape, TORCH_DTYPES[runs[0][2].dtype])
+    for run, header, tensor in runs:
+        rows, row = run.overlap(span)
+        if len(rows):
+            read_at(header, tensor, block.position(span.posterior, draw * run.rows + row), out[rows.start : rows.stop])
     return out
 
 
@@ -208,12 +210,12 @@ def read_at(header: Header, tensor: TensorInfo, start: int, out: Tensor) -> None
         read_exactly(file, tensor.offset + start * out.element_size(), as_bytes(out))
 
 
-def read_chunks(header: Header, tensor: TensorInfo) -> Iterator[memoryview]:
-    """The bytes of a tensor of any dtype, a chunk at a time; each is valid until the next."""
-    buffer = memoryview(bytearray(min(_CHUNK_BYTES, tensor.nbytes)))
+def read_chunks(header: Header, tensor: TensorInfo, begin: int, end: int) -> Iterator[memoryview]:
+    """Bytes ``begin`` to ``end`` of a tensor of any dtype, a chunk at a time; each is valid until the next."""
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, end - begin)))
     with _open(header) as file:
-        for start in range(0, tensor.nbytes, _CHUNK_BYTES):
-            chunk = buffer[: min(_CHUNK_BYTES, tensor.nbytes - start)]
+        for start in range(begin, end, _CHUNK_BYTES):
+            chunk = buffer[: min(_CHUNK_BYTES, end - start)]
             read_exactly(file, tensor.offset + start, chunk)
             yield chunk
 

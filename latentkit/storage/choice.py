@@ -74,6 +74,31 @@ class Posterior:
         return f"{self.key}: {2 * count} channels = {count} mean + {count} {self.parameterization}, {self.layout}"
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Samples ``first`` to ``first + count`` of one posterior."""
+
+    posterior: Posterior
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Samples ``first`` to ``first + count`` of a posterior, as rows of another tensor of ``rows``: from ``row`` on."""
+
+    first: int
+    count: int
+    row: int
+    rows: int
+
+    def overlap(self, span: Span) -> tuple[range, int]:
+        """Which of the span's samples are in the run (counted within the span), and the row of the first of them."""
+        begin = max(span.first, self.first)
+        end = min(span.first + span.count, self.first + self.count)
+        return range(begin - span.first, max(begin, end) - span.first), self.row + begin - self.first
+
+
 def is_drawn(header: Header) -> bool:
     """Whether latentkit drew what the file holds."""
     return RECIPE_ENTRY in header.metadata
@@ -137,11 +162,15 @@ def _by_default(file: InputFile, header: Header, selection: Selection) -> Poster
 def _ambiguous(header: Header, floats: list[TensorInfo]) -> str:
     if not floats:
         return f"{header.path}: no floating-point tensor to read moments from; {describe(header)}"
-    candidates = [tensor for tensor in floats if not _DRAWN_KEYS.search(tensor.key)] or floats
+    candidates = [tensor for tensor in floats if not _named_as_drawn(tensor.key)] or floats
     return (
         f"{header.path}: cannot tell which tensor holds the moments; {describe(header)}; choose with "
         f"--key {candidates[0].key} (or --mean-key and --logvar-key)"
     )
+
+
+def _named_as_drawn(key: str) -> bool:
+    return key not in MOMENTS_KEYS and _DRAWN_KEYS.search(key) is not None
 
 
 def _matching(header: Header, pattern: str) -> list[TensorInfo]:
@@ -161,7 +190,7 @@ def _named(header: Header, key: str, flag: str) -> TensorInfo:
 
 def _moments(file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, reason: str) -> Posterior:
     where = f"{header.path}: tensor {tensor.key!r}"
-    if selection.parameterization is None and (is_drawn(header) or _DRAWN_KEYS.search(tensor.key)):
+    if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(tensor.key)):
         why = "latentkit drew it" if is_drawn(header) else "its name says so"
         raise RequestError(
             f"{where} holds latents already drawn ({why}), not moments; if its second half of channels is a scale, "

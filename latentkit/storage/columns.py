@@ -24,6 +24,19 @@ def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: i
     return columns
 
 
+def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[str, str]:
+    """Arrow's name of a type that holds each tensor's values in every file."""
+    return {key: _common_type({posterior.header.tensors[key].dtype for posterior in posteriors}) for key in keys}
+
+
+def _common_type(dtypes: set[str]) -> str:
+    if dtypes == {"BOOL"}:
+        return "bool"
+    if any(dtype.startswith(("F", "BF")) for dtype in dtypes):
+        return "double"
+    return "uint64" if dtypes == {"U64"} else "int64"
+
+
 def check_columns(posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str]) -> None:
     """Raise unless every file has each key, with one value a sample, and no key is a column's name already."""
     for key in keys:

@@ -5,6 +5,7 @@ The safetensors library opens, and so validates, every file; only then its offse
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -56,6 +57,8 @@ def read_header(path: str) -> Header:
     Raises ``DataError`` when it is not one, is truncated or has a header over 16 MiB, and ``OSError`` when it
     cannot be opened.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
     with Path(path).open("rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         length = _header_length(path, file.read(8), status.st_size)
@@ -64,7 +67,10 @@ def read_header(path: str) -> Header:
                 pass
         except SafetensorError as error:
             raise DataError(_damage(path, error, status.st_size)) from error
-        entries = json.loads(file.read(length))
+        try:
+            entries = json.loads(file.read(length))
+        except ValueError as error:
+            raise DataError(f"{path}: changed while it was being read; run again when its writer is done") from error
     metadata = entries.pop("__metadata__", None) or {}
     tensors = {key: _tensor_info(key, entry, 8 + length) for key, entry in entries.items()}
     return Header(path, (status.st_size, status.st_mtime_ns), tensors, metadata)

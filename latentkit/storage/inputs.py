@@ -125,12 +125,16 @@ def _index_files(path: str) -> list[str]:
     try:
         weight_map = json.loads(Path(path).read_bytes())["weight_map"]
         names = list(dict.fromkeys(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{path}: not an index of safetensors shards: it needs a "weight_map" of key to file'
         ) from error
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f'{path}: its "weight_map" names no files')
+    for name in names:
+        # Outputs mirror these names: none may lead out of the folder they are written to.
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise DataError(f"{path}: names {name!r}, which is not inside the index's own folder; list it in an @file")
     return [os.path.join(os.path.dirname(path), name) for name in names]
 
 

@@ -1,34 +1,34 @@
 """Pairing inputs with their partners: another posterior for each (``--against``), or latents (``--latents``)."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import RECIPE_ENTRY, Posterior, describe
+from latentkit.storage.choice import RECIPE_ENTRY, Posterior, Run, describe
 from latentkit.storage.header import Header, TensorInfo, read_header
-from latentkit.storage.inputs import InputFile, find_inputs
+from latentkit.storage.inputs import INDEX_SUFFIX, InputFile, find_inputs
+from latentkit.storage.outputs import INDEX_NAME, latents_key
 
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """The latents of one posterior: a tensor of the mean's shape, behind an axis of ``draws`` when ``drawn_often``."""
+    """The latents of one posterior: rows of one tensor, or of several when they were sharded anew.
 
-    header: Header
-    tensor: TensorInfo
+    Tensors have the mean's shape, behind an axis of ``draws`` when ``drawn_often``.
+    """
+
+    runs: tuple[tuple[Run, Header, TensorInfo], ...]
     draws: int
     drawn_often: bool
 
+    @property
+    def header(self) -> Header:
+        return self.runs[0][1]
 
-def latents_key(posterior: Posterior, siblings: int) -> str:
-    """The key of a posterior's latents: ``moments_flip`` gives ``latents_flip``; see DESIGN of ``sample``.
-
-    ``siblings`` is how many posteriors its file has: one alone gives ``latents`` whatever its key.
-    """
-    if siblings == 1 and not posterior.key.startswith("moments_"):
-        return "latents"
-    if posterior.key == "moments" or posterior.key.startswith("moments_"):
-        return "latents" + posterior.key.removeprefix("moments")
-    return f"latents.{posterior.key}"
+    @property
+    def tensor(self) -> TensorInfo:
+        return self.runs[0][2]
 
 
 def pair_posteriors(posteriors: Sequence[Posterior], others: Sequence[Posterior]) -> dict[Posterior, Posterior]:
@@ -59,14 +59,20 @@ def pair_posteriors(posteriors: Sequence[Posterior], others: Sequence[Posterior]
 
 
 def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None) -> dict[Posterior, Latents]:
-    """The latents of each posterior, in the file ``argument`` or in a folder that mirrors the inputs.
+    """The latents of each posterior: in the file ``argument``, in a folder that mirrors the inputs, or in shards.
 
-    Raises ``RequestError`` for a missing file or tensor, ``DataError`` for one of another shape.
+    Shards, listed by an index, hold the latents of all posteriors end to end. Raises ``RequestError`` for a missing
+    file or tensor, ``DataError`` for one of another shape.
     """
     files = find_inputs([argument])
     inputs = {posterior.file for posterior in posteriors}
     alone = len(files) == 1 and len(inputs) == 1
     by_name = {file.name: file for file in files}
+    index = os.path.join(argument, INDEX_NAME)
+    if argument.endswith(INDEX_SUFFIX) and not alone:
+        return _in_shards(posteriors, files, key or "latents")
+    if os.path.exists(index) and not alone and not all(file.name in by_name for file in inputs):
+        return _in_shards(posteriors, find_inputs([index]), key or "latents")
     pairs = {}
     for posterior in posteriors:
         file = files[0] if alone else by_name.get(posterior.file.name)
@@ -74,6 +80,41 @@ def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None
             raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
         siblings = sum(other.file == posterior.file for other in posteriors)
         pairs[posterior] = _latents_of(posterior, file, key or latents_key(posterior, siblings), named=key is not None)
+    return pairs
+
+
+def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key: str) -> dict[Posterior, Latents]:
+    """The latents of posteriors from shards that hold them end to end, in order."""
+    shards = []
+    for file in files:
+        header = read_header(file.path)
+        if key not in header.tensors:
+            raise RequestError(
+                f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key"
+            )
+        shards.append((header, header.tensors[key]))
+    often = "draws" in shards[0][0].metadata
+    draws = shards[0][1].shape[0] if often else 1
+    rest = posteriors[0].axes.shape[len(posteriors[0].axes.batch) :]
+    rows = [tensor.shape[often] if len(tensor.shape) > often else 0 for _, tensor in shards]
+    if any(tensor.shape[often + 1 :] != rest for _, tensor in shards) or sum(rows) != sum(
+        p.samples for p in posteriors
+    ):
+        raise DataError(
+            f"{files[0].path} and the other shards hold {sum(rows)} latents of shape "
+            f"{list(shards[0][1].shape[often + 1 :])}; the inputs have {sum(p.samples for p in posteriors)} samples of shape {list(rest)}"
+        )
+    pairs: dict[Posterior, Latents] = {}
+    shard = row = 0
+    for posterior in posteriors:
+        runs, first = [], 0
+        while first < posterior.samples:
+            count = min(posterior.samples - first, rows[shard] - row)
+            runs.append((Run(first, count, row, rows[shard]), *shards[shard]))
+            first, row = first + count, row + count
+            if row == rows[shard]:
+                shard, row = shard + 1, 0
+        pairs[posterior] = Latents(tuple(runs), draws, drawn_often=often)
     return pairs
 
 
@@ -101,7 +142,8 @@ def _latents_of(posterior: Posterior, file: InputFile, key: str, *, named: bool)
             f"{file.path}: tensor {tensor.key!r} has shape {list(tensor.shape)}, and the latents of {posterior.label} "
             f"have {list(posterior.axes.shape)} (or one leading axis of draws more)"
         )
-    return Latents(header, tensor, max(draws, 1), drawn_often=draws > 0)
+    run = Run(0, posterior.samples, 0, posterior.samples)
+    return Latents(((run, header, tensor),), max(draws, 1), drawn_often=draws > 0)
 
 
 def _draws(posterior: Posterior, tensor: TensorInfo, header: Header) -> int | None:

@@ -1,10 +1,10 @@
 """Output files: written beside their place and moved into it when complete, so that no crash leaves half a file."""
 
 import os
+import secrets
 import stat
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -12,25 +12,41 @@ from latentkit.errors import RequestError
 
 # Never the suffix of a data file: a folder search must not find what is half written.
 _PART_SUFFIX = ".part"
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary name adds some
 _SYNCS_AT_ONCE = 16
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def is_stream(path: str) -> bool:
-    """Whether ``path`` is written directly: ``-``, or something there that is no regular file (a pipe, a device)."""
-    return path == "-" or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
+    """Whether ``path`` is written directly: standard output, or what is there is no regular file (a pipe, a device)."""
+    return path in _STDOUT or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
 
 
-def check_place(path: str, *, overwrite: bool) -> None:
-    """Refuse, before any work, an output that cannot be placed; raises ``RequestError``."""
+def open_stream(path: str) -> int:
+    """A file descriptor to write a stream through; the caller closes it."""
+    return os.dup(sys.stdout.fileno()) if path in _STDOUT else os.open(path, os.O_WRONLY)
+
+
+def check_place(path: str, *, overwrite: bool, inputs: Iterable[str] = ()) -> None:
+    """Refuse, before any work, an output that cannot be placed, or that is one of ``inputs``.
+
+    Raises ``RequestError``.
+    """
     if is_stream(path):
         return
     if os.path.isdir(path):
         raise RequestError(f"{path}: is a folder; give the name of a file for the output")
     if os.path.lexists(path) and not overwrite:
         raise RequestError(f"{path}: exists already; add --overwrite to replace it, or choose another -o")
-    folder = os.path.dirname(path) or "."
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise RequestError(f"{path}: {folder} is a file, not a folder")
+    if os.path.exists(path) and any(os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
+        raise RequestError(f"{path}: is an input itself; choose another -o")
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise RequestError(f"{path}: {folder} is not a folder, so nothing can be written below it; choose another -o")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{path}: the folder {folder} cannot be written to; choose another -o")
 
 
 class Placement:
@@ -39,23 +55,35 @@ class Placement:
     def __init__(self, path: str, *, overwrite: bool) -> None:
         self.overwrite = overwrite
         self.path = os.path.realpath(path) if overwrite else os.path.abspath(path)
-        folder, name = os.path.split(self.path)
-        os.makedirs(folder, exist_ok=True)
-        self.descriptor, self._part = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=_PART_SUFFIX, dir=folder)
+        with _naming(self.path):
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            self.descriptor, self._part = _open_part(self.path)
+            self._open = True
 
     def sync(self) -> None:
-        os.fchmod(self.descriptor, _mode(self.path))
-        os.fsync(self.descriptor)
+        with _naming(self.path):
+            # A new file has the mode of any new file; one that is replaced hands its own on.
+            with suppress(FileNotFoundError):
+                os.fchmod(self.descriptor, stat.S_IMODE(os.stat(self.path).st_mode))
+            os.fsync(self.descriptor)
 
     def move(self) -> None:
-        _move(self._part, self.path, overwrite=self.overwrite)
-        os.close(self.descriptor)
+        with _naming(self.path):
+            _move(self._part, self.path, overwrite=self.overwrite)
+        self._close()
 
     def discard(self) -> None:
-        with suppress(OSError):
-            os.close(self.descriptor)
+        """Leave what was there before; harmless when the file is in its place already."""
+        self._close()
         with suppress(OSError):
             os.unlink(self._part)
+
+    def _close(self) -> None:
+        # Once only: another file may have the number by the second time.
+        if self._open:
+            self._open = False
+            with suppress(OSError):
+                os.close(self.descriptor)
 
 
 def commit_all(placements: Sequence[Placement]) -> None:
@@ -76,15 +104,17 @@ def placed(path: str, *, overwrite: bool = False) -> Iterator[int]:
     When the body fails or is interrupted, what was at ``path`` stays as it was. Folders on the way are made.
     """
     if is_stream(path):
-        descriptor = os.dup(sys.stdout.fileno()) if path == "-" else os.open(path, os.O_WRONLY)
+        descriptor = open_stream(path)
         try:
-            yield descriptor
+            with _naming("standard output" if path == "-" else path):
+                yield descriptor
         finally:
             os.close(descriptor)
         return
     placement = Placement(path, overwrite=overwrite)
     try:
-        yield placement.descriptor
+        with _naming(path):
+            yield placement.descriptor
         commit_all([placement])
     except BaseException:
         placement.discard()
@@ -107,11 +137,26 @@ def _move(part: str, path: str, *, overwrite: bool) -> None:
         os.unlink(part)
 
 
-def _mode(path: str) -> int:
-    """The permissions of what is replaced, or those that a new file gets."""
+def _open_part(path: str) -> tuple[int, str]:
+    """A new file beside ``path``, hidden and with a name of its own."""
+    folder, name = os.path.split(path)
+    start = os.fsencode(name)[:_LONGEST_NAME].decode("utf-8", "ignore")
+    while True:
+        part = os.path.join(folder, f".{start}.{secrets.token_hex(4)}{_PART_SUFFIX}")
+        try:
+            return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666), part
+        except FileExistsError:
+            continue
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an error of the operating system name the output, not a descriptor or a temporary file."""
     try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(_PART_SUFFIX):
+            error.filename, error.filename2 = path, None
+        raise

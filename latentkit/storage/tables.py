@@ -26,19 +26,25 @@ class RowWriter(Protocol):
 
 
 def open_rows(
-    format: str, descriptor: int, *, header: bool = True, facts: Mapping[str, Any] | None = None
+    format: str,
+    descriptor: int,
+    types: Mapping[str, str],
+    *,
+    header: bool = True,
+    facts: Mapping[str, Any] | None = None,
 ) -> RowWriter:
     """A writer of rows in ``format`` through ``descriptor``, which stays open.
 
+    ``types`` are the columns in order, each with Arrow's name of its type (``string``, ``int64``, ``double``, …).
     ``facts`` describe the whole (what was read and how); JSON holds them, the other formats have no place for them.
     """
     if format == "csv":
-        return CsvRows(descriptor, header=header)
+        return CsvRows(descriptor, types if header else ())
     if format == "jsonl":
         return JsonLines(descriptor)
     if format == "json":
         return JsonDocument(descriptor, facts or {})
-    return ParquetRows(descriptor)
+    return ParquetRows(descriptor, types)
 
 
 def check_rows_format(format: str) -> None:
@@ -71,22 +77,23 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 class CsvRows:
     """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``."""
 
-    def __init__(self, descriptor: int, *, header: bool) -> None:
+    def __init__(self, descriptor: int, header: Iterable[str]) -> None:
         self._descriptor = descriptor
-        self._header = header
+        self._header = tuple(header)
 
     def write(self, columns: Columns) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if self._header:
-            writer.writerow(columns)
-            self._header = False
+            writer.writerow(self._header)
+            self._header = ()
         writer.writerows(zip(*columns.values(), strict=True))
         write_all(self._descriptor, text.getvalue().encode(errors="backslashreplace"))
 
     def end(self, facts: Mapping[str, Any]) -> None:
-        """Nothing is left to write: CSV has no place for facts."""
+        """Write the header where no row has come before it; CSV has no place for facts."""
         del facts
+        self.write({})
 
 
 class JsonLines:
@@ -129,15 +136,19 @@ class JsonDocument:
 class ParquetRows:
     """Apache Parquet, one row group a batch of about 64 K rows (extra: pyarrow)."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(os.dup(descriptor), "wb")
-        self._writer: Any = None
-        self._columns: dict[str, list[Any]] = {}
+    def __init__(self, descriptor: int, types: Mapping[str, str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(_text(name), pa.type_for_alias(type)) for name, type in types.items()])
+        self._sink = pa.PythonFile(_Descriptor(descriptor), mode="w")
+        self._writer = pq.ParquetWriter(self._sink, self._schema)
+        self._columns: dict[str, list[Any]] = {name: [] for name in types}
         self._count = 0
 
     def write(self, columns: Columns) -> None:
         for name, values in columns.items():
-            self._columns.setdefault(name, []).extend(values)
+            self._columns[name].extend(values)
         self._count += len(next(iter(columns.values())))
         if self._count >= 1 << 16:
             self._flush()
@@ -146,22 +157,48 @@ class ParquetRows:
         """Close the file; Parquet as written here holds rows alone, not the facts."""
         del facts
         self._flush()
-        if self._writer is not None:
-            self._writer.close()
-        self._file.close()
+        self._writer.close()
 
     def _flush(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if not self._count:
             return
-        schema = self._writer.schema if self._writer else None
-        table = pa.table(self._columns, schema=schema)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, table.schema)
-        self._writer.write_table(table)
-        self._columns, self._count = {}, 0
+        arrays = [
+            pa.array(map(_CONVERSIONS.get(str(field.type), int), values), field.type, size=self._count)
+            for field, values in zip(self._schema, self._columns.values(), strict=True)
+        ]
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
+        self._columns, self._count = {name: [] for name in self._columns}, 0
+
+
+def _text(name: Any) -> str:
+    """A name that UTF-8 can hold: bytes of a file name that are no text come out as in CSV."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+# Files may hold one column in different dtypes; whole numbers are what is left.
+_CONVERSIONS = {"string": _text, "double": float, "bool": bool}
+
+
+class _Descriptor:
+    """A file descriptor as the file object that pyarrow writes to; a pipe will do, as nothing is sought."""
+
+    closed = False
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        write_all(self._descriptor, view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The descriptor is the caller's."""
 
 
 def _rows(columns: Columns) -> Iterable[dict[str, Any]]:

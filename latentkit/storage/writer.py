@@ -1,7 +1,7 @@
 """A streaming safetensors writer: the header first, then tensors in place, block by block.
 
 The safetensors library writes whole tensors only. What stands here in the end is, byte for byte, what its
-``save_file`` would have written.
+``save_file`` would have written, but for the order of several metadata entries: the library's is random, ours sorted.
 """
 
 import json

@@ -13,7 +13,7 @@ import torch
 
 from latentkit import noise
 
-BLOCK = 1 << 18
+BLOCK = 1 << 20
 ROUNDS = 7
 KEY = noise.stream_key(0, "benchmark\0moments")
 
@@ -37,8 +37,8 @@ def bits(count: int) -> None:
 
 
 def table(count: int) -> None:
-    words = torch.from_numpy(np.random.Philox(key=1).random_raw(noise.CHUNK // 2).view(np.int32))
-    out, scratch = torch.empty(noise.CHUNK), noise.Scratch()
+    words = np.random.Philox(key=1).random_raw(noise.CHUNK // 2).view(np.int32)
+    out, scratch = np.empty(noise.CHUNK, np.float32), noise.Scratch()
     for _ in range(0, count, noise.CHUNK):
         noise._normals(words, out, scratch)
 

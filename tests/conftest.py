@@ -1,0 +1,115 @@
+"""Fixtures of all tests: the command line run in this process, and small safetensors files."""
+
+import csv
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latentkit.cli.main import main
+
+REPOSITORY = Path(__file__).parent.parent
+SAMPLE_DATA = REPOSITORY / "sample_data"
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Standard output read as CSV."""
+        return list(csv.DictReader(io.StringIO(self.out)))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def values(self, column: str) -> list[float]:
+        return [float(row[column]) for row in self.rows]
+
+    @property
+    def complaint(self) -> str:
+        """The one sentence that an error is: nothing on standard output, one line on standard error."""
+        assert self.out == ""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("latentkit: ")
+        return lines[0]
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Cli]:
+    """Run ``latentkit`` in this process, as its console script does, in the folder ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["latentkit", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main()
+        sys.stdout.flush()
+        captured = capfd.readouterr()
+        status = exit.value.code
+        assert isinstance(status, int)
+        return Outcome(status, captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a safetensors file below ``tmp_path``: ``write("a.safetensors", moments=tensor)``; names go to tensors."""
+
+    def run(name: str, metadata: dict[str, str] | None = None, **tensors: Tensor) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, metadata)
+        return path
+
+    return run
+
+
+def moments_of(samples: int = 5, channels: int = 2, *free: int, dtype: str = "F32", seed: int = 0) -> Tensor:
+    """Plausible moments, channels second: means about 1, log-variances about -2."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (samples, channels, *(free or (3, 4)))
+    mean = torch.randn(shape, generator=generator)
+    logvar = torch.randn(shape, generator=generator) - 2
+    return torch.cat([mean, logvar], dim=1).to(DTYPES[dtype])
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file, hidden ones too, as relative names."""
+    return sorted(os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder) for name in names)
