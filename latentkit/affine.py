@@ -67,7 +67,12 @@ def from_json(text: str, where: str) -> Affine:
     except _UNREADABLE as error:
         raise DataError(f"{where}: its affine is not readable: {text[:80]!r}") from error
     lengths = {len(affine.shift), len(affine.scale)} - {1}
-    if not all(map(math.isfinite, affine.shift + affine.scale)) or 0 in affine.scale or 0 in lengths or len(lengths) > 1:
+    if (
+        not all(map(math.isfinite, affine.shift + affine.scale))
+        or 0 in affine.scale
+        or 0 in lengths
+        or len(lengths) > 1
+    ):
         raise DataError(f"{where}: its affine is not one that can be undone: {text[:80]!r}")
     return affine
 

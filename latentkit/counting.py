@@ -1,29 +1,29 @@
 """Counting: posteriors -> their statistics, one accumulator a worker, merged at the end."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from latentkit.parameterization import Clamp
-from latentkit.pipeline import bytes_of, run
+from latentkit.pipeline import run
 from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior
-from latentkit.storage.choice import Posterior, Span
+from latentkit.storage.choice import Span
 from latentkit.workspace import Workspace
 
 
 def statistics_of(
-    posteriors: Iterable[Posterior],
+    spans: Sequence[Span],
     clamp: Clamp,
     *,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[Iterator[tuple[None, int]]], Iterator[object]] = iter,
 ) -> Statistics:
-    """Statistics of all posteriors, which have the same channels and parameterization, in one pass.
+    """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
 
     ``progress`` is handed an iterator of the bytes read, block by block, and must exhaust it.
     """
-    posteriors = list(posteriors)
-    channels, parameterization = posteriors[0].axes.channels, posteriors[0].parameterization
+    posterior = spans[0].posterior
+    channels, parameterization = posterior.axes.channels, posterior.parameterization
     accumulators: dict[Workspace, Statistics] = {}
 
     def work(block: Block, workspace: Workspace) -> None:
@@ -36,8 +36,8 @@ def statistics_of(
             accumulators[workspace].update(mean[rows], raw[rows], _origin(span, block))
             row += span.count
 
-    results = run(plan_blocks(posteriors, batch_size), work, workers)
-    for _ in progress((None, sum(bytes_of(span) for span in block.spans if block.last)) for block, _ in results):
+    results = run(plan_blocks(spans, batch_size), work, workers)
+    for _ in progress((None, sum(span.nbytes for span in block.spans if block.last)) for block, _ in results):
         pass
     merged = Statistics(channels, parameterization, clamp)
     for accumulator in accumulators.values():

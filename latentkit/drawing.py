@@ -13,12 +13,12 @@ from latentkit.parameterization import Clamp, scale_of
 from latentkit.pipeline import channel_values, locate
 from latentkit.recipe import Recipe
 from latentkit.storage.blocks import TORCH_DTYPES, Block, read_posterior
-from latentkit.storage.choice import Posterior, Span
+from latentkit.storage.choice import Posterior
 from latentkit.tabulated import bit_patterns, can_tabulate, look_up
 from latentkit.workspace import Workspace
 
-#: Takes latents of the block's piece of a span, of one draw, in the output's dtype: ``(span, block, draw, latents)``.
-Take = Callable[[Span, Block, int, Tensor], None]
+#: Takes one draw of a block's latents, in the output's dtype: ``(block, draw, latents)``.
+Take = Callable[[Block, int, Tensor], None]
 
 
 class Drawn(NamedTuple):
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 
 
 def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -> Drawn:
-    """Draw a block's latents, every draw of them, and hand them on span by span."""
+    """Draw a block's latents and hand them on, draw by draw."""
     stored, raw = read_posterior(block, workspace)
     posterior = block.spans[0].posterior
     dtype = TORCH_DTYPES[recipe.dtype_of(posterior)]
@@ -52,7 +52,7 @@ def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -
         # Nothing is drawn, so nothing need be rounded to float32.
         out.copy_(stored).sub_(channel_values(recipe.affine.shift, block))
         out.mul_(channel_values(recipe.affine.scale, block))
-        _hand_on(block, 0, out, take)
+        take(block, 0, out)
         return _look(out, dtype, block)
     mean = workspace.take("mean", block.shape, torch.float32).copy_(stored)
     latents = workspace.take("latents", block.shape, torch.float32)
@@ -73,7 +73,7 @@ def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -
         looked = _look(latents, dtype, block)
         drawn = drawn.plus(looked if number == 0 else looked._replace(nonfinite=0))
         store(latents, out)
-        _hand_on(block, number, out, take)
+        take(block, number, out)
     return drawn
 
 
@@ -83,7 +83,7 @@ def _fill(block: Block, number: int, recipe: Recipe, noise: Tensor, workspace: W
         posterior = span.posterior
         key = _stream_key(recipe.seed, stream_name(recipe.stream_of(posterior), posterior.key))
         rows = noise[row : row + span.count]
-        fill_normal(rows, key, number, block.position(posterior, span.first), workspace.scratch)
+        fill_normal(rows, key, number, block.position(span.first), workspace.scratch)
         row += span.count
 
 
@@ -139,10 +139,3 @@ def _look(latents: Tensor, dtype: torch.dtype, block: Block) -> Drawn:
     first = locate(block, int(rows.nonzero()[0])) if rows.any() else None
     too_large = finite & latents.to(dtype).isinf()
     return Drawn(int(rows.sum()), first, int(too_large.sum()))
-
-
-def _hand_on(block: Block, number: int, out: Tensor, take: Take) -> None:
-    row = 0
-    for span in block.spans:
-        take(span, block, number, out[row : row + span.count])
-        row += span.count

@@ -73,7 +73,7 @@ def run(
 
 
 def kl_values(
-    posteriors: Iterable[Posterior],
+    spans: Iterable[Span | Posterior],
     arithmetic: Arithmetic,
     *,
     partners: Mapping[Posterior, Posterior] | None = None,
@@ -82,7 +82,7 @@ def kl_values(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Progressing:
-    """KL of every sample in nats, to the standard normal or to its partner, in the order of ``posteriors``.
+    """KL of every sample in nats, to the standard normal or to its partner, in the order of ``spans``.
 
     Values have shape ``(samples, 1)``, or ``(samples, channels)`` per channel. Raises ``DataError`` for a file that
     changed, and for a negative standard deviation or variance.
@@ -103,12 +103,12 @@ def kl_values(
         _refuse_negative(values, block, raw)
         return values
 
-    blocks = plan_blocks(posteriors, batch_size, apart=bool(partners))
+    blocks = plan_blocks(spans, batch_size, apart=bool(partners))
     return _sample_values(run(blocks, work, workers), per_channel=per_channel)
 
 
 def nll_values(
-    posteriors: Iterable[Posterior],
+    spans: Iterable[Span | Posterior],
     latents: Mapping[Posterior, Latents],
     affines: Mapping[Posterior, Affine],
     arithmetic: Arithmetic,
@@ -116,7 +116,7 @@ def nll_values(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Progressing:
-    """NLL in nats of every sample's latents, after their affine is undone, in the order of ``posteriors``.
+    """NLL in nats of every sample's latents, after their affine is undone, in the order of ``spans``.
 
     Values have shape ``(samples, draws)``. Raises as ``kl_values`` does.
     """
@@ -134,14 +134,14 @@ def nll_values(
         _refuse_negative(values, block, raw)
         return values
 
-    return _sample_values(run(plan_blocks(posteriors, batch_size, apart=True), work, workers))
+    return _sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers))
 
 
 def _facing(block: Block, partner: Posterior) -> Block:
     """The partner's block: the same samples, or its one sample for all of them."""
     span = block.spans[0]
     facing = Span(partner, span.first, span.count) if partner.samples > 1 else Span(partner, 0, 1)
-    return Block((facing,), block.piece, block.last)
+    return Block((facing,), block.piece, block.first_row, block.last)
 
 
 def _undone(latents: Tensor, affine: Affine, block: Block) -> Tensor:
@@ -190,7 +190,7 @@ def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool
         if block.last and total is None:
             row = 0
             for span in block.spans:
-                yield (span, values[row : row + span.count]), bytes_of(span)
+                yield (span, values[row : row + span.count]), span.nbytes
                 row += span.count
             continue
         span = block.spans[0]
@@ -198,11 +198,5 @@ def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool
             total = np.zeros((1, span.posterior.axes.channels if per_channel else values.shape[1]))
         total[:, slice(*block.piece.channels) if per_channel else slice(None)] += values
         if block.last:
-            yield (span, total), bytes_of(span)
+            yield (span, total), span.nbytes
             total = None
-
-
-def bytes_of(span: Span) -> int:
-    posterior = span.posterior
-    whole = posterior.mean.nbytes + (posterior.scale.nbytes if posterior.scale else 0)
-    return whole * span.count // posterior.samples

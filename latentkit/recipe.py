@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentkit import __version__
@@ -21,7 +21,7 @@ class Recipe:
     """What is drawn: the same for every input of a run.
 
     ``draws`` None: one draw, without an axis for it. ``mode``: the mean, without noise. ``dtype``: safetensors' name,
-    or None for the input's own. ``stream`` names a single input in place of its file's name.
+    or None for the input's own. ``streams`` name inputs in place of their files' names.
     """
 
     seed: int = 0
@@ -31,10 +31,10 @@ class Recipe:
     dtype: str | None = None
     affine: Affine = IDENTITY
     clamp: Clamp = DEFAULT_CLAMP
-    stream: str | None = None
+    streams: Mapping[Posterior, str] = field(default_factory=dict)
 
     def stream_of(self, posterior: Posterior) -> str:
-        return self.stream if self.stream is not None else posterior.file.name
+        return self.streams.get(posterior, posterior.file.name)
 
     def dtype_of(self, posterior: Posterior) -> str:
         """The dtype of the latents: as asked, or the input's; float32 for 8-bit and float64 input."""

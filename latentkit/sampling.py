@@ -3,17 +3,20 @@
 Any order of blocks gives the same bytes: noise goes by position, and every element has its place in the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latentkit.drawing import Drawn, Take, draw_block
-from latentkit.pipeline import run
+from latentkit.drawing import Drawn, draw_block
+from latentkit.pipeline import locate, run
 from latentkit.recipe import Recipe, layout_of
 from latentkit.storage.blocks import TORCH_DTYPES, Block, as_bytes, plan_blocks, read_at, read_chunks
-from latentkit.storage.choice import Posterior, Run, Span
+from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.header import Header, TensorInfo
 from latentkit.storage.outputs import Output
 from latentkit.storage.placing import Placement, commit_all
@@ -38,8 +41,13 @@ def draw_files(
     Outputs are complete, synced and in place when the iterator ends; one that is left early leaves no half file.
     """
     files = _Files(outputs, recipe, overwrite=overwrite)
+    spans = (span for output in outputs for part in output.latents.values() for span in part)
+
+    def work(block: Block, workspace: Workspace) -> Drawn:
+        return draw_block(block, recipe, files.write, workspace)
+
     try:
-        for block, drawn in run(files.opening(batch_size), _work(recipe, files.write), workers):
+        for block, drawn in run(files.opening(plan_blocks(spans, batch_size)), work, workers):
             files.finish(block)
             yield drawn, _bytes_read(block)
         files.commit()
@@ -52,12 +60,12 @@ def draw_stream(
 ) -> Iterator[tuple[Drawn, int]]:
     """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last."""
     layout = layout_of(output, recipe)
-    ((key, (span,)),) = output.latents.items()
+    ((key, spans),) = output.latents.items()
 
     def work(block: Block, workspace: Workspace) -> tuple[Drawn, bytes]:
         pieces: list[bytes] = []
         drawn = draw_block(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), workspace)
-        return drawn, b"".join(pieces)
+        return drawn, pieces[0]
 
     write(memoryview(layout.header))
     for part in sorted(layout.offsets, key=layout.offsets.__getitem__):
@@ -65,55 +73,33 @@ def draw_stream(
             for chunk in _chunks(output, part):
                 write(chunk)
             continue
-        for block, (drawn, data) in run(plan_blocks([span.posterior]), work, workers):
+        for block, (drawn, data) in run(plan_blocks(spans), work, workers):
             write(memoryview(data))
             yield drawn, _bytes_read(block)
 
 
 def compare(
-    recipe: Recipe,
-    runs: Mapping[Posterior, Sequence[tuple[Run, Header, TensorInfo]]],
-    *,
-    workers: int | None = None,
+    spans: Sequence[Span], header: Header, tensor: TensorInfo, recipe: Recipe, *, workers: int | None = None
 ) -> Iterator[tuple[tuple[Posterior, int] | None, int]]:
-    """Draw again and compare with the latents in ``runs``, bit by bit.
+    """Draw spans again and compare with ``tensor``, which should hold their latents end to end, bit by bit.
 
     Yields, block by block, the first sample that differs or None, and the bytes read for it.
     """
+    rows = sum(span.count for span in spans)
 
     def work(block: Block, workspace: Workspace) -> tuple[Posterior, int] | None:
-        differing: list[tuple[Posterior, int]] = []
+        unequal: list[int] = []
 
-        def take(span: Span, block: Block, number: int, latents: Tensor) -> None:
-            for part, header, tensor in runs[span.posterior]:
-                rows, row = part.overlap(span)
-                if len(rows):
-                    ours = latents[rows.start : rows.stop]
-                    theirs = workspace.take("theirs", tuple(ours.shape), ours.dtype)
-                    read_at(header, tensor, block.position(span.posterior, number * part.rows + row), theirs)
-                    unequal = (_bits(ours) != _bits(theirs)).flatten(1).any(dim=1).nonzero()
-                    differing.extend((span.posterior, span.first + rows.start + int(at)) for at in unequal[:1])
+        def take(block: Block, number: int, latents: Tensor) -> None:
+            there = workspace.take("there", tuple(latents.shape), latents.dtype)
+            read_at(header, tensor, block.position(number * rows + block.first_row), there)
+            unequal.extend((_bits(latents) != _bits(there)).flatten(1).any(dim=1).nonzero().flatten().tolist())
 
         draw_block(block, recipe, take, workspace)
-        return differing[0] if differing else None
+        return locate(block, min(unequal)) if unequal else None
 
-    spans = [Span(posterior, part.first, part.count) for posterior, parts in runs.items() for part, _, _ in parts]
-    for block, first in run(plan_blocks(spans, apart=True), work, workers):
+    for block, first in run(plan_blocks(spans), work, workers):
         yield first, _bytes_read(block)
-
-
-def runs_of(spans: Sequence[Span]) -> list[Run]:
-    """Where each of the spans stands in a tensor that holds them end to end."""
-    rows = sum(span.count for span in spans)
-    runs, row = [], 0
-    for span in spans:
-        runs.append(Run(span.first, span.count, row, rows))
-        row += span.count
-    return runs
-
-
-def _work(recipe: Recipe, take: Take) -> Callable[[Block, Workspace], Drawn]:
-    return lambda block, workspace: draw_block(block, recipe, take, workspace)
 
 
 def _bits(latents: Tensor) -> Tensor:
@@ -130,39 +116,42 @@ def _chunks(output: Output, key: str) -> Iterator[memoryview]:
         yield from read_chunks(*part)
 
 
+class _Tensor(NamedTuple):
+    """A tensor being written: rows ``first_row`` on of the plan, ``rows`` of them, ``offset`` bytes into its file."""
+
+    first_row: int
+    rows: int
+    placement: Placement
+    offset: int
+
+
 class _Files:
-    """The outputs under way: opened before their first block is computed, placed after their last."""
+    """The outputs under way: opened before their first block is computed, placed after their last.
+
+    Outputs stand in the order of the plan, so a row of the plan says which tensor it goes to.
+    """
 
     def __init__(self, outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) -> None:
         self._recipe = recipe
         self._overwrite = overwrite
-        self._waiting = list(reversed(outputs))
-        self._left: dict[Placement, int] = {}
-        self._sizes: dict[Placement, int] = {}
+        self._waiting = deque(outputs)
+        self._open: deque[tuple[int, Placement, int]] = deque()
         self._complete: list[Placement] = []
-        self._places: dict[Posterior, list[tuple[Run, Placement, int]]] = {}
-        self._posteriors = list(
-            dict.fromkeys(span.posterior for output in outputs for spans in output.latents.values() for span in spans)
-        )
+        self._complete_bytes = 0
+        self._tensors: list[_Tensor] = []
+        self._begun_rows = 0
 
-    def opening(self, batch_size: int | None) -> Iterator[Block]:
+    def opening(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The plan, with each output opened just before the first block that needs it."""
-        for block in plan_blocks(self._posteriors, batch_size):
-            for span in block.spans:
-                while self._covered(span.posterior) < span.first + span.count:
-                    self._begin(self._waiting.pop())
+        for block in blocks:
+            while self._begun_rows < block.first_row + block.samples:
+                self._begin(self._waiting.popleft())
             yield block
-
-    def _covered(self, posterior: Posterior) -> int:
-        """How many of its samples have a place in outputs that are open."""
-        places = self._places.get(posterior)
-        return places[-1][0].first + places[-1][0].count if places else 0
 
     def _begin(self, output: Output) -> None:
         layout = layout_of(output, self._recipe)
         placement = Placement(output.path, overwrite=self._overwrite)
-        self._left[placement] = sum(span.count for spans in output.latents.values() for span in spans)
-        self._sizes[placement] = layout.size
+        self._open.append((0, placement, layout.size))
         write_at(placement.descriptor, 0, memoryview(layout.header))
         for key in output.copies:
             start = layout.offsets[key]
@@ -170,36 +159,39 @@ class _Files:
                 write_at(placement.descriptor, start, chunk)
                 start += len(chunk)
         for key, spans in output.latents.items():
-            for span, part in zip(spans, runs_of(spans), strict=True):
-                self._places.setdefault(span.posterior, []).append((part, placement, layout.offsets[key]))
+            rows = sum(span.count for span in spans)
+            self._tensors.append(_Tensor(self._begun_rows, rows, placement, layout.offsets[key]))
+            self._begun_rows += rows
+        self._open[-1] = self._begun_rows, placement, layout.size
 
-    def write(self, span: Span, block: Block, number: int, latents: Tensor) -> None:
-        """Put one span's latents of one draw in their place; threads call this at once."""
-        for part, placement, offset in self._places[span.posterior]:
-            rows, row = part.overlap(span)
-            if len(rows):
-                start = block.position(span.posterior, number * part.rows + row) * latents.element_size()
-                write_at(placement.descriptor, offset + start, as_bytes(latents[rows.start : rows.stop]))
+    def write(self, block: Block, number: int, latents: Tensor) -> None:
+        """Put one draw of a block's latents in their place; threads call this at once."""
+        first, end = block.first_row, block.first_row + block.samples
+        at = bisect_right(self._tensors, first, key=lambda tensor: tensor.first_row) - 1
+        while first < end:
+            tensor = self._tensors[at]
+            stop = min(end, tensor.first_row + tensor.rows)
+            start = block.position(number * tensor.rows + first - tensor.first_row) * latents.element_size()
+            rows = latents[first - block.first_row : stop - block.first_row]
+            write_at(tensor.placement.descriptor, tensor.offset + start, as_bytes(rows))
+            first, at = stop, at + 1
 
     def finish(self, block: Block) -> None:
         """Count a block done; place the outputs it completes, many at a time."""
-        for span in block.spans if block.last else ():
-            for part, placement, _ in self._places[span.posterior]:
-                rows, _ = part.overlap(span)
-                if len(rows):
-                    self._left[placement] -= len(rows)
-                    if self._left[placement] == 0:
-                        del self._left[placement]
-                        self._complete.append(placement)
-        if len(self._complete) >= _SYNC_FILES or sum(map(self._sizes.__getitem__, self._complete)) >= _SYNC_BYTES:
+        done = block.first_row + block.samples if block.last else block.first_row
+        while self._open and self._open[0][0] <= done:
+            _, placement, size = self._open.popleft()
+            self._complete.append(placement)
+            self._complete_bytes += size
+        if len(self._complete) >= _SYNC_FILES or self._complete_bytes >= _SYNC_BYTES:
             self.commit()
 
     def commit(self) -> None:
         if self._complete:
             commit_all(self._complete)
-        self._complete = []
+        self._complete, self._complete_bytes = [], 0
 
     def discard(self) -> None:
         """Leave nothing of what is not in place."""
-        for placement in [*self._complete, *self._left]:
+        for placement in [*self._complete, *(placement for _, placement, _ in self._open)]:
             placement.discard()

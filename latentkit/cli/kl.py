@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Accuracy, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.dry_run import show_plan
+from latentkit.cli.options import Accuracy, Choosing, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
 from latentkit.cli.screen import track
 from latentkit.errors import RequestError
@@ -24,6 +25,7 @@ latentkit kl sample_data/shards -o kl.csv
 def kl(
     files: Files,
     reading: Reading,
+    choosing: Choosing,
     computing: Computing,
     accuracy: Accuracy,
     rows: RowOptions,
@@ -44,10 +46,13 @@ def kl(
     check_device_name(computing.device)
     clamp = computing.clamp()
     selection = reading.selection()
-    found = find_posteriors(files, selection)
+    found = find_posteriors(files, selection, choosing.choice())
     partners = pair_posteriors(found.posteriors, find_posteriors([against], selection).posteriors) if against else {}
     table = Table("kl", found, "channel" if per_channel else None)
     format = check_rows(writing, rows, table)
+    if choosing.dry_run:
+        show_plan(found)
+        return
 
     from latentkit.measures import Arithmetic
     from latentkit.pipeline import kl_values
@@ -56,12 +61,13 @@ def kl(
     say_reading(found, format, messages)
     arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
     results = kl_values(
-        found.posteriors,
+        found.spans,
         arithmetic,
         partners=partners,
         symmetric=symmetric,
         per_channel=per_channel,
         batch_size=computing.batch_size,
+        workers=computing.workers,
     )
     measured = track(results, found.nbytes, messages)
     write_rows(measured, table, format, rows, writing, messages)

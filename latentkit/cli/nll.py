@@ -6,7 +6,8 @@ import typer
 
 from latentkit.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Accuracy, Computing, Factors, Files, Messages, Reading, Writing
+from latentkit.cli.dry_run import show_plan
+from latentkit.cli.options import Accuracy, Choosing, Computing, Factors, Files, Messages, Reading, Writing
 from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
@@ -32,6 +33,7 @@ def nll(
         ),
     ],
     reading: Reading,
+    choosing: Choosing,
     computing: Computing,
     accuracy: Accuracy,
     factors: Factors,
@@ -45,12 +47,15 @@ def nll(
     """Negative log-likelihood of latents under each sample's posterior."""
     check_device_name(computing.device)
     clamp = computing.clamp()
-    found = find_posteriors(files, reading.selection())
+    found = find_posteriors(files, reading.selection(), choosing.choice())
     flagged = from_factors(factors.scaling_factor, factors.shift_factor) if factors.given else None
     pairs = pair_latents(found.posteriors, latents, latents_key)
     affines = {posterior: _affine(posterior, of, flagged) for posterior, of in pairs.items()}
     table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
     format = check_rows(writing, rows, table)
+    if choosing.dry_run:
+        show_plan(found)
+        return
 
     from latentkit.measures import Arithmetic
     from latentkit.pipeline import nll_values
@@ -59,7 +64,9 @@ def nll(
     say_reading(found, format, messages)
     _say_rounding(pairs, messages)
     arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
-    results = nll_values(found.posteriors, pairs, affines, arithmetic, batch_size=computing.batch_size)
+    results = nll_values(
+        found.spans, pairs, affines, arithmetic, batch_size=computing.batch_size, workers=computing.workers
+    )
     total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
     write_rows(track(results, total, messages), table, format, rows, writing, messages)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from latentkit.storage.choice import Selection
+from latentkit.storage.samples import SampleChoice
 
 
 class Parameterization(StrEnum):
@@ -51,6 +52,7 @@ Files = Annotated[
 ]
 
 _READING = "Reading"
+_CHOOSING = "Samples"
 _COMPUTING = "Computing"
 _WRITING = "Writing"
 _MESSAGES = "Messages"
@@ -113,6 +115,33 @@ class Reading:
 
 
 @dataclass
+class Choosing:
+    """Which samples: a quick look at a terabyte."""
+
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Only the first N samples.", rich_help_panel=_CHOOSING),
+    ] = None
+    every: Annotated[
+        int, typer.Option("--every", metavar="N", min=1, help="Only every N-th sample.", rich_help_panel=_CHOOSING)
+    ] = 1
+    indices: Annotated[
+        str | None,
+        typer.Option(
+            "--indices", metavar="FILE", help="Only those in a CSV of file, tensor, index; - for stdin.",
+            rich_help_panel=_CHOOSING,
+        ),
+    ] = None  # fmt: skip
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be read and written, and stop.", rich_help_panel=_CHOOSING),
+    ] = False
+
+    def choice(self) -> SampleChoice:
+        return SampleChoice(self.limit, self.every, self.indices)
+
+
+@dataclass
 class Computing:
     """How and where posteriors are computed."""
 
@@ -132,6 +161,13 @@ class Computing:
         int | None,
         typer.Option(
             "--batch-size", metavar="N", min=1, help="Most samples computed at once.", rich_help_panel=_COMPUTING
+        ),
+    ] = None
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, help="Threads; unless said, one a core.", rich_help_panel=_COMPUTING
         ),
     ] = None
 

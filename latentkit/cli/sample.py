@@ -13,7 +13,8 @@ import typer
 
 from latentkit.affine import Affine, from_factors, from_normalization
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Computing, Factors, Files, Messages, OnNonfinite, Reading
+from latentkit.cli.dry_run import show_plan
+from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import count_of, note, track
 from latentkit.cli.verify import verify
@@ -160,6 +161,7 @@ def sample(
     drawing: Drawing,
     normalizing: Normalizing,
     reading: Reading,
+    choosing: Choosing,
     computing: Computing,
     messages: Messages,
 ) -> None:
@@ -167,32 +169,39 @@ def sample(
     check_device_name(computing.device)
     clamp = computing.clamp()
     _check(drawing, placing)
-    found = find_posteriors(files, reading.selection(), relative_to=drawing.relative_to)
+    found = find_posteriors(files, reading.selection(), choosing.choice(), relative_to=drawing.relative_to)
     if placing.verify is not None:
         verify(found, placing.verify, computing, messages)
         return
     refuse_equal_names(found.posteriors)
     affine = _affine(normalizing, found.posteriors)
-    planned = _plan(found.posteriors, placing, drawing.stream)
+    planned = _plan(found, placing, drawing.stream)
 
     from latentkit.recipe import Recipe, layout_of
     from latentkit.sampling import draw_files, draw_stream
 
     resolve_device(computing.device, messages)
     dtype = _STORED[placing.dtype] if placing.dtype else None
+    streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
     recipe = Recipe(
-        drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, drawing.stream
+        drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams
     )  # fmt: skip
     say_reading(found, "safetensors", messages)
     if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
         note(messages, "float64 moments are rounded to float32 before drawing")
     output = _output(placing)
-    if is_stream(output):
-        _follow(draw_stream(_only(planned, recipe), recipe, _pipe(output)), found, drawing.on_nonfinite, messages)
-        return
     sizes = [layout_of(one, recipe).size for one in planned]
-    check_free_space(os.path.dirname(planned[0].path), sum(sizes))
-    results = draw_files(planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size)
+    folder = os.path.dirname(planned[0].path)
+    if choosing.dry_run:
+        show_plan(found, folder, sizes)
+        return
+    if is_stream(output):
+        results = draw_stream(_only(planned, recipe), recipe, _pipe(output), workers=computing.workers)
+    else:
+        check_free_space(folder, sum(sizes))
+        results = draw_files(
+            planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size, workers=computing.workers
+        )
     _follow(results, found, drawing.on_nonfinite, messages)
     if placing.samples_per_shard is not None:
         with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
@@ -223,7 +232,7 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfin
                 f"{posterior.label}, sample {index} gives NaN or infinite latents; its file was not written"
             )
     if clamped:
-        share = clamped / sum(prod(posterior.axes.shape) for posterior in found.posteriors)
+        share = clamped / sum(span.count * prod(span.posterior.axes.view[1:]) for span in found.spans)
         note(messages, f"{clamped:,} log-variances ({share:.2g} of all) were clamped")
     if nonfinite:
         note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
@@ -250,19 +259,19 @@ def _output(placing: Placing) -> str:
     return placing.output
 
 
-def _plan(posteriors: Sequence[Posterior], placing: Placing, stream: str | None) -> list[Output]:
+def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
     """The outputs; refuses what cannot be written before any work."""
     output = _output(placing)
-    inputs = list(dict.fromkeys(posterior.file.path for posterior in posteriors))
+    inputs = list(dict.fromkeys(posterior.file.path for posterior in found.posteriors))
     if stream is not None and len(inputs) > 1:
         raise RequestError(f"--stream names a single input, and there are {len(inputs)}")
     as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
     if placing.samples_per_shard is None:
-        planned = mirrored(posteriors, output, placing.carry, as_file=as_file)
+        planned = mirrored(found.spans, output, placing.carry, as_file=as_file)
     elif as_file:
         raise RequestError(f"{output}: --samples-per-shard writes several files; give a folder")
     else:
-        planned = resharded(posteriors, output, placing.carry, placing.samples_per_shard)
+        planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
         check_place(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite)
     read = {os.path.realpath(path) for path in inputs}
     for one in planned:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Computing, FactFormat, Files, Messages, Reading, Writing
+from latentkit.cli.dry_run import show_plan
+from latentkit.cli.options import Choosing, Computing, FactFormat, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note, track
 from latentkit.errors import DataError, RequestError
@@ -30,6 +31,7 @@ latentkit stats sample_data/shards --format json | python -m json.tool
 def stats(
     files: Files,
     reading: Reading,
+    choosing: Choosing,
     computing: Computing,
     writing: Writing,
     messages: Messages,
@@ -43,17 +45,21 @@ def stats(
     form = _format(writing.output, format)
     if writing.output is not None:
         check_place(writing.output, overwrite=writing.overwrite)
-    found = find_posteriors(files, reading.selection())
+    found = find_posteriors(files, reading.selection(), choosing.choice())
     _check_alike(found.posteriors)
+    if choosing.dry_run:
+        show_plan(found)
+        return
 
     from latentkit.counting import statistics_of
 
     resolve_device(computing.device, messages)
     say_reading(found, form, messages)
     summary = statistics_of(
-        found.posteriors,
+        found.spans,
         clamp,
         batch_size=computing.batch_size,
+        workers=computing.workers,
         progress=lambda done: track(done, found.nbytes, messages),
     ).summary()
     scale = summary.overall.logvar

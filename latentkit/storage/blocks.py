@@ -69,11 +69,13 @@ class Piece:
 class Block:
     """Spans of samples that are alike in shape and dtype; of each sample the same piece.
 
-    ``last`` says that the piece ends its samples (it is their only one, as a rule).
+    ``first_row`` counts samples along the plan, up to the first of the block. ``last`` says that the piece ends its
+    samples (it is their only one, as a rule).
     """
 
     spans: tuple[Span, ...]
     piece: Piece
+    first_row: int
     last: bool
 
     @property
@@ -85,9 +87,9 @@ class Block:
         """``(samples, outer, channels, inner)`` of the means in the block."""
         return (self.samples, *self.piece.shape)
 
-    def position(self, posterior: Posterior, row: int) -> int:
+    def position(self, row: int) -> int:
         """Where the block's piece of a sample begins in a tensor of means of which the sample is row ``row``."""
-        _, outer, channels, inner = posterior.axes.view
+        _, outer, channels, inner = self.spans[0].posterior.axes.view
         return row * outer * channels * inner + self.piece.start(channels, inner)
 
 
@@ -118,19 +120,20 @@ def plan_blocks(
     ``apart``: no block holds two spans.
     """
     waiting: list[Span] = []
-    room = 0
+    room = row = 0
     for span in spans:
         if isinstance(span, Posterior):
             span = Span(span, 0, span.samples)
         posterior = span.posterior
         if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
-            yield _whole(waiting)
+            yield _whole(waiting, row)
             waiting, room = [], 0
         pieces = pieces_of(posterior.axes)
         if len(pieces) > 1:
             for sample in range(span.first, span.first + span.count):
                 for piece in pieces:
-                    yield Block((Span(posterior, sample, 1),), piece, last=piece is pieces[-1])
+                    yield Block((Span(posterior, sample, 1),), piece, row, last=piece is pieces[-1])
+                row += 1
             continue
         limit = max(1, BLOCK_ELEMENTS // prod(posterior.axes.view[1:]))
         limit = min(limit, batch_size or limit)
@@ -139,12 +142,12 @@ def plan_blocks(
             room = room or limit
             count = min(room, end - first)
             waiting.append(Span(posterior, first, count))
-            first, room = first + count, room - count
+            first, room, row = first + count, room - count, row + count
             if room == 0 or len(waiting) == _MOST_SPANS:
-                yield _whole(waiting)
+                yield _whole(waiting, row)
                 waiting, room = [], 0
     if waiting:
-        yield _whole(waiting)
+        yield _whole(waiting, row)
 
 
 def read_posterior(block: Block, workspace: Workspace, name: str = "moments") -> tuple[Tensor, Tensor]:
@@ -184,7 +187,7 @@ def read_values(
     for run, header, tensor in runs:
         rows, row = run.overlap(span)
         if len(rows):
-            read_at(header, tensor, block.position(span.posterior, draw * run.rows + row), out[rows.start : rows.stop])
+            read_at(header, tensor, block.position(draw * run.rows + row), out[rows.start : rows.stop])
     return out
 
 
@@ -261,9 +264,11 @@ def _alike(a: Posterior, b: Posterior) -> bool:
     )
 
 
-def _whole(spans: list[Span]) -> Block:
+def _whole(spans: list[Span], end_row: int) -> Block:
+    """A block of whole samples that ends before row ``end_row`` of the plan."""
     _, outer, channels, inner = spans[0].posterior.axes.view
-    return Block(tuple(spans), Piece((0, outer), (0, channels), (0, inner)), last=True)
+    first_row = end_row - sum(span.count for span in spans)
+    return Block(tuple(spans), Piece((0, outer), (0, channels), (0, inner)), first_row, last=True)
 
 
 def _ranges(end: int, step: int) -> list[Range]:

@@ -82,6 +82,13 @@ class Span:
     first: int
     count: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data that they take."""
+        posterior = self.posterior
+        whole = posterior.mean.nbytes + (posterior.scale.nbytes if posterior.scale else 0)
+        return whole * self.count // posterior.samples
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

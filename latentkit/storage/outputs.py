@@ -5,11 +5,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from latentkit.errors import DataError, RequestError
 from latentkit.storage.choice import Posterior, Span, describe
 from latentkit.storage.header import Header, TensorInfo
+from latentkit.storage.inputs import InputFile
 
 #: Files of a re-sharded output, and the index that lists them.
 SHARD_NAME = "latents-{number:05}-of-{count:05}.safetensors"
@@ -46,45 +46,43 @@ def latents_key(posterior: Posterior, siblings: int) -> str:
     return f"latents.{posterior.key}"
 
 
-def mirrored(posteriors: Sequence[Posterior], output: str, carry: Sequence[str], *, as_file: bool) -> list[Output]:
+def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_file: bool) -> list[Output]:
     """One output for each input file: ``output`` itself, or a folder in which each has its input's name.
 
     Raises ``RequestError`` when one file is to hold several inputs, or a tensor to be carried is not there.
     """
-    by_file = _by_file(posteriors)
+    by_file: dict[InputFile, dict[Posterior, list[Span]]] = {}
+    for span in spans:
+        by_file.setdefault(span.posterior.file, {}).setdefault(span.posterior, []).append(span)
     if as_file and len(by_file) > 1:
         raise RequestError(f"{output}: one file, and there are {len(by_file)} inputs; give a folder")
     planned = []
-    for group in by_file:
-        path = output if as_file else os.path.join(output, *group[0].file.name.split("/"))
-        latents = {latents_key(posterior, len(group)): (_all_of(posterior),) for posterior in group}
-        header = group[0].header
-        copies = {
-            tensor.key: Copy(tensor.dtype, tensor.shape, ((header, tensor, 0, tensor.nbytes),))
-            for tensor in _carried(group, carry, latents)
-        }
-        planned.append(Output(path, latents, copies))
+    for file, group in by_file.items():
+        path = output if as_file else os.path.join(output, *file.name.split("/"))
+        latents = {latents_key(posterior, len(group)): tuple(spans) for posterior, spans in group.items()}
+        planned.append(Output(path, latents, _copies(group, carry, latents)))
     return planned
 
 
-def resharded(posteriors: Sequence[Posterior], folder: str, carry: Sequence[str], samples: int) -> list[Output]:
+def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples: int) -> list[Output]:
     """Outputs of ``samples`` each, of all inputs put end to end.
 
     Raises ``RequestError`` or ``DataError`` when their latents, or what is carried, do not go end to end.
     """
-    groups = _by_file(posteriors)
-    for group in groups:
-        if len(group) > 1:
+    keys: dict[InputFile, Posterior] = {}
+    for span in spans:
+        first = keys.setdefault(span.posterior.file, span.posterior)
+        if first is not span.posterior:
             raise RequestError(
-                f"{group[0].file.path}: --samples-per-shard takes one tensor a file, and there are "
-                f"{', '.join(posterior.key for posterior in group)}; choose with --key"
+                f"{first.file.path}: --samples-per-shard takes one tensor a file, and there are {first.key!r} and "
+                f"{span.posterior.key!r}; choose with --key"
             )
-        _check_joinable(posteriors[0], group[0])
-    shards = list(_cut(posteriors, samples))
+        _check_joinable(spans[0].posterior, span.posterior)
+    shards = list(_cut(spans, samples))
     planned = []
-    for number, spans in enumerate(shards, 1):
+    for number, part in enumerate(shards, 1):
         path = os.path.join(folder, SHARD_NAME.format(number=number, count=len(shards)))
-        planned.append(Output(path, {"latents": spans}, _copied_rows(spans, carry)))
+        planned.append(Output(path, {"latents": part}, _copied_rows(part, carry)))
     return planned
 
 
@@ -98,22 +96,14 @@ def index_of(outputs: Sequence[Output], sizes: Sequence[int]) -> bytes:
     return (json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}, indent=2) + "\n").encode()
 
 
-def _by_file(posteriors: Sequence[Posterior]) -> list[list[Posterior]]:
-    return [list(group) for _, group in groupby(posteriors, key=lambda posterior: posterior.file)]
-
-
-def _all_of(posterior: Posterior) -> Span:
-    return Span(posterior, 0, posterior.samples)
-
-
-def _cut(posteriors: Sequence[Posterior], samples: int) -> Iterator[tuple[Span, ...]]:
+def _cut(whole: Sequence[Span], samples: int) -> Iterator[tuple[Span, ...]]:
     spans: list[Span] = []
     room = samples
-    for posterior in posteriors:
-        first = 0
-        while first < posterior.samples:
-            count = min(room, posterior.samples - first)
-            spans.append(Span(posterior, first, count))
+    for span in whole:
+        first, end = span.first, span.first + span.count
+        while first < end:
+            count = min(room, end - first)
+            spans.append(Span(span.posterior, first, count))
             first, room = first + count, room - count
             if room == 0:
                 yield tuple(spans)
@@ -129,6 +119,19 @@ def _check_joinable(first: Posterior, other: Posterior) -> None:
             f"{other.label} ({other.mean.dtype} {list(other.axes.shape)}) does not go end to end with {first.label} "
             f"({first.mean.dtype} {list(first.axes.shape)}): --samples-per-shard needs equal shapes but for the batch"
         )
+
+
+def _copies(
+    group: Mapping[Posterior, Sequence[Span]], carry: Sequence[str], latents: Mapping[str, Sequence[Span]]
+) -> dict[str, Copy]:
+    """What one input's output carries: whole tensors with whole inputs, else the rows of the samples chosen."""
+    ((posterior, spans), *_) = group.items()
+    if sum(span.count for span in spans) < posterior.samples:
+        return _copied_rows(spans, carry)
+    return {
+        tensor.key: Copy(tensor.dtype, tensor.shape, ((posterior.header, tensor, 0, tensor.nbytes),))
+        for tensor in _carried(list(group), carry, latents)
+    }
 
 
 def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mapping[str, object]) -> list[TensorInfo]:

@@ -102,7 +102,8 @@ def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key:
     ):
         raise DataError(
             f"{files[0].path} and the other shards hold {sum(rows)} latents of shape "
-            f"{list(shards[0][1].shape[often + 1 :])}; the inputs have {sum(p.samples for p in posteriors)} samples of shape {list(rest)}"
+            f"{list(shards[0][1].shape[often + 1 :])}; the inputs have {sum(p.samples for p in posteriors)} samples "
+            f"of shape {list(rest)}"
         )
     pairs: dict[Posterior, Latents] = {}
     shard = row = 0

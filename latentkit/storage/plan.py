@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior, Selection, choose, is_drawn
+from latentkit.storage.choice import Posterior, Selection, Span, choose, is_drawn
 from latentkit.storage.header import read_header
 from latentkit.storage.inputs import find_inputs
+from latentkit.storage.samples import SampleChoice, choose_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,22 +15,18 @@ class Found:
     """Posteriors in the order they are to be read, and what was left out on the way to them."""
 
     posteriors: tuple[Posterior, ...]
+    spans: tuple[Span, ...]
     empty: int
     drawn: int
 
     @property
     def samples(self) -> int:
-        return sum(posterior.samples for posterior in self.posteriors)
+        return sum(span.count for span in self.spans)
 
     @property
     def nbytes(self) -> int:
         """Bytes of tensor data to be read."""
-        return sum(
-            tensor.nbytes
-            for posterior in self.posteriors
-            for tensor in (posterior.mean, posterior.scale)
-            if tensor is not None
-        )
+        return sum(span.nbytes for span in self.spans)
 
     @property
     def readings(self) -> list[str]:
@@ -38,7 +35,12 @@ class Found:
 
 
 def find_posteriors(
-    arguments: Iterable[str], selection: Selection, *, relative_to: str | None = None, leave_out: Iterable[str] = ()
+    arguments: Iterable[str],
+    selection: Selection,
+    choice: SampleChoice | None = None,
+    *,
+    relative_to: str | None = None,
+    leave_out: Iterable[str] = (),
 ) -> Found:
     """Find the posteriors of all files that ``arguments`` stand for.
 
@@ -63,7 +65,9 @@ def find_posteriors(
     filled = tuple(posterior for posterior in posteriors if posterior.samples)
     if not filled:
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
-    return Found(filled, len(posteriors) - len(filled), len(drawn))
+    spans = choose_samples(filled, choice)
+    used = tuple(dict.fromkeys(span.posterior for span in spans))
+    return Found(used, spans, len(posteriors) - len(filled), len(drawn))
 
 
 def refuse_equal_names(posteriors: Iterable[Posterior]) -> None:

@@ -1,0 +1,44 @@
+"""``--dry-run``: the plan, by headers alone."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from latentkit.cli.screen import harmless, stdout_console
+from latentkit.storage.plan import Found
+
+
+def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()) -> None:
+    """Show what would be read, and written to ``folder`` in files of these ``sizes``: a table, or JSON in a pipe."""
+    facts: dict[str, object] = {
+        "files": len({posterior.file.path for posterior in found.posteriors}),
+        "tensors": len(found.posteriors),
+        "samples": found.samples,
+        "bytes_in": found.nbytes,
+    }
+    if folder is not None:
+        facts |= {"files_out": len(sizes), "bytes_out": sum(sizes), "bytes_free": _free(folder)}
+    if not sys.stdout.isatty():
+        print(json.dumps({**facts, "read": found.readings}))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    caption = Text(harmless("\n".join(found.readings)), style="dim")
+    table = Table(
+        title="Nothing was computed or written", caption=caption, title_justify="left", caption_justify="left"
+    )
+    table.add_column("plan")
+    table.add_column("", justify="right")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}")
+    stdout_console().print(table)
+
+
+def _free(folder: str) -> int:
+    place = os.path.abspath(folder)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
