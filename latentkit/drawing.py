@@ -12,8 +12,9 @@ from latentkit.noise import draw, fill_normal, std_float32, std_table, store, st
 from latentkit.parameterization import Clamp, scale_of
 from latentkit.pipeline import channel_values, locate
 from latentkit.recipe import Recipe
-from latentkit.storage.blocks import TORCH_DTYPES, Block, read_posterior
+from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
+from latentkit.storage.reading import TORCH_DTYPES
 from latentkit.tabulated import bit_patterns, can_tabulate, look_up
 from latentkit.workspace import Workspace
 

@@ -5,13 +5,14 @@ those behind are ``inner``. A view of that shape costs no copy, and one code pat
 """
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 
 #: Ranks whose layout is not in doubt: batch first, channels second.
 DEFAULT_LAYOUTS = {2: "bc", 4: "bchw", 5: "bcthw"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Axes:
     """A tensor's shape, sorted by the role of its axes."""
 
@@ -25,13 +26,15 @@ class Axes:
         """The tensor's own shape."""
         return (*self.batch, *self.outer, self.channels, *self.inner)
 
-    @property
+    @cached_property
     def view(self) -> tuple[int, int, int, int]:
         """``(samples, outer, channels, inner)``."""
         return prod(self.batch), prod(self.outer), self.channels, prod(self.inner)
 
-    def with_channels(self, channels: int) -> "Axes":
-        return Axes(self.batch, self.outer, channels, self.inner)
+    @cached_property
+    def halved(self) -> "Axes":
+        """The axes of the mean, whose channels are the first half of these."""
+        return Axes(self.batch, self.outer, self.channels // 2, self.inner)
 
 
 def check_layout(layout: str) -> str:
@@ -72,6 +75,7 @@ def layout_with_channel(rank: int, channel_dim: int) -> str:
     return "b" + "".join("c" if position == axis else next(free) for position in range(1, rank))
 
 
+@lru_cache(maxsize=1024)  # a folder of a million images has few shapes
 def split_axes(shape: tuple[int, ...], layout: str) -> Axes:
     """Sort the axes of ``shape`` by ``layout``; raises ``ValueError`` when their numbers differ."""
     if len(shape) != len(layout):

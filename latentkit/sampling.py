@@ -15,12 +15,12 @@ from torch import Tensor
 from latentkit.drawing import Drawn, draw_block
 from latentkit.pipeline import locate, run
 from latentkit.recipe import Recipe, layout_of
-from latentkit.storage.blocks import TORCH_DTYPES, Block, as_bytes, plan_blocks, read_at, read_chunks
+from latentkit.storage.blocks import Block, plan_blocks
 from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.header import Header, TensorInfo
 from latentkit.storage.outputs import Output
 from latentkit.storage.placing import Placement, commit_all
-from latentkit.storage.writer import write_at
+from latentkit.storage.reading import TORCH_DTYPES, as_bytes, read_at, read_chunks
 from latentkit.workspace import Workspace
 
 # Outputs are synced when so many of them, or so many bytes, are complete.
@@ -152,11 +152,11 @@ class _Files:
         layout = layout_of(output, self._recipe)
         placement = Placement(output.path, overwrite=self._overwrite)
         self._open.append((0, placement, layout.size))
-        write_at(placement.descriptor, 0, memoryview(layout.header))
+        placement.write(0, memoryview(layout.header))
         for key in output.copies:
             start = layout.offsets[key]
             for chunk in _chunks(output, key):
-                write_at(placement.descriptor, start, chunk)
+                placement.write(start, chunk)
                 start += len(chunk)
         for key, spans in output.latents.items():
             rows = sum(span.count for span in spans)
@@ -173,7 +173,7 @@ class _Files:
             stop = min(end, tensor.first_row + tensor.rows)
             start = block.position(number * tensor.rows + first - tensor.first_row) * latents.element_size()
             rows = latents[first - block.first_row : stop - block.first_row]
-            write_at(tensor.placement.descriptor, tensor.offset + start, as_bytes(rows))
+            tensor.placement.write(tensor.offset + start, as_bytes(rows))
             first, at = stop, at + 1
 
     def finish(self, block: Block) -> None:

@@ -1,7 +1,6 @@
 """``latentkit guide``: the documentation, at hand where there is no browser."""
 
 import sys
-from importlib.resources import files
 from typing import Annotated
 
 import typer
@@ -23,6 +22,8 @@ def guide(
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="Page to show; without it: a list.")] = None,
 ) -> None:
     """The documentation, one page a topic."""
+    from importlib.resources import files
+
     del messages
     pages = {page.name.removesuffix(".md"): page for page in files("latentkit").joinpath("guide").iterdir()}
     if topic is None:

@@ -8,7 +8,8 @@ from latentkit.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Accuracy, Choosing, Computing, Factors, Files, Messages, Reading, Writing
-from latentkit.cli.rows import RowOptions, Table, check_rows, say_reading, write_rows
+from latentkit.cli.row_columns import Table
+from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
 from latentkit.storage.choice import Posterior

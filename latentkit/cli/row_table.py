@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from latentkit.cli.row_columns import elements_of, ranked_columns
 from latentkit.cli.screen import aligned, harmless, stdout_console
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from latentkit.cli.rows import Measured, RowOptions, Table, _Nonfinite
+    from latentkit.cli.nonfinite import Nonfinite
+    from latentkit.cli.row_columns import Measured, Table
+    from latentkit.cli.rows import RowOptions
     from latentkit.summary import Ranked, Spread
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -21,9 +24,8 @@ _BINS = 12
 _SHOWN = 5
 
 
-def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keeper: "_Nonfinite") -> None:
+def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keeper: "Nonfinite") -> None:
     """Draw the summary of all values on stdout; with ``--top`` the K largest alone."""
-    from latentkit.cli.rows import elements_of
     from latentkit.summary import Spread, Top
 
     top = Top(options.top or _SHOWN)
@@ -50,7 +52,7 @@ def _summary(
     element: "Spread | None",
     table: "Table",
     options: "RowOptions",
-    keeper: "_Nonfinite",
+    keeper: "Nonfinite",
     caption: Text,
 ) -> RichTable:
     unit = options.units.value
@@ -101,8 +103,6 @@ def bar(fraction: float, width: int) -> str:
 
 
 def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions", caption: Text | None) -> RichTable:
-    from latentkit.cli.rows import ranked_columns
-
     grid = RichTable(
         title=f"Largest {table.measure} [{options.units.value}]",
         caption=caption,

@@ -1,29 +1,29 @@
 """What ``kl`` and ``nll`` share: a row for each value, written as it comes or summed up in a table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import log, prod
+from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentkit.cli.nonfinite import Nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
+from latentkit.cli.row_columns import Table, row_columns
 from latentkit.cli.screen import count_of, note
-from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior, Span
-from latentkit.storage.columns import check_columns, column_types, read_columns
+from latentkit.errors import RequestError
+from latentkit.storage.choice import Span
+from latentkit.storage.columns import check_columns, column_types
 from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found
-from latentkit.storage.tables import SUFFIXES, Columns, check_rows_format, open_rows
+from latentkit.storage.tables import SUFFIXES, check_rows_format, open_rows
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from latentkit.summary import Ranked
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
 
@@ -76,15 +76,6 @@ class RowOptions:
     ] = OnNonfinite.warn
 
 
-@dataclass(frozen=True)
-class Table:
-    """What the rows hold: the measure's name, and the axis that a sample's several values run over."""
-
-    measure: str
-    found: Found
-    axis: str | None
-
-
 def check_rows(writing: Writing, options: RowOptions, table: Table) -> RowFormat:
     """The format of the output; refuses what can be refused before any work."""
     format = _format(writing.output, options.format)
@@ -101,7 +92,7 @@ def write_rows(
     measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, messages: Messages
 ) -> None:
     """Write or draw all rows, then say what was not finite."""
-    keeper = _Nonfinite(options.on_nonfinite)
+    keeper = Nonfinite(options.on_nonfinite)
     measured = keeper.watch(_in_units(measured, options.units, per_channel=table.axis == "channel"))
     if format is RowFormat.table:
         from latentkit.cli.row_table import draw_rows
@@ -152,57 +143,14 @@ def _in_units(measured: "Measured", units: Units, *, per_channel: bool) -> "Meas
             yield span, values / (log(2) * elements)
 
 
-class _Nonfinite:
-    """Counts samples with NaN or infinite values, and does with them what --on-nonfinite says."""
-
-    def __init__(self, rule: OnNonfinite) -> None:
-        self._rule = rule
-        self.samples = 0
-        self.count = 0
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        skipped = self.count if self._rule is OnNonfinite.skip else 0
-        return {"samples": self.samples, "nonfinite": self.count, "skipped": skipped}
-
-    def watch(self, measured: "Measured") -> "Measured":
-        import numpy as np
-
-        for span, values in measured:
-            self.samples += span.count
-            bad = ~np.isfinite(values).all(axis=1)
-            if not bad.any():
-                yield span, values
-                continue
-            first = span.first + int(np.flatnonzero(bad)[0])
-            if self._rule is OnNonfinite.error:
-                raise DataError(
-                    f"{span.posterior.label}, sample {first} holds NaN or an infinite mean; "
-                    f"--on-nonfinite skip leaves such samples out"
-                )
-            self.count += int(bad.sum())
-            if self._rule is OnNonfinite.warn:
-                yield span, values
-                continue
-            # Each run of good rows is a span of its own.
-            edges = np.flatnonzero(np.diff(np.concatenate(([True], bad, [True])).astype(np.int8)))
-            for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-                yield Span(span.posterior, span.first + begin, end - begin), values[begin:end]
-
-    def report(self, messages: Messages) -> None:
-        if self.count:
-            done = "left out" if self._rule is OnNonfinite.skip else "their rows say nan or inf"
-            note(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")
-
-
 def _write(
-    measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, keeper: _Nonfinite
+    measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, keeper: Nonfinite
 ) -> None:
     facts = {"measure": table.measure, "units": options.units.value, "read": table.found.readings}
     with ExitStack() as stack:
         descriptor = stack.enter_context(placed(writing.output or "-", overwrite=writing.overwrite))
         writer = open_rows(format, descriptor, _types(table, options), header=not options.no_header, facts=facts)
-        for columns in _columns(measured, table, options):
+        for columns in row_columns(measured, table, options.columns, options.top):
             writer.write(columns)
         writer.end(keeper.facts)
 
@@ -213,46 +161,3 @@ def _types(table: Table, options: RowOptions) -> dict[str, str]:
     types |= {table.axis: "int64"} if table.axis else {}
     types[table.measure] = "double"
     return types | column_types(table.found.posteriors, options.columns)
-
-
-def _columns(measured: "Measured", table: Table, options: RowOptions) -> Iterator[Columns]:
-    if options.top is not None:
-        from latentkit.summary import Top
-
-        top = Top(options.top)
-        for span, values in measured:
-            top.add(values, span)
-        yield ranked_columns(top.ranked(), table, options.columns)
-        return
-    for span, values in measured:
-        count, width = values.shape
-        extra = read_columns(span.posterior, options.columns, span.first, count)
-        columns: dict[str, Sequence[Any]] = {
-            "file": [span.posterior.file.path] * (count * width),
-            "tensor": [span.posterior.key] * (count * width),
-            "index": [index for index in range(span.first, span.first + count) for _ in range(width)],
-        }
-        if table.axis:
-            columns[table.axis] = list(range(width)) * count
-        columns[table.measure] = values.ravel().tolist()
-        yield columns | {key: [value for value in values for _ in range(width)] for key, values in extra.items()}
-
-
-def ranked_columns(ranked: "list[Ranked]", table: Table, keys: Sequence[str]) -> Columns:
-    """The columns of ranked rows."""
-    columns: dict[str, Sequence[Any]] = {
-        "file": [row.posterior.file.path for row in ranked],
-        "tensor": [row.posterior.key for row in ranked],
-        "index": [row.index for row in ranked],
-    }
-    if table.axis:
-        columns[table.axis] = [row.column for row in ranked]
-    columns[table.measure] = [row.value for row in ranked]
-    extra = [read_columns(row.posterior, keys, row.index, 1) for row in ranked]
-    return columns | {key: [values[key][0] for values in extra] for key in keys}
-
-
-def elements_of(posterior: Posterior, axis: str | None) -> int:
-    """Latent elements behind one value of a row."""
-    _, outer, channels, inner = posterior.axes.view
-    return prod((outer, inner)) * (1 if axis == "channel" else channels)

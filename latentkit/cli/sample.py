@@ -2,8 +2,8 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
@@ -196,12 +196,14 @@ def sample(
         show_plan(found, folder, sizes)
         return
     if is_stream(output):
-        results = draw_stream(_only(planned, recipe), recipe, _pipe(output), workers=computing.workers)
-    else:
-        check_free_space(folder, sum(sizes))
-        results = draw_files(
-            planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size, workers=computing.workers
-        )
+        with _pipe(output) as write:
+            results = draw_stream(_only(planned, recipe), recipe, write, workers=computing.workers)
+            _follow(results, found, drawing.on_nonfinite, messages)
+        return
+    check_free_space(folder, sum(sizes))
+    results = draw_files(
+        planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size, workers=computing.workers
+    )
     _follow(results, found, drawing.on_nonfinite, messages)
     if placing.samples_per_shard is not None:
         with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
@@ -222,8 +224,11 @@ def _check(drawing: Drawing, placing: Placing) -> None:
 def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfinite, messages: Messages) -> None:
     """Drive the work, and say in the end what latents could not hold."""
     nonfinite = overflowed = clamped = 0
+    last = None
     for drawn in track(results, found.nbytes, messages):
-        nonfinite += drawn.nonfinite
+        # A sample that is cut in pieces is counted once.
+        nonfinite += drawn.nonfinite if drawn.first != last else 0
+        last = drawn.first or last
         overflowed += drawn.overflowed
         clamped += drawn.clamped
         if drawn.first is not None and rule is OnNonfinite.error:
@@ -287,8 +292,9 @@ def _only(planned: list[Output], recipe: "Recipe") -> Output:
     return planned[0]
 
 
-def _pipe(output: str) -> Callable[[memoryview], None]:
-    if output == "-" and sys.stdout.isatty():
-        raise RequestError("-o -: stdout is a terminal, and latents are not for reading; give -o a file, or a pipe")
-    descriptor = sys.stdout.fileno() if output == "-" else os.open(output, os.O_WRONLY)
-    return lambda data: write_all(descriptor, data)
+@contextmanager
+def _pipe(output: str) -> Iterator[Callable[[memoryview], None]]:
+    with placed(output) as descriptor:
+        if os.isatty(descriptor):
+            raise RequestError(f"-o {output}: a terminal, and latents are not for reading; give -o a file, or a pipe")
+        yield lambda data: write_all(descriptor, data)

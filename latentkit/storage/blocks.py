@@ -4,46 +4,25 @@ A block holds whole samples, of one tensor or of several whose samples are alike
 too large. Pieces have fixed boundaries, so that what is computed from them does not depend on any option.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import FileIO
+from functools import lru_cache
 from math import prod
 
-import torch
 from torch import Tensor
 
-from latentkit.errors import DataError
 from latentkit.layout import Axes
 from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
+from latentkit.storage.reading import TORCH_DTYPES, as_bytes, read_at, read_bytes
 from latentkit.workspace import Workspace
 
 #: Elements of the mean in a block at most: few enough for a core's cache, enough that Python threads do not wait
 #: for the interpreter.
 BLOCK_ELEMENTS = 1 << 17
 
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-}
-
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
-_CHUNK_BYTES = 1 << 20
 
 Range = tuple[int, int]
 
@@ -93,6 +72,7 @@ class Block:
         return row * outer * channels * inner + self.piece.start(channels, inner)
 
 
+@lru_cache(maxsize=1024)
 def pieces_of(axes: Axes) -> list[Piece]:
     """Cut a sample into pieces of at most ``BLOCK_ELEMENTS``: runs of outer rows, of channels, or of one channel."""
     _, outer, channels, inner = axes.view
@@ -195,63 +175,17 @@ def _read_spans(
     block: Block, tensors: list[TensorInfo], out: Tensor, *, width: int | None = None, first_channel: int = 0
 ) -> None:
     """Read the block's piece of each span from that span's tensor, which has ``width`` channels, into ``out``."""
-    row = 0
+    memory = as_bytes(out)
+    _, outer, channels, inner = block.spans[0].posterior.axes.view
+    channels = width or channels
+    element = out.element_size()
+    sample, piece = outer * channels * inner * element, block.piece.start(channels, inner, first_channel) * element
+    row = len(memory) // block.samples
+    filled = 0
     for span, tensor in zip(block.spans, tensors, strict=True):
-        _, outer, channels, inner = span.posterior.axes.view
-        channels = width or channels
-        start = span.first * outer * channels * inner + block.piece.start(channels, inner, first_channel)
-        read_at(span.posterior.header, tensor, start, out[row : row + span.count])
-        row += span.count
-
-
-def read_at(header: Header, tensor: TensorInfo, start: int, out: Tensor) -> None:
-    """Fill the contiguous ``out`` with the elements of ``tensor`` from ``start`` on, in its stored dtype.
-
-    Raises ``DataError`` when the file is no longer what its header said.
-    """
-    with _open(header) as file:
-        read_exactly(file, tensor.offset + start * out.element_size(), as_bytes(out))
-
-
-def read_chunks(header: Header, tensor: TensorInfo, begin: int, end: int) -> Iterator[memoryview]:
-    """Bytes ``begin`` to ``end`` of a tensor of any dtype, a chunk at a time; each is valid until the next."""
-    buffer = memoryview(bytearray(min(_CHUNK_BYTES, end - begin)))
-    with _open(header) as file:
-        for start in range(begin, end, _CHUNK_BYTES):
-            chunk = buffer[: min(_CHUNK_BYTES, end - start)]
-            read_exactly(file, tensor.offset + start, chunk)
-            yield chunk
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def _open(header: Header) -> FileIO:
-    """Open the file again; raises ``DataError`` when it is not the one whose header was read."""
-    file = open(header.path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
-    status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns) != header.stamp:
-        file.close()
-        raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
-    return file
-
-
-def read_exactly(file: FileIO, offset: int, out: memoryview) -> None:
-    """Fill ``out`` with the file's bytes from ``offset`` on; raises ``DataError`` when it ends before."""
-    while len(out):
-        count = _read_some(file, offset, out)
-        if count == 0:
-            raise DataError(f"{file.name}: truncated: it ends where more of a tensor should be")
-        out, offset = out[count:], offset + count
-
-
-def _read_some(file: FileIO, offset: int, out: memoryview) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(file.fileno(), [out], offset)
-    file.seek(offset)
-    return file.readinto(out) or 0
+        end = filled + span.count * row
+        read_bytes(span.posterior.header, tensor.offset + span.first * sample + piece, memory[filled:end])
+        filled = end
 
 
 def _alike(a: Posterior, b: Posterior) -> bool:

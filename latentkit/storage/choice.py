@@ -209,8 +209,7 @@ def _moments(file: InputFile, header: Header, tensor: TensorInfo, selection: Sel
             f"{where} has {axes.channels} channels (shape {list(tensor.shape)}, layout {layout}), which is odd, so it "
             f"cannot be split into mean and scale; check --layout, or whether these are latents already drawn"
         )
-    halved = axes.with_channels(axes.channels // 2)
-    return Posterior(file, header, tensor, None, layout, halved, selection.parameterization or "logvar", reason)
+    return Posterior(file, header, tensor, None, layout, axes.halved, selection.parameterization or "logvar", reason)
 
 
 def _pair(

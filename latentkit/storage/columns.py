@@ -13,7 +13,7 @@ def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: i
     """The values of samples ``first`` to ``first + count`` from each tensor in ``keys``."""
     import torch
 
-    from latentkit.storage.blocks import TORCH_DTYPES, read_at
+    from latentkit.storage.reading import TORCH_DTYPES, read_at
 
     columns = {}
     for key in keys:

@@ -8,7 +8,6 @@ import os
 import stat
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -59,7 +58,7 @@ def read_header(path: str) -> Header:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
-    with Path(path).open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         length = _header_length(path, file.read(8), status.st_size)
         try:

@@ -48,7 +48,11 @@ def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> 
 
 def name_below(path: str, root: str) -> str:
     """The name of ``path`` relative to ``root``: NFC, ``/`` between folders, always encodable as UTF-8."""
-    relative = os.path.relpath(path, root).replace(os.sep, "/")
+    prefix = os.path.join(root, "")
+    relative = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
+    relative = relative.replace(os.sep, "/")
+    if relative.isascii():
+        return relative
     # A name that is not UTF-8 reaches Python with lone surrogates, which no metadata can hold.
     relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", relative)

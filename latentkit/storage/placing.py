@@ -5,10 +5,10 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from latentkit.errors import RequestError
+from latentkit.storage.writer import write_at
 
 # Never the suffix of a data file: a folder search must not find what is half written.
 _PART_SUFFIX = ".part"
@@ -60,6 +60,11 @@ class Placement:
             self.descriptor, self._part = _open_part(self.path)
             self._open = True
 
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write every byte of ``data`` at ``offset``; threads may do so at once."""
+        with _naming(self.path):
+            write_at(self.descriptor, offset, data)
+
     def sync(self) -> None:
         with _naming(self.path):
             # A new file has the mode of any new file; one that is replaced hands its own on.
@@ -89,6 +94,8 @@ class Placement:
 def commit_all(placements: Sequence[Placement]) -> None:
     """Sync files to disk, all at once since a disk takes many as quickly as one, then move each into its place."""
     if len(placements) > 1:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(len(placements), _SYNCS_AT_ONCE)) as pool:
             list(pool.map(Placement.sync, placements))
     else:

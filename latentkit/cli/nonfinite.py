@@ -1,0 +1,54 @@
+"""``--on-nonfinite``: what NaN and infinities in the data do to rows."""
+
+from typing import TYPE_CHECKING, Any
+
+from latentkit.cli.options import Messages, OnNonfinite
+from latentkit.cli.screen import count_of, note
+from latentkit.errors import DataError
+from latentkit.storage.choice import Span
+
+if TYPE_CHECKING:
+    from latentkit.cli.row_columns import Measured
+
+
+class Nonfinite:
+    """Counts samples with NaN or infinite values, and does with them what --on-nonfinite says."""
+
+    def __init__(self, rule: OnNonfinite) -> None:
+        self._rule = rule
+        self.samples = 0
+        self.count = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        skipped = self.count if self._rule is OnNonfinite.skip else 0
+        return {"samples": self.samples, "nonfinite": self.count, "skipped": skipped}
+
+    def watch(self, measured: "Measured") -> "Measured":
+        import numpy as np
+
+        for span, values in measured:
+            self.samples += span.count
+            bad = ~np.isfinite(values).all(axis=1)
+            if not bad.any():
+                yield span, values
+                continue
+            first = span.first + int(np.flatnonzero(bad)[0])
+            if self._rule is OnNonfinite.error:
+                raise DataError(
+                    f"{span.posterior.label}, sample {first} holds NaN or an infinite mean; "
+                    f"--on-nonfinite skip leaves such samples out"
+                )
+            self.count += int(bad.sum())
+            if self._rule is OnNonfinite.warn:
+                yield span, values
+                continue
+            # Each run of good rows is a span of its own.
+            edges = np.flatnonzero(np.diff(np.concatenate(([True], bad, [True])).astype(np.int8)))
+            for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+                yield Span(span.posterior, span.first + begin, end - begin), values[begin:end]
+
+    def report(self, messages: Messages) -> None:
+        if self.count:
+            done = "left out" if self._rule is OnNonfinite.skip else "their rows say nan or inf"
+            note(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")

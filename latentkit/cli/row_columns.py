@@ -1,0 +1,71 @@
+"""Rows of ``kl`` and ``nll`` as columns: one row a value, with its file, tensor and index."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latentkit.storage.choice import Posterior, Span
+from latentkit.storage.columns import read_columns
+from latentkit.storage.plan import Found
+from latentkit.storage.tables import Columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from latentkit.summary import Ranked
+
+    Measured = Iterator[tuple[Span, NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the rows hold: the measure's name, and the axis that a sample's several values run over."""
+
+    measure: str
+    found: Found
+    axis: str | None
+
+
+def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: int | None) -> Iterator[Columns]:
+    """All rows, batch by batch, or the ``top`` largest; ``keys`` name tensors for further columns."""
+    if top is not None:
+        from latentkit.summary import Top
+
+        ranking = Top(top)
+        for span, values in measured:
+            ranking.add(values, span)
+        yield ranked_columns(ranking.ranked(), table, keys)
+        return
+    for span, values in measured:
+        count, width = values.shape
+        extra = read_columns(span.posterior, keys, span.first, count)
+        columns: dict[str, Sequence[Any]] = {
+            "file": [span.posterior.file.path] * (count * width),
+            "tensor": [span.posterior.key] * (count * width),
+            "index": [index for index in range(span.first, span.first + count) for _ in range(width)],
+        }
+        if table.axis:
+            columns[table.axis] = list(range(width)) * count
+        columns[table.measure] = values.ravel().tolist()
+        yield columns | {key: [value for value in values for _ in range(width)] for key, values in extra.items()}
+
+
+def ranked_columns(ranked: "list[Ranked]", table: Table, keys: Sequence[str]) -> Columns:
+    """The columns of ranked rows."""
+    columns: dict[str, Sequence[Any]] = {
+        "file": [row.posterior.file.path for row in ranked],
+        "tensor": [row.posterior.key for row in ranked],
+        "index": [row.index for row in ranked],
+    }
+    if table.axis:
+        columns[table.axis] = [row.column for row in ranked]
+    columns[table.measure] = [row.value for row in ranked]
+    extra = [read_columns(row.posterior, keys, row.index, 1) for row in ranked]
+    return columns | {key: [values[key][0] for values in extra] for key in keys}
+
+
+def elements_of(posterior: Posterior, axis: str | None) -> int:
+    """Latent elements behind one value of a row."""
+    _, outer, channels, inner = posterior.axes.view
+    return outer * inner * (1 if axis == "channel" else channels)
