@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
+from latentkit.measures import Arithmetic, Values, kl_to_prior
+from latentkit.outliers import SampleKl
 from latentkit.parameterization import Clamp
-from latentkit.pipeline import run
+from latentkit.pipeline import run, sample_values
 from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior
 from latentkit.storage.choice import Span
 from latentkit.workspace import Workspace
+
+Measured = tuple[Span, Values]
+
+
+def _unwatched(results: Iterator[tuple[Measured, int]]) -> Iterator[Measured]:
+    return (result for result, _ in results)
 
 
 def statistics_of(
@@ -16,29 +26,35 @@ def statistics_of(
     *,
     batch_size: int | None = None,
     workers: int | None = None,
-    progress: Callable[[Iterator[tuple[None, int]]], Iterator[object]] = iter,
+    sample_kl: SampleKl | None = None,
+    progress: Callable[[Iterator[tuple[Measured, int]]], Iterator[Measured]] = _unwatched,
 ) -> Statistics:
     """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
 
-    ``progress`` is handed an iterator of the bytes read, block by block, and must exhaust it.
+    ``sample_kl`` is handed the KL of every sample. ``progress`` is handed an iterator of results with the bytes read
+    for each, and passes the results on.
     """
     posterior = spans[0].posterior
     channels, parameterization = posterior.axes.channels, posterior.parameterization
+    arithmetic = Arithmetic(clamp)
     accumulators: dict[Workspace, Statistics] = {}
 
-    def work(block: Block, workspace: Workspace) -> None:
+    def work(block: Block, workspace: Workspace) -> Values:
         if workspace not in accumulators:
-            accumulators[workspace] = Statistics(channels, parameterization, clamp, workspace=workspace)
+            accumulators[workspace] = Statistics(channels, parameterization, clamp)
         mean, raw = read_posterior(block, workspace)
         row = 0
         for span in block.spans:
             rows = slice(row, row + span.count)
             accumulators[workspace].update(mean[rows], raw[rows], _origin(span, block))
             row += span.count
+        if sample_kl is None:
+            return np.zeros((row, 1))
+        return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
-    results = run(plan_blocks(spans, batch_size), work, workers)
-    for _ in progress((None, sum(span.nbytes for span in block.spans if block.last)) for block, _ in results):
-        pass
+    for span, values in progress(sample_values(run(plan_blocks(spans, batch_size), work, workers))):
+        if sample_kl is not None:
+            sample_kl.add(values[:, 0], span)
     merged = Statistics(channels, parameterization, clamp)
     for accumulator in accumulators.values():
         merged.merge(accumulator)

@@ -25,22 +25,14 @@ Take = Callable[[Block, int, Tensor], None]
 class Drawn(NamedTuple):
     """What a block came to.
 
-    ``nonfinite`` samples with NaN or infinite latents, and the ``first`` of them; latents that ``overflowed`` the
-    output's dtype; log-variances that were ``clamped``.
+    ``nonfinite`` samples with NaN or infinite latents in any draw, and the ``first`` of them; latents that
+    ``overflowed`` the output's dtype; log-variances that were ``clamped``.
     """
 
     nonfinite: int = 0
     first: tuple[Posterior, int] | None = None
     overflowed: int = 0
     clamped: int = 0
-
-    def plus(self, other: "Drawn") -> "Drawn":
-        return Drawn(
-            self.nonfinite + other.nonfinite,
-            self.first or other.first,
-            self.overflowed + other.overflowed,
-            self.clamped + other.clamped,
-        )
 
 
 def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -> Drawn:
@@ -49,33 +41,32 @@ def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -
     posterior = block.spans[0].posterior
     dtype = TORCH_DTYPES[recipe.dtype_of(posterior)]
     out = workspace.take("out", block.shape, dtype)
-    if recipe.mode and dtype == torch.float64:
-        # Nothing is drawn, so nothing need be rounded to float32.
-        out.copy_(stored).sub_(channel_values(recipe.affine.shift, block))
-        out.mul_(channel_values(recipe.affine.scale, block))
-        take(block, 0, out)
-        return _look(out, dtype, block)
-    mean = workspace.take("mean", block.shape, torch.float32).copy_(stored)
-    latents = workspace.take("latents", block.shape, torch.float32)
-    shift, scale = _float32(recipe.affine.shift, block), _float32(recipe.affine.scale, block)
-    drawn = Drawn()
-    std = mean
+    # Where nothing is drawn, nothing need be rounded to float32.
+    exact = recipe.mode and dtype == torch.float64
+    latents = out if exact else workspace.take("latents", block.shape, torch.float32)
+    shift, scale = (_per_channel(values, block, latents.dtype) for values in (recipe.affine.shift, recipe.affine.scale))
+    clamped = overflowed = 0
+    nonfinite: set[int] = set()
     if not recipe.mode:
+        mean = workspace.take("mean", block.shape, torch.float32).copy_(stored)
         std, clamped = _std_of(raw, posterior.parameterization, recipe.clamp, workspace)
-        drawn = Drawn(clamped=clamped)
         if recipe.temperature != 1.0:
             std.mul_(recipe.temperature)
     for number in range(recipe.draws or 1):
         if recipe.mode:
-            latents.copy_(mean).sub_(shift).mul_(scale)
+            latents.copy_(stored)
+            if not recipe.affine.is_identity:
+                latents.sub_(shift).mul_(scale)
         else:
             _fill(block, number, recipe, latents, workspace)
             draw(mean, std, latents, shift=shift, scale=scale)
-        looked = _look(latents, dtype, block)
-        drawn = drawn.plus(looked if number == 0 else looked._replace(nonfinite=0))
+        rows, too_large = _look(latents, dtype)
+        nonfinite.update(rows)
+        overflowed += too_large
         store(latents, out)
         take(block, number, out)
-    return drawn
+    first = locate(block, min(nonfinite)) if nonfinite else None
+    return Drawn(len(nonfinite), first, overflowed, clamped)
 
 
 def _fill(block: Block, number: int, recipe: Recipe, noise: Tensor, workspace: Workspace) -> None:
@@ -102,16 +93,16 @@ def _std_of(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspa
     else:
         std.copy_(raw)
         std_float32(std, std, parameterization, clamp, scratch=workspace.scratch)
-    low, high = _std_bounds(clamp)
-    at_a_bound = not (float(std.amin()) > low and float(std.amax()) < high)
-    return std, _count_clamped(raw, parameterization, clamp) if at_a_bound else 0
+    low, high = _within(clamp)
+    all_within = float(std.amin()) > low and float(std.amax()) < high
+    return std, 0 if all_within else _count_clamped(raw, parameterization, clamp)
 
 
 @lru_cache(maxsize=8)
-def _std_bounds(clamp: Clamp) -> tuple[float, float]:
-    """σ at the bounds of the clamp, in float32."""
-    bounds = torch.tensor(clamp, dtype=torch.float64).mul(0.5).exp().float()
-    return float(bounds[0]), float(bounds[1])
+def _within(clamp: Clamp) -> tuple[float, float]:
+    """Bounds of σ between which no log-variance was clamped: the clamp's, drawn in by more than σ is rounded."""
+    low, high = torch.tensor(clamp, dtype=torch.float64).mul(0.5).exp().tolist()
+    return low * (1 + 1e-6), high * (1 - 1e-6)
 
 
 def _count_clamped(raw: Tensor, parameterization: str, clamp: Clamp) -> int:
@@ -121,22 +112,16 @@ def _count_clamped(raw: Tensor, parameterization: str, clamp: Clamp) -> int:
     return int((logvar < clamp[0]).sum() + (logvar > clamp[1]).sum())
 
 
-def _float32(values: tuple[float, ...], block: Block) -> float | Tensor:
-    return values[0] if len(values) == 1 else channel_values(values, block).float()
+def _per_channel(values: tuple[float, ...], block: Block, dtype: torch.dtype) -> float | Tensor:
+    return values[0] if len(values) == 1 else channel_values(values, block).to(dtype)
 
 
-def _look(latents: Tensor, dtype: torch.dtype, block: Block) -> Drawn:
-    """Count what is not finite, and what ``dtype`` cannot hold."""
+def _look(latents: Tensor, dtype: torch.dtype) -> tuple[list[int], int]:
+    """The rows that are not all finite, and how many latents ``dtype`` cannot hold."""
     limit = torch.finfo(dtype).max
-    if dtype == torch.float16:
-        fine = -limit <= float(latents.amin()) and float(latents.amax()) <= limit
-    else:
-        # One pass, where none of the values can be beyond a limit but infinity.
-        fine = bool(latents.sum().isfinite())
-    if fine:
-        return Drawn()
+    # NaN is on no side of a limit.
+    if -limit <= float(latents.amin()) and float(latents.amax()) <= limit:
+        return [], 0
     finite = latents.isfinite()
-    rows = (~finite).flatten(1).any(dim=1)
-    first = locate(block, int(rows.nonzero()[0])) if rows.any() else None
-    too_large = finite & latents.to(dtype).isinf()
-    return Drawn(int(rows.sum()), first, int(too_large.sum()))
+    rows = (~finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    return rows, int((finite & latents.to(dtype).isinf()).sum())

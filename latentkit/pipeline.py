@@ -104,7 +104,7 @@ def kl_values(
         return values
 
     blocks = plan_blocks(spans, batch_size, apart=bool(partners))
-    return _sample_values(run(blocks, work, workers), per_channel=per_channel)
+    return sample_values(run(blocks, work, workers), per_channel=per_channel)
 
 
 def nll_values(
@@ -134,7 +134,7 @@ def nll_values(
         _refuse_negative(values, block, raw)
         return values
 
-    return _sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers))
+    return sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers))
 
 
 def _facing(block: Block, partner: Posterior) -> Block:
@@ -183,7 +183,7 @@ def locate(block: Block, row: int) -> tuple[Posterior, int]:
     raise IndexError(row)
 
 
-def _sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool = False) -> Progressing:
+def sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool = False) -> Progressing:
     """Values of whole samples, span by span, from values of blocks; those of a sample's pieces are added in order."""
     total: Values | None = None
     for block, values in results:

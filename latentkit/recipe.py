@@ -1,19 +1,24 @@
 """What is drawn, and how it is written into the metadata of latents, so that they can be made again."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from latentkit import __version__
 from latentkit.affine import IDENTITY, Affine, from_json
-from latentkit.errors import DataError
+from latentkit.errors import DataError, RequestError
 from latentkit.noise import RECIPE
-from latentkit.parameterization import DEFAULT_CLAMP, Clamp
+from latentkit.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
 from latentkit.storage.choice import RECIPE_ENTRY, Posterior, Span
-from latentkit.storage.header import Header
+from latentkit.storage.header import MAX_HEADER_BYTES, Header
 from latentkit.storage.outputs import Output
 from latentkit.storage.writer import Layout, TensorSpec, lay_out
+
+#: Samples ``first``, ``first + step``, … of an input, ``count`` of them.
+Run = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +48,58 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a run of latents came from, as their metadata says."""
+    """Where latents came from, as their metadata says: ``runs`` of samples (first, count, step) of one input.
+
+    ``reading`` is how the input was read: the key of its scale, if it has one of its own, layout, parameterization.
+    """
 
     name: str
     key: str
     stream: str
-    first: int
-    count: int
-    stamp: tuple[int, int]
+    reading: tuple[str | None, str, str]
+    stamp: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def end(self) -> int:
+        """Past the last sample."""
+        return max(first + (count - 1) * step for first, count, step in self.runs) + 1
+
+    def spans_of(self, posterior: Posterior) -> Iterator[Span]:
+        for first, count, step in self.runs:
+            if step == 1:
+                yield Span(posterior, first, count)
+            else:
+                yield from (Span(posterior, first + step * number, 1) for number in range(count))
 
 
 def layout_of(output: Output, recipe: Recipe) -> Layout:
-    """The header and the places of everything in an output."""
-    leading = () if recipe.draws is None else (recipe.draws,)
+    """The header and the places of everything in an output; raises ``RequestError`` for a header past 16 MiB."""
     tensors = {key: TensorSpec(copy.dtype, copy.shape) for key, copy in output.copies.items()}
     for key, spans in output.latents.items():
-        posterior = spans[0].posterior
-        batch, rest = posterior.axes.batch, posterior.axes.shape[len(posterior.axes.batch) :]
-        whole = len(spans) == 1 and spans[0].count == posterior.samples
-        shape = batch if whole else (sum(span.count for span in spans),)
-        tensors[key] = TensorSpec(recipe.dtype_of(posterior), (*leading, *shape, *rest))
-    return lay_out(tensors, metadata_of(output, recipe))
+        tensors[key] = TensorSpec(recipe.dtype_of(spans[0].posterior), latents_shape(spans, recipe.draws))
+    layout = lay_out(tensors, metadata_of(output, recipe))
+    if len(layout.header) > MAX_HEADER_BYTES:
+        raise RequestError(
+            f"{output.path}: naming its {sum(map(len, output.latents.values())):,} runs of samples takes a header of "
+            f"{len(layout.header):,} bytes, and {MAX_HEADER_BYTES:,} are the most; make more and smaller files with "
+            f"--samples-per-shard"
+        )
+    return layout
+
+
+def latents_shape(spans: Sequence[Span], draws: int | None) -> tuple[int, ...]:
+    """The shape of spans' latents put end to end: the means' own where a posterior is whole."""
+    posterior = spans[0].posterior
+    batch, rest = posterior.axes.batch, posterior.axes.shape[len(posterior.axes.batch) :]
+    whole = len(spans) == 1 and spans[0].count == posterior.samples
+    shape = batch if whole else (sum(span.count for span in spans),)
+    return (*(() if draws is None else (draws,)), *shape, *rest)
 
 
 def metadata_of(output: Output, recipe: Recipe) -> dict[str, str]:
     """Enough to make the file again, and to know it for drawn latents."""
-    sources = {key: [_source(span, recipe) for span in spans] for key, spans in output.latents.items()}
+    sources = {key: _sources(spans, recipe) for key, spans in output.latents.items()}
     metadata = {
         RECIPE_ENTRY: str(RECIPE),
         "latentkit_version": __version__,
@@ -82,48 +113,84 @@ def metadata_of(output: Output, recipe: Recipe) -> dict[str, str]:
     return metadata if recipe.draws is None else metadata | {"draws": str(recipe.draws)}
 
 
+def _sources(spans: Sequence[Span], recipe: Recipe) -> list[dict[str, Any]]:
+    entries = []
+    for posterior, group in groupby(spans, key=lambda span: span.posterior):
+        entries.append(
+            {
+                "name": posterior.file.name,
+                "key": posterior.key,
+                "scale_key": posterior.scale.key if posterior.scale else None,
+                "layout": posterior.layout,
+                "parameterization": posterior.parameterization,
+                "stream": recipe.stream_of(posterior),
+                "stamp": posterior.header.stamp,
+                "samples": _runs(group),
+            }
+        )
+    return entries
+
+
+def _runs(spans: Iterable[Span]) -> list[Run]:
+    """Samples as (first, count, step), with as few runs as a look at each sample after the other finds."""
+    runs: list[Run] = []
+    for span in spans:
+        first, count, step = runs[-1] if runs else (0, 0, 1)
+        gap = span.first - first
+        if span.count == 1 and ((count == 1 and gap > 0) or (count > 1 and gap == count * step)):
+            runs[-1] = first, count + 1, gap // count
+        else:
+            runs.append((span.first, span.count, 1))
+    return runs
+
+
+# What reading somebody's metadata may raise.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
 def read_metadata(header: Header) -> tuple[Recipe, dict[str, list[Source]]]:
     """The recipe and the sources that latents were drawn by; raises ``DataError`` where latentkit did not draw them."""
-    if RECIPE_ENTRY not in header.metadata:
+    entries = header.metadata
+    if RECIPE_ENTRY not in entries:
         raise DataError(f"{header.path}: latentkit did not draw it: its metadata has no {RECIPE_ENTRY}")
-    if header.metadata[RECIPE_ENTRY] != str(RECIPE):
+    if entries[RECIPE_ENTRY] != str(RECIPE):
         raise DataError(
-            f"{header.path}: drawn by noise recipe {header.metadata[RECIPE_ENTRY]}; this latentkit has recipe {RECIPE}"
+            f"{header.path}: drawn by noise recipe {entries[RECIPE_ENTRY][:20]!r}; this latentkit has recipe {RECIPE}"
         )
     try:
-        entries = header.metadata
-        sources = {
-            key: [Source(**{**entry, "stamp": tuple(entry["stamp"])}) for entry in map(_known, spans)]
-            for key, spans in json.loads(entries["sources"]).items()
-        }
-        low, high = json.loads(entries["clamp"])
         recipe = Recipe(
-            seed=int(entries["seed"]),
-            draws=int(entries["draws"]) if "draws" in entries else None,
-            mode=json.loads(entries["mode"]),
-            temperature=json.loads(entries["temperature"]),
+            seed=_whole(int(entries["seed"]), 0),
+            draws=_whole(int(entries["draws"]), 1) if "draws" in entries else None,
+            mode={"true": True, "false": False}[entries["mode"]],
+            temperature=_temperature(json.loads(entries["temperature"])),
             affine=from_json(entries["affine"], header.path),
-            clamp=(low, high),
+            clamp=check_clamp(json.loads(entries["clamp"])),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{header.path}: its metadata does not say how it was drawn ({error})") from error
+        sources = {key: [_source(entry) for entry in parts] for key, parts in json.loads(entries["sources"]).items()}
+        if not sources or not all(sources.values()):
+            raise ValueError("it names no sources")
+    except _UNREADABLE as error:
+        raise DataError(f"{header.path}: its metadata does not say how it was drawn ({str(error)[:80]})") from error
     return recipe, sources
 
 
-def _source(span: Span, recipe: Recipe) -> dict[str, Any]:
-    posterior = span.posterior
-    return {
-        "name": posterior.file.name,
-        "key": posterior.key,
-        "scale_key": posterior.scale.key if posterior.scale else None,
-        "layout": posterior.layout,
-        "parameterization": posterior.parameterization,
-        "stream": recipe.stream_of(posterior),
-        "first": span.first,
-        "count": span.count,
-        "stamp": posterior.header.stamp,
-    }
+def _source(entry: Mapping[str, Any]) -> Source:
+    runs = tuple((_whole(first, 0), _whole(count, 1), _whole(step, 1)) for first, count, step in entry["samples"])
+    if not runs:
+        raise ValueError("a source has no samples")
+    text: str = entry["stream"]
+    text.encode(errors="surrogateescape")  # it is hashed
+    reading = entry["scale_key"], entry["layout"], entry["parameterization"]
+    return Source(entry["name"], entry["key"], text, reading, tuple(entry["stamp"]), runs)
 
 
-def _known(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("name", "key", "stream", "first", "count", "stamp")}
+def _whole(value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < 1 << 64:
+        raise ValueError(f"{str(value)[:20]} is no count")
+    return value
+
+
+def _temperature(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]
+        raise ValueError(f"{str(value)[:20]} is no temperature")
+    return float(value)  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ def draw_files(
     Outputs are complete, synced and in place when the iterator ends; one that is left early leaves no half file.
     """
     files = _Files(outputs, recipe, overwrite=overwrite)
+    once = _Once()
     spans = (span for output in outputs for part in output.latents.values() for span in part)
 
     def work(block: Block, workspace: Workspace) -> Drawn:
@@ -49,7 +50,7 @@ def draw_files(
     try:
         for block, drawn in run(files.opening(plan_blocks(spans, batch_size)), work, workers):
             files.finish(block)
-            yield drawn, _bytes_read(block)
+            yield once(block, drawn), _bytes_read(block)
         files.commit()
     finally:
         files.discard()
@@ -61,6 +62,7 @@ def draw_stream(
     """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last."""
     layout = layout_of(output, recipe)
     ((key, spans),) = output.latents.items()
+    once = _Once()
 
     def work(block: Block, workspace: Workspace) -> tuple[Drawn, bytes]:
         pieces: list[bytes] = []
@@ -75,7 +77,7 @@ def draw_stream(
             continue
         for block, (drawn, data) in run(plan_blocks(spans), work, workers):
             write(memoryview(data))
-            yield drawn, _bytes_read(block)
+            yield once(block, drawn), _bytes_read(block)
 
 
 def compare(
@@ -116,6 +118,21 @@ def _chunks(output: Output, key: str) -> Iterator[memoryview]:
         yield from read_chunks(*part)
 
 
+class _Once:
+    """Takes what blocks came to in order, and counts a sample once that is not finite in several of its pieces."""
+
+    def __init__(self) -> None:
+        self._counted = -1
+
+    def __call__(self, block: Block, drawn: Drawn) -> Drawn:
+        if not drawn.nonfinite:
+            return drawn
+        if block.first_row == self._counted:
+            return drawn._replace(nonfinite=0)
+        self._counted = block.first_row
+        return drawn
+
+
 class _Tensor(NamedTuple):
     """A tensor being written: rows ``first_row`` on of the plan, ``rows`` of them, ``offset`` bytes into its file."""
 
@@ -144,11 +161,15 @@ class _Files:
     def opening(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The plan, with each output opened just before the first block that needs it."""
         for block in blocks:
-            while self._begun_rows < block.first_row + block.samples:
-                self._begin(self._waiting.popleft())
+            end = block.first_row + block.samples
+            while self._begun_rows < end:
+                placement = self._begin(self._waiting.popleft())
+                if block.last and self._begun_rows <= end:
+                    # Written by this block alone, as a rule: a block may have many so small.
+                    placement.rest()
             yield block
 
-    def _begin(self, output: Output) -> None:
+    def _begin(self, output: Output) -> Placement:
         layout = layout_of(output, self._recipe)
         placement = Placement(output.path, overwrite=self._overwrite)
         self._open.append((0, placement, layout.size))
@@ -163,6 +184,7 @@ class _Files:
             self._tensors.append(_Tensor(self._begun_rows, rows, placement, layout.offsets[key]))
             self._begun_rows += rows
         self._open[-1] = self._begun_rows, placement, layout.size
+        return placement
 
     def write(self, block: Block, number: int, latents: Tensor) -> None:
         """Put one draw of a block's latents in their place; threads call this at once."""
@@ -181,6 +203,7 @@ class _Files:
         done = block.first_row + block.samples if block.last else block.first_row
         while self._open and self._open[0][0] <= done:
             _, placement, size = self._open.popleft()
+            placement.rest()
             self._complete.append(placement)
             self._complete_bytes += size
         if len(self._complete) >= _SYNC_FILES or self._complete_bytes >= _SYNC_BYTES:

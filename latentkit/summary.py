@@ -4,7 +4,7 @@ import heapq
 import math
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ class Spread:
         if len(finite):
             self._spool.write(finite.tobytes())
             self.count += len(finite)
-            self._total = math.fsum((self._total, *finite.tolist()))
+            self._total = _sum((self._total, *finite.tolist()))
             self.min, self.max = min(self.min, float(finite.min())), max(self.max, float(finite.max()))
 
     @property
@@ -89,7 +89,8 @@ class Spread:
         """The sample standard deviation (n − 1), by a second pass; NaN below two values."""
         if self.count < 2:
             return math.nan
-        squares = math.fsum(float(np.square(chunk - self.mean).sum()) for chunk in self._chunks())
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = _sum(float(np.square(chunk - self.mean).sum()) for chunk in self._chunks())
         return math.sqrt(squares / (self.count - 1))
 
     def quantiles(self, fractions: Sequence[float]) -> list[float]:
@@ -129,6 +130,13 @@ class Spread:
         while data := self._spool.read(8 * _CHUNK):
             yield np.frombuffer(data, np.float64)
         self._spool.seek(0, 2)
+
+
+def _sum(values: Iterable[float]) -> float:
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def _ordered(values: NDArray[np.float64]) -> NDArray[np.uint64]:

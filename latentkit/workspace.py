@@ -1,12 +1,16 @@
 """Memory that a thread uses again for every block."""
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from latentkit.noise import Scratch
+
+Made = TypeVar("Made")
 
 _MOST_VIEWS = 256
 
@@ -17,6 +21,7 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
+        self._prepared: dict[Hashable, tuple[object, Any]] = {}
 
     @cached_property
     def scratch(self) -> Scratch:
@@ -37,6 +42,22 @@ class Workspace:
         grows = buffer is None or len(buffer) < nbytes
         if grows or len(self._views) >= _MOST_VIEWS:
             self._views.clear()
+            self._prepared.clear()
         if buffer is None or grows:
             buffer = self._buffers[name] = torch.empty(nbytes, dtype=torch.uint8)
         return buffer[:nbytes].view(dtype).view(shape)
+
+    def prepared(self, make: Callable[..., Made], *arguments: Any) -> Made:
+        """``make(self, *arguments)``, made once for these very arguments: the views that a block's work needs.
+
+        Tensors among the arguments count as equal only to themselves.
+        """
+        key = (make, *(id(argument) if isinstance(argument, Tensor) else argument for argument in arguments))
+        entry = self._prepared.get(key)
+        if entry is None:
+            made = make(self, *arguments)
+            if len(self._prepared) >= _MOST_VIEWS:
+                self._prepared.clear()
+            # The arguments are kept, so that no other tensor can take the place, and the id, of one of them.
+            entry = self._prepared[key] = arguments, made
+        return entry[1]

@@ -174,6 +174,12 @@ def sigma32(x: F32, clamp: tuple[float, float] = (-30.0, 20.0)) -> F32:
         return high + (low + high * ((f * np.float32(0.125) + np.float32(0.5)) * f))
 
 
+def sigma32_of_std(x: F32, clamp: tuple[float, float] = (-30.0, 20.0)) -> F32:
+    """σ stored as float32, within the clamp's bounds."""
+    low, high = (round_float32(sigma_exact(bound, "logvar", clamp)) for bound in clamp)
+    return np.where(x < 0, np.float32(np.nan), np.minimum(np.maximum(x, low), high))
+
+
 def sample(
     mean: NDArray[np.generic],
     spread: NDArray[np.generic],
@@ -195,8 +201,10 @@ def sample(
         sigma = sigma16(x, parameterization, clamp)
     elif parameterization == "logvar":
         sigma = sigma32(x, clamp)
+    elif parameterization == "std":
+        sigma = sigma32_of_std(x, clamp)
     else:
-        raise NotImplementedError("float32 moments: logvar only")
+        raise NotImplementedError("float32 moments: logvar and std only")
     eps = normals(key, draw, position, m.size).reshape(m.shape)
     with np.errstate(all="ignore"):
         z = m + (np.float32(temperature) * sigma) * eps

@@ -52,7 +52,8 @@ def kl_of(posterior: Independent) -> Tensor:
 def test_kl_of_the_sample_data_agrees_with_torch_distributions(cli: Cli, name: str) -> None:
     path, options = SAMPLE_DATA / f"{name}.safetensors", SAMPLE_FILES[name]
     values = cli("kl", path, *options).values("kl")
-    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), kl_of(posterior_of(path, options)), rtol=1e-6, atol=0)
+    expected = kl_of(posterior_of(path, options))
+    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -132,11 +133,14 @@ def test_one_file_gives_the_bits_that_its_folder_gives(cli: Cli, write: Write) -
     assert [row["kl"] for row in cli("kl", "d").rows] == alone
 
 
-def test_a_sample_larger_than_a_block_is_measured_whole(cli: Cli, write: Write) -> None:
-    path = write("a.safetensors", moments=moments_of(2, 2, 300, 400))
+@pytest.mark.parametrize(("channels", "height", "width"), [(2, 300, 400), (1, 500, 400), (3, 40, 50)])
+def test_a_sample_larger_than_a_block_is_measured_whole(
+    cli: Cli, write: Write, channels: int, height: int, width: int
+) -> None:
+    path = write("a.safetensors", moments=moments_of(2, channels, height, width))
     outcome = cli("kl", path, "--per-channel")
     expected = kl_of(posterior_of(path))
-    totals = torch.tensor(outcome.values("kl"), dtype=torch.float64).view(2, 2)
+    totals = torch.tensor(outcome.values("kl"), dtype=torch.float64).view(2, channels)
     torch.testing.assert_close(totals.sum(1), expected, rtol=1e-6, atol=0)
     whole = torch.tensor(cli("kl", path).values("kl"), dtype=torch.float64)
     torch.testing.assert_close(whole, expected, rtol=1e-6, atol=0)

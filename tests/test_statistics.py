@@ -455,11 +455,11 @@ def test_beyond_float64_is_infinite_and_warns_of_nothing() -> None:
 def test_counts_grow_past_32_bits() -> None:
     one, other = Grid(1, 4, room=5), Grid(1, 4, room=5)
     index = torch.tensor([[1, 1, 3, 3]])
-    one.add(0, index)
+    one.add(slice(0, 1), index)
     assert one.counts.dtype == torch.int32
-    other.add(0, index)
+    other.add(slice(0, 1), index)
     one.merge(other)
-    one.add(0, index)
+    one.add(slice(0, 1), index)
     assert one.counts.dtype == torch.int64
     assert one.counts.tolist() == [[0, 6, 0, 6]]
 

@@ -70,12 +70,16 @@ def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, A
 
 
 def _print_json(found: list[InputFile], selection: Selection) -> None:
-    """One object with a list of files, printed file by file."""
-    separator = '{"files": [\n'
-    for file in found:
-        print(separator + json.dumps(_facts(file, read_header(file.path), selection)), end="")
-        separator = ",\n"
-    print("\n]}")
+    """One object with a list of files, printed file by file; whole even when a bad file ends it."""
+    begun = False
+    try:
+        for file in found:
+            facts = json.dumps(_facts(file, read_header(file.path), selection))
+            print((",\n" if begun else '{"files": [\n') + facts, end="")
+            begun = True
+    finally:
+        if begun:
+            print("\n]}")
 
 
 def _draw(console: Any, file: InputFile, header: Header, selection: Selection) -> None:

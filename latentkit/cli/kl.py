@@ -50,7 +50,7 @@ def kl(
     found = find_posteriors(files, selection, choosing.choice())
     partners = pair_posteriors(found.posteriors, find_posteriors([against], selection).posteriors) if against else {}
     table = Table("kl", found, "channel" if per_channel else None)
-    format = check_rows(writing, rows, table)
+    format = check_rows(writing, rows, table, {partner.file.path for partner in partners.values()})
     if choosing.dry_run:
         show_plan(found)
         return

@@ -53,7 +53,7 @@ def nll(
     pairs = pair_latents(found.posteriors, latents, latents_key)
     affines = {posterior: _affine(posterior, of, flagged) for posterior, of in pairs.items()}
     table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
-    format = check_rows(writing, rows, table)
+    format = check_rows(writing, rows, table, {header.path for of in pairs.values() for _, header, _ in of.runs})
     if choosing.dry_run:
         show_plan(found)
         return

@@ -1,6 +1,6 @@
 """What ``kl`` and ``nll`` share: a row for each value, written as it comes or summed up in a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,12 +76,15 @@ class RowOptions:
     ] = OnNonfinite.warn
 
 
-def check_rows(writing: Writing, options: RowOptions, table: Table) -> RowFormat:
-    """The format of the output; refuses what can be refused before any work."""
+def check_rows(writing: Writing, options: RowOptions, table: Table, partners: Iterable[str] = ()) -> RowFormat:
+    """The format of the output; refuses what can be refused before any work.
+
+    ``partners`` are the files read besides those of the table.
+    """
     format = _format(writing.output, options.format)
     check_rows_format(format)
     if writing.output is not None:
-        inputs = {posterior.file.path for posterior in table.found.posteriors}
+        inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
         check_place(writing.output, overwrite=writing.overwrite, inputs=inputs)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names)

@@ -28,7 +28,6 @@ from latentkit.storage.writer import check_free_space
 
 if TYPE_CHECKING:
     from latentkit.drawing import Drawn
-    from latentkit.recipe import Recipe
 
 EXAMPLES = """
 latentkit sample sample_data/healthy-f16.safetensors -o latents.safetensors --seed 7
@@ -176,6 +175,8 @@ def sample(
     refuse_equal_names(found.posteriors)
     affine = _affine(normalizing, found.posteriors)
     planned = _plan(found, placing, drawing.stream)
+    if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
+        raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
 
     from latentkit.recipe import Recipe, layout_of
     from latentkit.sampling import draw_files, draw_stream
@@ -197,7 +198,7 @@ def sample(
         return
     if is_stream(output):
         with _pipe(output) as write:
-            results = draw_stream(_only(planned, recipe), recipe, write, workers=computing.workers)
+            results = draw_stream(planned[0], recipe, write, workers=computing.workers)
             _follow(results, found, drawing.on_nonfinite, messages)
         return
     check_free_space(folder, sum(sizes))
@@ -217,8 +218,14 @@ def _check(drawing: Drawing, placing: Placing) -> None:
         )
     if not math.isfinite(drawing.temperature) or drawing.temperature < 0:
         raise RequestError(f"--temperature {drawing.temperature}: must be a finite number, 0 or above")
+    if drawing.stream is not None and not _is_text(drawing.stream):
+        raise RequestError("--stream: its bytes are not UTF-8, which metadata must be")
     if placing.dtype is Dtype.float64 and not drawing.mode:
         raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
+
+
+def _is_text(name: str) -> bool:
+    return name == name.encode(errors="replace").decode()
 
 
 def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfinite, messages: Messages) -> None:
@@ -284,12 +291,6 @@ def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
         if os.path.realpath(one.path) in read:
             raise RequestError(f"{one.path}: is an input itself; choose another -o")
     return planned
-
-
-def _only(planned: list[Output], recipe: "Recipe") -> Output:
-    if len(planned[0].latents) != 1 or recipe.draws not in (None, 1):
-        raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
-    return planned[0]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from latentkit.workspace import Workspace
 EXACT_CHANNELS = 32
 
 # Numbers, means and scales together, gathered before they are counted: fewer cost calls, more leave the cache.
-GATHERED = 1 << 20
+GATHERED = 1 << 19
 
 
 class Statistics:
@@ -29,7 +29,6 @@ class Statistics:
         channels: C, of the mean.
         parameterization: what the scale means: ``logvar``, ``std``, ``var``, ``softplus``; ``none`` for drawn latents.
         clamp: bounds of the log-variance.
-        workspace: buffers to use, for the thread that calls ``update``; default: its own.
 
     One thread at a time; each worker has its own, and they are merged at the end.
     Memory: 0.5 MiB a channel and 16-bit or wider dtype up to 32 channels, 64 KiB above (as much again after 2^31
@@ -41,8 +40,6 @@ class Statistics:
         channels: int,
         parameterization: str = "logvar",
         clamp: Clamp = DEFAULT_CLAMP,
-        *,
-        workspace: Workspace | None = None,
     ) -> None:
         if channels < 1:
             raise ValueError(f"statistics need at least one channel, got {channels}")
@@ -54,15 +51,13 @@ class Statistics:
         self.parameterization = parameterization
         self.clamp = check_clamp(clamp)
         self.samples = 0
-        self._workspace = workspace or Workspace()
         self._quantities = [Quantity(None, self.clamp)]
         if parameterization != "none":
             self._quantities.append(Quantity(parameterization, self.clamp))
+        self._workspace = Workspace()
         self._counts: dict[torch.dtype, Counts] = {}
         self._extrema = Extrema(channels * len(self._quantities))
         self._dtypes: list[torch.dtype] = []
-        self._waiting: list[Tensor] = []
-        self._halves: list[Tensor] = []
         self._segments: list[Segment] = []
 
     def update(self, mean: Tensor, raw: Tensor | None, origin: Origin) -> None:
@@ -80,9 +75,6 @@ class Statistics:
         halves = [mean] if raw is None else [mean, raw]
         if origin.begins_samples:
             self.samples += len(mean)
-        if mean.shape[2] < self.channels:
-            self._count_directly(halves, origin)
-            return
         whole = mean.shape[3] if origin.inner is None else origin.inner
         for views, place in _cut(halves, replace(origin, inner=whole), self._width):
             self._gather(views, place)
@@ -104,60 +96,43 @@ class Statistics:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and its scale {tuple(raw.shape)}")
 
     def _gather(self, views: list[Tensor], origin: Origin) -> None:
-        """Put a block's numbers, row by row, behind those that wait."""
-        n, outer, _, inner = views[0].shape
+        """Put a block's numbers behind those that wait, and count when there are enough."""
+        n, outer, channels, inner = views[0].shape
+        width = n * outer * inner
         start = self._segments[-1].stop if self._segments else 0
-        stop = start + n * outer * inner
         dtypes = [view.dtype for view in views]
-        if stop > self._width or dtypes != self._dtypes:
+        if start + width > self._width or dtypes != self._dtypes or channels < self.channels:
             self._flush()
-            start, stop = 0, stop - start
-        if dtypes != self._dtypes:
-            self._make_room(dtypes)
-        for rows, view in zip(self._halves, views, strict=True):
-            rows[:, start:stop].view(self.channels, n, outer, inner).copy_(view.permute(2, 0, 1, 3))
-        self._segments.append(Segment(start, (n, outer, inner), origin, self.channels))
-
-    def _make_room(self, dtypes: list[torch.dtype]) -> None:
-        """Rows for means and for scales: in one tensor, which costs half the calls, unless their dtypes differ."""
+            start = 0
         self._dtypes = dtypes
-        if len(set(dtypes)) == 1:
-            self._waiting = [torch.empty(self.channels * len(dtypes), self._width, dtype=dtypes[0])]
-            self._halves = [self._waiting[0][: self.channels], self._waiting[0][self.channels :]][: len(dtypes)]
-        else:
-            self._waiting = [torch.empty(self.channels, self._width, dtype=dtype) for dtype in dtypes]
-            self._halves = self._waiting
+        for half, view in enumerate(views):
+            self._counts_for(view.dtype).put(half * self.channels + origin.channel_start, start, view)
+        self._segments.append(Segment(start, (n, outer, inner), origin, self.channels))
+        if channels < self.channels:
+            self._flush(slice(origin.channel_start, origin.channel_start + channels))
 
-    def _flush(self) -> None:
+    def _flush(self, channels: slice | None = None) -> None:
+        """Count what waits, of some channels only if the rest holds nothing."""
         if not self._segments:
             return
-        # In order of place, so that a search ends at the first find.
-        segments = sorted(self._segments, key=lambda segment: segment.place(0, segment.start))
-        width, row = self._segments[-1].stop, 0
-        for rows in self._waiting:
-            self._counts_for(rows.dtype).add(row, rows[:, :width], segments, self._extrema, self._workspace)
-            row += len(rows)
+        width, c, halves = self._segments[-1].stop, self.channels, len(self._dtypes)
+        if channels is None and len(set(self._dtypes)) == 1:
+            # Means and scales at once: half the calls.
+            parts = [slice(0, halves * c)]
+        else:
+            some = channels or slice(0, c)
+            parts = [slice(half * c + some.start, half * c + some.stop) for half in range(halves)]
+        for dtype, rows in zip(self._dtypes, parts, strict=False):
+            self._counts_for(dtype).count(rows, width, self._segments, self._extrema)
         self._segments = []
-
-    def _count_directly(self, views: list[Tensor], origin: Origin) -> None:
-        """A block of some channels only."""
-        n, outer, channels, inner = views[0].shape
-        segment = Segment(0, (n, outer, inner), origin, self.channels)
-        for half, view in enumerate(views):
-            # A copy whose rows are contiguous even where they hold one number.
-            copy = view.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
-            rows, row = copy.view(channels, n * outer * inner), origin.channel_start + half * self.channels
-            if rows.numel():
-                self._counts_for(rows.dtype).add(row, rows, [segment], self._extrema, self._workspace)
 
     def _counts_for(self, dtype: torch.dtype) -> Counts:
         """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
         if dtype not in self._counts:
             many = self.channels > EXACT_CHANNELS
-            if dtype.itemsize == 1 or (dtype.itemsize == 2 and not many):
-                self._counts[dtype] = ExactCounts(dtype, self.channels, self._quantities)
-            else:
-                self._counts[dtype] = CoarseCounts(self.channels, self._quantities, folded=many)
+            shared = dtype, self.channels, self._quantities, self._width, self._workspace
+            exact = dtype.itemsize == 1 or (dtype.itemsize == 2 and not many)
+            self._counts[dtype] = ExactCounts(*shared) if exact else CoarseCounts(*shared, folded=many)
         return self._counts[dtype]
 
     def merge(self, other: "Statistics") -> None:

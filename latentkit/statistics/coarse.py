@@ -19,11 +19,12 @@ from latentkit.statistics.counts import (
     Counts,
     Facts,
     Grid,
-    RowBounds,
+    by_channel,
+    chunk_width,
     finite_extremes,
     halves_of,
+    lowest_of,
     note_nonfinite,
-    numbers_of,
 )
 from latentkit.statistics.extrema import Extrema, Segment
 from latentkit.statistics.moments import Floats, Ints, Sums
@@ -32,6 +33,9 @@ from latentkit.workspace import Workspace
 
 # Below this mean of h(l) = e^l − 1 − l, subtraction of sums would cost digits: h is then summed by its series.
 _LEAST_MEAN_REMAINDER = 1e-3
+
+# Beyond, squares of products would leave float64.
+_USUAL = 1e60
 
 _FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 
@@ -48,52 +52,92 @@ class CoarseCounts:
 
     is_exact: ClassVar[bool] = False
 
-    def __init__(self, channels: int, quantities: Sequence[Quantity], *, folded: bool) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        channels: int,
+        quantities: Sequence[Quantity],
+        width: int,
+        buffers: Workspace,
+        *,
+        folded: bool,
+    ) -> None:
         self.channels = channels
         self.quantities = quantities
+        self._buffers = buffers
         self._fold = torch.from_numpy(np.stack([_folding(quantity)[0] for quantity in quantities])) if folded else None
         self._floors = [(_folding(quantity)[1] if folded else _floors(quantity)) for quantity in quantities]
         self.grid = Grid(channels * len(quantities), len(self._floors[0]))
         self._facts = [Facts.none(channels, len(quantity.thresholds)) for quantity in quantities]
-        self._bounds = RowBounds(quantities, channels)
         self._run: _Run | None = None
+        self._lowest = lowest_of(quantities, channels)
+        self._rows = torch.empty(len(self._lowest), width, dtype=dtype)
 
-    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
-        shape = tuple(rows.shape)
-        wide = workspace.take("wide", shape, torch.float64).copy_(rows)
-        single = rows if rows.dtype == torch.float32 else workspace.take("single", shape, torch.float32).copy_(rows)
-        source = wide if rows.dtype == torch.float64 else single
-        least, greatest = source.amin(1).double().numpy(), source.amax(1).double().numpy()
-        all_finite = self._bounds.hold(row, least, greatest)
-        if rows.dtype == torch.float64 or not all_finite:
-            single = wide.clamp(-_FLOAT32_MAX, _FLOAT32_MAX).float()
-        if self._run is None or not self._run.add(row, wide, least, greatest, workspace):
-            self._end_run()
-            wide.copy_(rows)
-            for half, part in halves_of(row, len(rows), self.channels):
-                finite = None
-                if not all_finite:
-                    finite = self.quantities[half].classes(wide[part]).finite
-                    least[part], greatest[part] = finite_extremes(wide[part], finite)
-                    note_nonfinite(row + part.start, finite, segments, extrema)
-                    single[part].masked_fill_(~finite, torch.nan)
-                channel = row + part.start - half * self.channels
-                self._add_any(half, channel, wide[part], finite, least[part], greatest[part])
-            if all_finite:
-                self._run = _Run.like(self.quantities, self.channels, row, wide.copy_(rows), least, greatest)
-        self.grid.add(row, self._index(row, single, workspace))
-        extrema.add(row, least, greatest, numbers_of(rows), segments)
+    def put(self, row: int, column: int, view: Tensor) -> None:
+        by_channel(self._rows, row, column, view)
 
-    def _index(self, row: int, single: Tensor, workspace: Workspace) -> Tensor:
+    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
+        stored = self._rows[rows, :width]
+        run = self._run if self._run is not None and self._run.rows == rows else None
+        extremes = []
+        for chunk in stored.split(chunk_width(len(stored)), dim=1):  # type: ignore[no-untyped-call]
+            single, wide = self._views_of(chunk)
+            source = single if chunk.dtype == torch.float32 else wide
+            extremes.append((source.amin(1), source.amax(1)))
+            self.grid.add(rows, self._cells(rows, single))
+            if run is not None:
+                run.sum(wide)
+        least = torch.stack([low for low, _ in extremes]).amin(0).double().numpy()
+        greatest = torch.stack([high for _, high in extremes]).amax(0).double().numpy()
+        if not (run is not None and run.commit(stored, least, greatest)):
+            least, greatest = self._count_any(rows, stored, least, greatest, segments, extrema)
+        if not extrema.inside(rows, least, greatest):
+            extrema.add(rows.start, least, greatest, stored, segments)
+
+    def _views_of(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers in float32, for their cells, and in float64."""
+        wide = chunk if chunk.dtype == torch.float64 else self._buffers.take("wide", tuple(chunk.shape), torch.float64)
+        if wide is not chunk:
+            wide.copy_(chunk)
+        if chunk.dtype == torch.float32:
+            return chunk, wide
+        if chunk.dtype == torch.float64:
+            chunk = chunk.clamp(-_FLOAT32_MAX, _FLOAT32_MAX)
+        return self._buffers.take("single", tuple(chunk.shape), torch.float32).copy_(chunk), wide
+
+    def _cells(self, rows: slice, single: Tensor) -> Tensor:
         """The cell of each number: (r, N) int64."""
-        index = workspace.take("index", tuple(single.shape), torch.int64)
-        top = single.view(torch.uint16)[:, _TOP_HALVES]
-        if self._fold is None:
-            return index.copy_(top)
-        whole = workspace.take("top", tuple(single.shape), torch.int32).copy_(top)
-        for half, part in halves_of(row, len(single), self.channels):
-            torch.index_select(self._fold[half], 0, whole[part].view(-1), out=index[part].view(-1))
+        index = self._buffers.take("index", tuple(single.shape), torch.int64)
+        index.copy_(single.view(torch.uint16)[:, _TOP_HALVES])
+        if self._fold is not None:
+            for half, part in halves_of(rows, self.channels):
+                index[part] = self._fold[half].index_select(0, index[part].view(-1)).view(index[part].shape)
         return index
+
+    def _count_any(
+        self, rows: slice, stored: Tensor, least: Floats, greatest: Floats, segments: list[Segment], extrema: Extrema
+    ) -> tuple[Floats, Floats]:
+        """Count rows of any kind, and begin a run if they are usual; returns the extremes of what is finite."""
+        self._end_run()
+        all_finite = bool(((least > self._lowest[rows]) & (greatest < np.inf)).all())
+        for half, part in halves_of(rows, self.channels):
+            wide, finite = stored[part].to(torch.float64, copy=True), None
+            first = rows.start + part.start
+            if not all_finite:
+                finite = self.quantities[half].classes(wide).finite
+                least[part], greatest[part] = finite_extremes(wide, finite)
+                note_nonfinite(first, finite, segments, extrema)
+                self._take_out_zeros(half, first, wide)
+            self._add_any(half, first - half * self.channels, wide, finite, least[part], greatest[part])
+        if all_finite:
+            self._run = _Run.like(self.quantities, self.channels, rows, stored, least, greatest)
+        return least, greatest
+
+    def _take_out_zeros(self, half: int, first: int, wide: Tensor) -> None:
+        """σ and variance 0 share the lowest cell with numbers that have a finite logarithm."""
+        if self.quantities[half].parameterization in ("std", "var"):
+            zeros = ((wide == 0) & ~wide.signbit()).sum(1)
+            self.grid.counts[first : first + len(wide), 0] -= zeros.to(self.grid.counts.dtype)
 
     def _add_any(
         self, half: int, channel: int, wide: Tensor, finite: Tensor | None, least: Floats, greatest: Floats
@@ -122,8 +166,9 @@ class CoarseCounts:
         wide.sub_(torch.from_numpy(shift)[:, None])
         if finite is not None:
             wide.masked_fill_(~finite, 0)
-        rest, squares = _sum_and_squares(wide)
-        facts.moments.add(counted, shift, rest.numpy(), (squares - rest * rest / torch.from_numpy(n)).numpy(), here)
+        rest, norm = _sum_and_norm(wide)
+        squares = norm * norm - rest * rest / torch.from_numpy(n)
+        facts.moments.add(counted, shift, rest.numpy(), squares.numpy(), here)
 
     def _count_thresholds(
         self,
@@ -183,82 +228,87 @@ class CoarseCounts:
 class _Run:
     """The fast way for what is usual: means, and log-variances within the clamp, that stay between two thresholds.
 
-    Blocks of like rows are summed about one shift a row, in few passes, while that shift is near their means.
+    Like rows are summed about one shift a row, in few passes, while that shift serves.
     """
 
-    def __init__(self, quantities: Sequence[Quantity], channels: int, row: int, shift: Floats) -> None:
+    def __init__(self, quantities: Sequence[Quantity], channels: int, rows: slice, shift: Floats) -> None:
         self.quantities = quantities
-        self.row = row
-        self.count = 0
+        self.channels = channels
+        self.rows = rows
+        self.parts = halves_of(rows, channels)
         self.shift = shift
         self.low, self.high = np.full(len(shift), -np.inf), np.full(len(shift), np.inf)
-        self.parts = halves_of(row, len(shift), channels)
-        self.channels = channels
+        self.count = 0
         # Of x − shift, (x − shift)², and of h(x) and e^x for log-variances.
         self.sums = Sums(4, len(shift))
-        self._shift = torch.from_numpy(shift)[:, None]
+        self._shift = torch.from_numpy(shift)[:, None] if shift.any() else None
+        self._chunks: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     @classmethod
     def like(
-        cls, quantities: Sequence[Quantity], channels: int, row: int, wide: Tensor, least: Floats, greatest: Floats
+        cls, quantities: Sequence[Quantity], channels: int, rows: slice, stored: Tensor, least: Floats, greatest: Floats
     ) -> "_Run | None":
-        """A run for blocks like this one; None where it is no usual one."""
-        run = cls(quantities, channels, row, _short(wide.mean(1).numpy()))
+        """A run for rows like these; None where they are not usual."""
+        if least.min() < -_USUAL or greatest.max() > _USUAL:
+            return None
+        wide = stored.double()
+        mean = wide.mean(1)
+        far = _loses_digits(mean.numpy(), wide.square().mean(1).numpy(), 1)
+        run = cls(quantities, channels, rows, np.where(far, _short(mean.numpy()), 0.0))
         for half, part in run.parts:
             quantity = quantities[half]
-            bounds = np.array([-np.inf, *sorted(quantity.thresholds), np.inf])
-            gap = np.searchsorted(bounds, least[part])
-            low, high = bounds[gap - 1], bounds[np.minimum(gap, len(bounds) - 1)]
-            usual = quantity.parameterization in (None, "logvar") and (greatest[part] < high).all()
-            if half and not (usual and (low >= quantity.clamp[0]).all() and (high <= quantity.clamp[1]).all()):
+            bounds = np.array([-np.inf, *sorted(quantity.thresholds), np.inf]).clip(-_USUAL, _USUAL)
+            gap = np.searchsorted(bounds, least[part]).clip(1)
+            run.low[part], run.high[part] = bounds[gap - 1], bounds[gap]
+            low, high = quantity.clamp if half else (-np.inf, np.inf)
+            inside = (greatest[part] < run.high[part]) & (run.low[part] >= low) & (run.high[part] <= high)
+            if quantity.parameterization not in (None, "logvar") or not inside.all():
                 return None
-            if not usual:
-                return None
-            run.low[part], run.high[part] = low, high
         return run
 
-    def add(self, row: int, wide: Tensor, least: Floats, greatest: Floats, workspace: Workspace) -> bool:
-        """Add a block if it fits; it is overwritten."""
-        if row != self.row or len(wide) != len(self.shift):
-            return False
+    def sum(self, wide: Tensor) -> None:
+        """Sum a chunk of rows, which is overwritten unless it is the stored one, for ``commit``."""
+        exponentials = None
+        half, part = self.parts[-1]
+        if half:
+            exponentials = torch.exp(wide[part]).sum(1)
+        if self._shift is not None:
+            wide = wide - self._shift
+        self._chunks.append((*_sum_and_norm(wide), exponentials))
+
+    def commit(self, stored: Tensor, least: Floats, greatest: Floats) -> bool:
+        """Add what was summed if the rows are usual; else nothing."""
+        chunks, self._chunks = self._chunks, []
         if not ((least > self.low) & (greatest < self.high)).all():
             return False
-        n = wide.shape[1]
-        rest, squares = (sums.numpy() for sums in _sum_and_squares(wide.sub_(self._shift)))
-        # Far from the mean, Σ(x − shift)² would lose more than a digit to n (mean − shift)².
-        if (rest * rest > 0.9 * n * squares).any():
+        n = stored.shape[1]
+        rest = torch.stack([chunk[0] for chunk in chunks]).sum(0).numpy()
+        squares = torch.stack([chunk[1] for chunk in chunks]).square_().sum(0).numpy()
+        if _loses_digits(rest, squares, n).any():
             return False
         terms = np.zeros(self.sums.high.shape)
         terms[0], terms[1] = rest, squares
         half, part = self.parts[-1]
         if half:
-            terms[2:, part] = self._scale_terms(part, wide[part], rest[part], workspace)
+            variance = torch.stack([chunk[2] for chunk in chunks if chunk[2] is not None]).sum(0).numpy()
+            remainder = variance - n - (rest[part] + n * self.shift[part])
+            for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * n).tolist():
+                logvar = stored[part][row].double()
+                remainder[row] = exp_remainder(logvar, logvar.exp()).sum()
+            terms[2:, part] = remainder, variance
         self.sums.add(terms)
         self.count += n
         return True
 
-    def _scale_terms(self, part: slice, deviation: Tensor, rest: Floats, workspace: Workspace) -> tuple[Floats, Floats]:
-        """Σ h(l) and Σ e^l of l = shift + deviation."""
-        n, shift = deviation.shape[1], self.shift[part]
-        exponential = torch.exp(deviation, out=workspace.take("exp", tuple(deviation.shape), torch.float64))
-        factor = np.exp(shift)
-        variance = exponential.sum(1).numpy() * factor
-        remainder = variance - n - (rest + n * shift)
-        small = remainder < _LEAST_MEAN_REMAINDER * n
-        if small.any():
-            for row in np.flatnonzero(small).tolist():
-                remainder[row] = exp_remainder(deviation[row] + shift[row], exponential[row] * factor[row]).sum()
-        return remainder, variance
-
     def add_to(self, facts: Sequence[Facts]) -> None:
-        """Hand over what was summed."""
+        """Hand over what was committed."""
         if self.count == 0:
             return
         totals = self.sums.total
         for half, part in self.parts:
             rest, squares, remainder, variance = totals[:, part]
             mine = facts[half]
-            first = self.row + part.start - half * self.channels
+            first = self.rows.start + part.start - half * self.channels
             here = slice(first, first + len(rest))
             counted = np.full(len(rest), self.count)
             beneath = self.count * (self.quantities[half].thresholds >= self.high[part, None])
@@ -268,6 +318,11 @@ class _Run:
             mine.moments.add(counted, self.shift[part], rest, squares - rest * rest / self.count, here)
             mine.remainder.add(remainder, here)
             mine.variance.add(variance, here)
+
+
+def _loses_digits(rest: Floats, squares: Floats, n: int) -> NDArray[np.bool_]:
+    """Whether Σx² − (Σx)² / n would lose two digits, as |mean| is ten times the standard deviation."""
+    return rest * rest > 0.99 * n * squares
 
 
 def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
@@ -284,8 +339,8 @@ def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
     return remainder, variance - missing
 
 
-def _sum_and_squares(rows: Tensor) -> tuple[Tensor, Tensor]:
-    return rows.sum(1), torch.linalg.vector_norm(rows, dim=1).square_()
+def _sum_and_norm(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return rows.sum(1), torch.linalg.vector_norm(rows, dim=1)
 
 
 def _folding(quantity: Quantity) -> tuple[NDArray[np.int64], Floats]:
@@ -303,7 +358,10 @@ def _folding(quantity: Quantity) -> tuple[NDArray[np.int64], Floats]:
     size = 8192 if one_sign else 4096
     base = (127 + smallest) << 7 - halved
     cell = np.clip((magnitude >> halved) - base, 0, size - 1) + negative * size
-    cell[(magnitude >= 0x7F80) | (cell >= 8192)] = 8192
+    unknown = (magnitude >= 0x7F80) | (cell >= 8192)
+    if quantity.parameterization == "softplus":
+        unknown[0xFF80] = False  # -inf, where σ has its floor
+    cell[unknown] = 8192
     nearest_zero = (np.arange(size) + base) << 16 + halved
     if not one_sign:
         nearest_zero[0] = 0

@@ -4,7 +4,7 @@ Cells are found by the bits of what is stored, never by a logarithm, so that no 
 element is counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from latentkit.statistics.extrema import Extrema, Segment, first_place
 from latentkit.statistics.moments import Floats, Ints, Moments, Sums
 from latentkit.statistics.quantity import Quantity
-from latentkit.workspace import Workspace
+
+# Numbers worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
+CHUNK = 1 << 17
 
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
 _INT32_ROOM = 2**31 - 1
@@ -97,13 +99,17 @@ class Cells:
 class Counts(Protocol):
     """What counts the numbers of one dtype.
 
-    Rows 0 to C are the means of each channel, rows C to 2C their scales. ``is_exact``: a cell holds one value.
+    Rows 0 to C are the means of each channel, rows C to 2C their scales. Numbers are put in columns first and then
+    counted, many at once. ``is_exact``: a cell holds one value.
     """
 
     is_exact: ClassVar[bool]
 
-    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
-        """Take (r, N) stored numbers, for rows from ``row`` on; ``segments`` name the columns."""
+    def put(self, row: int, column: int, view: Tensor) -> None:
+        """Put stored numbers ``(n, outer, channels, inner)`` in rows from ``row`` and columns from ``column`` on."""
+
+    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
+        """Count the first ``width`` columns of some rows; ``segments`` name the columns."""
 
     def merge(self, other: "Counts") -> None:
         """Take what another of this kind has counted."""
@@ -129,14 +135,14 @@ class Grid:
         self._room = room
         self._added = 0
 
-    def add(self, row: int, index: Tensor) -> None:
-        """Add one at each index: (r, N) int64, for rows from ``row`` on."""
+    def add(self, rows: slice, index: Tensor) -> None:
+        """Add one at each index: (r, N) int64, for some rows."""
         self._reserve(index.shape[1])
         if len(self._ones) < index.numel() or self._ones.dtype != self.counts.dtype:
             self._ones = torch.ones(index.numel(), dtype=self.counts.dtype)
         # Twice as fast as bincount, which also clears its result each time; a dense source is the fast one.
         ones = self._ones[: index.numel()].view(index.shape)
-        self.counts[row : row + len(index)].scatter_add_(1, index, ones)
+        self.counts[rows].scatter_add_(1, index, ones)
 
     def merge(self, other: "Grid") -> None:
         self._reserve(other._added)
@@ -168,24 +174,26 @@ def note_nonfinite(first: int, finite: Tensor, segments: list[Segment], extrema:
         places[first + row] = first_place(segments, first + row, odd[row].__getitem__, places[first + row])
 
 
-def numbers_of(rows: Tensor) -> Callable[[int, slice], Floats]:
-    """What ``Extrema.add`` looks at."""
-    return lambda row, columns: rows[row, columns].double().numpy()
+def chunk_width(rows: int) -> int:
+    """Columns worked on at once."""
+    return max(1, CHUNK // rows)
 
 
-def halves_of(row: int, count: int, channels: int) -> list[tuple[int, slice]]:
-    """Rows ``row`` to ``row + count``, split in means (0) and scales (1): of each half, which of the count."""
-    split = min(max(channels - row, 0), count)
+def by_channel(rows: Tensor, row: int, column: int, view: Tensor) -> None:
+    """Copy ``(n, outer, channels, inner)`` into rows, a row a channel."""
+    n, outer, channels, inner = view.shape
+    part = rows[row : row + channels, column : column + n * outer * inner]
+    part.view(channels, n, outer, inner).copy_(view.permute(2, 0, 1, 3))
+
+
+def halves_of(rows: slice, channels: int) -> list[tuple[int, slice]]:
+    """Some rows, split in means (0) and scales (1): of each half, which of these rows, counted from their first."""
+    count = rows.stop - rows.start
+    split = min(max(channels - rows.start, 0), count)
     parts = [(0, slice(0, split)), (1, slice(split, count))]
     return [(half, part) for half, part in parts if part.start < part.stop]
 
 
-class RowBounds:
-    """Between which stored numbers each row has nothing but finite values."""
-
-    def __init__(self, quantities: Sequence[Quantity], channels: int) -> None:
-        self._lowest = np.repeat([quantity.lowest for quantity in quantities], channels)
-
-    def hold(self, row: int, least: Floats, greatest: Floats) -> bool:
-        """Whether rows from ``row`` on with these extremes (NaN where a row has one) are all finite."""
-        return bool(((least > self._lowest[row : row + len(least)]) & (greatest < np.inf)).all())
+def lowest_of(quantities: Sequence[Quantity], channels: int) -> Floats:
+    """Of each row: the stored number above which all but NaN and infinity have a finite value."""
+    return np.repeat([quantity.lowest for quantity in quantities], channels)

@@ -13,11 +13,12 @@ from latentkit.statistics.counts import (
     Counts,
     Facts,
     Grid,
-    RowBounds,
+    by_channel,
+    chunk_width,
     finite_extremes,
     halves_of,
+    lowest_of,
     note_nonfinite,
-    numbers_of,
 )
 from latentkit.statistics.extrema import Extrema, Segment
 from latentkit.statistics.moments import Floats, Ints, Moments
@@ -33,34 +34,43 @@ class ExactCounts:
 
     is_exact: ClassVar[bool] = True
 
-    def __init__(self, dtype: torch.dtype, channels: int, quantities: Sequence[Quantity]) -> None:
+    def __init__(
+        self, dtype: torch.dtype, channels: int, quantities: Sequence[Quantity], width: int, buffers: Workspace
+    ) -> None:
         self.channels = channels
         self.quantities = quantities
+        self._buffers = buffers
         self.stored = every_value(dtype).double()
         self.grid = Grid(channels * len(quantities), len(self.stored))
-        self._bounds = RowBounds(quantities, channels)
+        self._lowest = lowest_of(quantities, channels)
+        self._rows = torch.empty(len(self._lowest), width, dtype=dtype)
 
-    def add(self, row: int, rows: Tensor, segments: list[Segment], extrema: Extrema, workspace: Workspace) -> None:
-        index = workspace.take("index", tuple(rows.shape), torch.int64)
-        index.copy_(rows.view(_CODES[rows.element_size()]))
-        if rows.element_size() == 1:
-            least, greatest = self._add_and_compare(row, index)
+    def put(self, row: int, column: int, view: Tensor) -> None:
+        by_channel(self._rows, row, column, view)
+
+    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
+        stored = self._rows[rows, :width]
+        before = self.grid.counts[rows].clone() if stored.element_size() == 1 else None
+        for chunk in stored.view(_CODES[stored.element_size()]).split(chunk_width(len(stored)), dim=1):  # type: ignore[no-untyped-call]
+            index = self._buffers.take("index", tuple(chunk.shape), torch.int64)
+            self.grid.add(rows, index.copy_(chunk))
+        if before is None:
+            least, greatest = (self.stored.numpy()[patterns] for patterns in _extreme_patterns(stored))
         else:
-            self.grid.add(row, index)
-            least, greatest = rows.amin(1).double().numpy(), rows.amax(1).double().numpy()
-        if not self._bounds.hold(row, least, greatest):
-            for half, part in halves_of(row, len(rows), self.channels):
-                wide = rows[part].double()
+            least, greatest = self._extremes_of_grown(rows, before)
+        if extrema.inside(rows, least, greatest):
+            return
+        if not ((least > self._lowest[rows]) & (greatest < np.inf)).all():
+            for half, part in halves_of(rows, self.channels):
+                wide = stored[part].double()
                 finite = self.quantities[half].classes(wide).finite
                 least[part], greatest[part] = finite_extremes(wide, finite)
-                note_nonfinite(row + part.start, finite, segments, extrema)
-        extrema.add(row, least, greatest, numbers_of(rows), segments)
+                note_nonfinite(rows.start + part.start, finite, segments, extrema)
+        extrema.add(rows.start, least, greatest, stored, segments)
 
-    def _add_and_compare(self, row: int, index: Tensor) -> tuple[Floats, Floats]:
-        """Add, and take the extremes from the counts that grew: torch has no minimum of 8-bit floats."""
-        counts = self.grid.counts[row : row + len(index)].clone()
-        self.grid.add(row, index)
-        grew = (self.grid.counts[row : row + len(index)] != counts).numpy()
+    def _extremes_of_grown(self, rows: slice, before: Tensor) -> tuple[Floats, Floats]:
+        """The extremes by the cells that grew: torch has no minimum of 8-bit floats."""
+        grew = (self.grid.counts[rows] != before).numpy()
         stored = self.stored.numpy()
         return np.where(grew, stored, np.inf).min(axis=1), np.where(grew, stored, -np.inf).max(axis=1)
 
@@ -106,6 +116,17 @@ class ExactCounts:
     @property
     def nbytes(self) -> int:
         return self.grid.nbytes
+
+
+def _extreme_patterns(rows: Tensor) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """The patterns of each row's least and greatest number, or of a NaN, from integers: six times as fast.
+
+    As signed integers, patterns of positive numbers grow with them, and those of negative ones with their size.
+    """
+    signed, unsigned = rows.view(torch.int16).numpy(), rows.view(torch.uint16).numpy()
+    highest, lowest = signed.max(axis=1), signed.min(axis=1)
+    least = np.where(lowest < 0, unsigned.max(axis=1), lowest.view(np.uint16))
+    return least, np.where(highest < 0, lowest, highest).view(np.uint16)
 
 
 def _add_weighted(moments: Moments, channel: int, values: Floats, n: Ints) -> None:

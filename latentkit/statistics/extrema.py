@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def first_place(
     abound (a constant channel), that is nearly all.
     """
     best = before
-    for segment in segments:
+    for segment in sorted(segments, key=lambda segment: segment.place(row, segment.start)):
         if segment.stop == segment.start or (best is not None and best <= segment.place(row, segment.start)):
             continue
         found = matches(slice(segment.start, segment.stop))
@@ -100,18 +101,12 @@ class Extrema:
         self.greatest_at: list[Place | None] = [None] * rows
         self.nonfinite_at: list[Place | None] = [None] * rows
 
-    def add(
-        self,
-        row: int,
-        least: Floats,
-        greatest: Floats,
-        numbers: Callable[[int, slice], Floats],
-        segments: list[Segment],
-    ) -> None:
-        """Take the extremes of a block, a number for each row from ``row`` on (NaN: none there).
+    def inside(self, rows: slice, least: Floats, greatest: Floats) -> bool:
+        """Whether a block with these extremes (NaN where it has one) changes nothing, as nearly all do."""
+        return bool(((least > self.least[rows]) & (greatest < self.greatest[rows])).all())
 
-        ``numbers`` gives stored numbers of a row at some columns, and is asked only where a place is looked for.
-        """
+    def add(self, row: int, least: Floats, greatest: Floats, numbers: Tensor, segments: list[Segment]) -> None:
+        """Take the extremes of a block's ``numbers``, for each row from ``row`` on (NaN: none there)."""
         here = slice(row, row + len(least))
         lower, higher = least <= self.least[here], greatest >= self.greatest[here]
         if lower.any():
@@ -126,14 +121,14 @@ class Extrema:
         extremes: Floats,
         ours: Floats,
         places: list[Place | None],
-        numbers: Callable[[int, slice], Floats],
+        numbers: Tensor,
         segments: list[Segment],
     ) -> None:
         for row in np.flatnonzero(concerned).tolist():
             value, at = extremes[row], first + row
 
             def equal(columns: slice, row: int = row, value: float = value) -> NDArray[np.bool_]:
-                return np.equal(numbers(row, columns), value)
+                return (numbers[row, columns].double() == value).numpy()
 
             places[at] = first_place(segments, at, equal, places[at] if value == ours[at] else None)
             ours[at] = value

@@ -6,15 +6,17 @@ too large. Pieces have fixed boundaries, so that what is computed from them does
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from latentkit.layout import Axes
 from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
-from latentkit.storage.reading import TORCH_DTYPES, as_bytes, read_at, read_bytes
+from latentkit.storage.reading import DTYPE_BYTES, TORCH_DTYPES, as_bytes, read_at, read_bytes
 from latentkit.workspace import Workspace
 
 #: Elements of the mean in a block at most: few enough for a core's cache, enough that Python threads do not wait
@@ -27,7 +29,7 @@ _MOST_SPANS = 64
 Range = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Piece:
     """A box of one sample's (outer, channels, inner) axes; its elements are contiguous in the sample."""
 
@@ -35,7 +37,7 @@ class Piece:
     channels: Range
     inner: Range
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         return tuple(end - begin for begin, end in (self.outer, self.channels, self.inner))  # type: ignore[return-value]
 
@@ -44,7 +46,7 @@ class Piece:
         return (self.outer[0] * channels + first_channel + self.channels[0]) * inner + self.inner[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block:
     """Spans of samples that are alike in shape and dtype; of each sample the same piece.
 
@@ -57,11 +59,11 @@ class Block:
     first_row: int
     last: bool
 
-    @property
+    @cached_property
     def samples(self) -> int:
         return sum(span.count for span in self.spans)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int, int]:
         """``(samples, outer, channels, inner)`` of the means in the block."""
         return (self.samples, *self.piece.shape)
@@ -130,28 +132,49 @@ def plan_blocks(
         yield _whole(waiting, row)
 
 
+class Moments(NamedTuple):
+    """Buffers for a block's mean and raw scale, ``(samples, outer, channels, inner)`` each in the stored dtype.
+
+    ``memory`` is theirs: in one part where both stand in one run of the file, else in two.
+    """
+
+    memory: tuple[memoryview, ...]
+    mean: Tensor
+    raw: Tensor
+
+
 def read_posterior(block: Block, workspace: Workspace, name: str = "moments") -> tuple[Tensor, Tensor]:
     """Read the block: mean and raw scale, each ``(samples, outer, channels, inner)`` in the stored dtype.
 
     Both are views into the workspace's buffer ``name``, valid until it is used again.
     """
     posterior = block.spans[0].posterior
-    dtype = TORCH_DTYPES[posterior.mean.dtype]
-    n, outer, channels, inner = block.shape
-    moments = workspace.take(name, (2, n, outer, channels, inner), dtype)
-    if posterior.scale is not None:
-        _read_spans(block, [span.posterior.mean for span in block.spans], moments[0])
-        _read_spans(block, [span.posterior.scale or span.posterior.mean for span in block.spans], moments[1])
-        return moments[0], moments[1]
     width = posterior.axes.channels
-    tensors = [span.posterior.mean for span in block.spans]
-    if channels == width:
-        both = moments.view(n, outer, 2 * channels, inner)
-        _read_spans(block, tensors, both, width=2 * width)
-        return both[:, :, :channels], both[:, :, channels:]
-    _read_spans(block, tensors, moments[0], width=2 * width)
-    _read_spans(block, tensors, moments[1], width=2 * width, first_channel=width)
-    return moments[0], moments[1]
+    # A piece with every channel may still be a part of one channel's run, when there is only one.
+    interleaved = posterior.scale is None and block.piece.shape[1:] == posterior.axes.view[2:]
+    moments = workspace.prepared(_buffers, name, block.shape, TORCH_DTYPES[posterior.mean.dtype], interleaved)
+    means = [span.posterior.mean for span in block.spans]
+    if interleaved:
+        _read_spans(block, means, moments.memory[0], width=2 * width)
+    elif posterior.scale is None:
+        _read_spans(block, means, moments.memory[0], width=2 * width)
+        _read_spans(block, means, moments.memory[1], width=2 * width, first_channel=width)
+    else:
+        scales = [span.posterior.scale or span.posterior.mean for span in block.spans]
+        _read_spans(block, means, moments.memory[0], width=width)
+        _read_spans(block, scales, moments.memory[1], width=width)
+    return moments.mean, moments.raw
+
+
+def _buffers(
+    workspace: Workspace, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype, interleaved: bool
+) -> Moments:
+    n, outer, channels, inner = shape
+    both = workspace.take(name, (2, n, outer, channels, inner), dtype)
+    if not interleaved:
+        return Moments((as_bytes(both[0]), as_bytes(both[1])), both[0], both[1])
+    halves = both.view(n, outer, 2 * channels, inner)
+    return Moments((as_bytes(halves),), halves[:, :, :channels], halves[:, :, channels:])
 
 
 def read_values(
@@ -172,19 +195,17 @@ def read_values(
 
 
 def _read_spans(
-    block: Block, tensors: list[TensorInfo], out: Tensor, *, width: int | None = None, first_channel: int = 0
+    block: Block, tensors: list[TensorInfo], out: memoryview, *, width: int, first_channel: int = 0
 ) -> None:
     """Read the block's piece of each span from that span's tensor, which has ``width`` channels, into ``out``."""
-    memory = as_bytes(out)
-    _, outer, channels, inner = block.spans[0].posterior.axes.view
-    channels = width or channels
-    element = out.element_size()
-    sample, piece = outer * channels * inner * element, block.piece.start(channels, inner, first_channel) * element
-    row = len(memory) // block.samples
+    _, outer, _, inner = block.spans[0].posterior.axes.view
+    element = DTYPE_BYTES[tensors[0].dtype]
+    sample, piece = outer * width * inner * element, block.piece.start(width, inner, first_channel) * element
+    row = len(out) // block.samples
     filled = 0
     for span, tensor in zip(block.spans, tensors, strict=True):
         end = filled + span.count * row
-        read_bytes(span.posterior.header, tensor.offset + span.first * sample + piece, memory[filled:end])
+        read_bytes(span.posterior.header, tensor.offset + span.first * sample + piece, out[filled:end])
         filled = end
 
 

@@ -60,7 +60,8 @@ def read_header(path: str) -> Header:
         raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
-        length = _header_length(path, file.read(8), status.st_size)
+        length = _header_length(path, file.read(9), status.st_size)
+        file.seek(8)
         try:
             with safe_open(path, framework="np"):
                 pass
@@ -76,13 +77,11 @@ def read_header(path: str) -> Header:
 
 
 def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
-    if len(first_bytes) < 8:
+    if len(first_bytes) < 9:
         raise DataError(f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header")
-    length = int.from_bytes(first_bytes, "little")
-    if length > max(MAX_HEADER_BYTES, file_size):
-        raise DataError(
-            f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header length"
-        )
+    length = int.from_bytes(first_bytes[:8], "little")
+    if length > max(MAX_HEADER_BYTES, file_size) or first_bytes[8:] != b"{":
+        raise DataError(f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header")
     if length > MAX_HEADER_BYTES:
         raise DataError(
             f"{path}: its header is {length} bytes long; latentkit reads headers of up to {MAX_HEADER_BYTES}"

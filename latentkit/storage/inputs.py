@@ -49,7 +49,9 @@ def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> 
 def name_below(path: str, root: str) -> str:
     """The name of ``path`` relative to ``root``: NFC, ``/`` between folders, always encodable as UTF-8."""
     prefix = os.path.join(root, "")
-    relative = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
+    # Most paths are clean and below their root, and relpath is slow.
+    clean = path.startswith(prefix) and "//" not in path and "/." not in path
+    relative = path[len(prefix) :] if clean else os.path.relpath(path, root)
     relative = relative.replace(os.sep, "/")
     if relative.isascii():
         return relative

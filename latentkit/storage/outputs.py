@@ -78,11 +78,14 @@ def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples:
                 f"{span.posterior.key!r}; choose with --key"
             )
         _check_joinable(spans[0].posterior, span.posterior)
+    carried = {posterior: _carried([posterior], carry, {"latents": ()}) for posterior in keys.values()}
     shards = list(_cut(spans, samples))
     planned = []
     for number, part in enumerate(shards, 1):
         path = os.path.join(folder, SHARD_NAME.format(number=number, count=len(shards)))
-        planned.append(Output(path, {"latents": part}, _copied_rows(part, carry)))
+        planned.append(
+            Output(path, {"latents": part}, _copied_rows([(span, carried[span.posterior]) for span in part]))
+        )
     return planned
 
 
@@ -125,13 +128,24 @@ def _copies(
     group: Mapping[Posterior, Sequence[Span]], carry: Sequence[str], latents: Mapping[str, Sequence[Span]]
 ) -> dict[str, Copy]:
     """What one input's output carries: whole tensors with whole inputs, else the rows of the samples chosen."""
-    ((posterior, spans), *_) = group.items()
-    if sum(span.count for span in spans) < posterior.samples:
-        return _copied_rows(spans, carry)
-    return {
-        tensor.key: Copy(tensor.dtype, tensor.shape, ((posterior.header, tensor, 0, tensor.nbytes),))
-        for tensor in _carried(list(group), carry, latents)
-    }
+    carried = _carried(list(group), carry, latents)
+    (posterior, *_), (spans, *others) = group.keys(), group.values()
+    if all(_is_whole(spans) for spans in group.values()):
+        return {
+            tensor.key: Copy(tensor.dtype, tensor.shape, ((posterior.header, tensor, 0, tensor.nbytes),))
+            for tensor in carried
+        }
+    rows = [(span.first, span.count) for span in spans]
+    if carried and any([(span.first, span.count) for span in other] != rows for other in others):
+        raise RequestError(
+            f"{posterior.file.path}: other samples were chosen of one tensor than of another, so {carried[0].key!r} "
+            f"cannot be carried beside both; choose one tensor with --key"
+        )
+    return _copied_rows([(span, carried) for span in spans])
+
+
+def _is_whole(spans: Sequence[Span]) -> bool:
+    return len(spans) == 1 and spans[0].count == spans[0].posterior.samples
 
 
 def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mapping[str, object]) -> list[TensorInfo]:
@@ -151,17 +165,17 @@ def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mappi
     return list(carried.values())
 
 
-def _copied_rows(spans: Sequence[Span], carry: Sequence[str]) -> dict[str, Copy]:
-    """The rows of the tensors to be carried that belong to the spans' samples."""
+def _copied_rows(spans: Sequence[tuple[Span, Sequence[TensorInfo]]]) -> dict[str, Copy]:
+    """The rows that belong to the spans' samples, of the tensors to be carried with each."""
     found: dict[str, list[tuple[Span, TensorInfo]]] = {}
-    for span in spans:
-        for tensor in _carried([span.posterior], carry, {"latents": span}):
+    for span, tensors in spans:
+        for tensor in tensors:
             found.setdefault(tensor.key, []).append((span, tensor))
     copies = {}
     for key, rows in found.items():
         first = rows[0][1]
         for span, tensor in rows:
-            per_sample = tensor.shape[:1] == (span.posterior.samples,)
+            per_sample = tensor.shape[:1] == (span.posterior.samples,) and tensor.nbytes % span.posterior.samples == 0
             if not per_sample or (tensor.dtype, tensor.shape[1:]) != (first.dtype, first.shape[1:]):
                 raise DataError(
                     f"{span.posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) cannot be "
@@ -170,7 +184,7 @@ def _copied_rows(spans: Sequence[Span], carry: Sequence[str]) -> dict[str, Copy]
         if len(rows) != len(spans):
             raise RequestError(f"tensor {key!r} cannot be carried into shards: some of the inputs do not have it")
         parts = tuple(_rows_of(span, tensor) for span, tensor in rows)
-        copies[key] = Copy(first.dtype, (sum(span.count for span in spans), *first.shape[1:]), parts)
+        copies[key] = Copy(first.dtype, (sum(span.count for span, _ in rows), *first.shape[1:]), parts)
     return copies
 
 

@@ -1,7 +1,8 @@
 """Pairing inputs with their partners: another posterior for each (``--against``), or latents (``--latents``)."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
@@ -39,6 +40,8 @@ def pair_posteriors(posteriors: Sequence[Posterior], others: Sequence[Posterior]
     if len(others) == 1 and (len(posteriors) == 1 or others[0].samples == 1):
         pairs = dict.fromkeys(posteriors, others[0])
     else:
+        _refuse_equal_names(dict.fromkeys(posterior.file for posterior in posteriors))
+        _refuse_equal_names(dict.fromkeys(other.file for other in others))
         by_name = {(other.file.name, other.key): other for other in others}
         pairs = {}
         for posterior in posteriors:
@@ -65,7 +68,7 @@ def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None
     file or tensor, ``DataError`` for one of another shape.
     """
     files = find_inputs([argument])
-    inputs = {posterior.file for posterior in posteriors}
+    inputs = Counter(posterior.file for posterior in posteriors)
     alone = len(files) == 1 and len(inputs) == 1
     by_name = {file.name: file for file in files}
     index = os.path.join(argument, INDEX_NAME)
@@ -73,14 +76,29 @@ def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None
         return _in_shards(posteriors, files, key or "latents")
     if os.path.exists(index) and not alone and not all(file.name in by_name for file in inputs):
         return _in_shards(posteriors, find_inputs([index]), key or "latents")
+    if not alone:
+        _refuse_equal_names(inputs)
+        _refuse_equal_names(files)
     pairs = {}
     for posterior in posteriors:
         file = files[0] if alone else by_name.get(posterior.file.name)
         if file is None:
             raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
-        siblings = sum(other.file == posterior.file for other in posteriors)
-        pairs[posterior] = _latents_of(posterior, file, key or latents_key(posterior, siblings), named=key is not None)
+        named = key or latents_key(posterior, inputs[posterior.file])
+        pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
     return pairs
+
+
+def _refuse_equal_names(files: Iterable[InputFile]) -> None:
+    """Two files of one name below their folders would have the same partner."""
+    names: dict[str, InputFile] = {}
+    for file in files:
+        other = names.setdefault(file.name, file)
+        if other.path != file.path:
+            raise RequestError(
+                f"{other.path} and {file.path} have the same name, {file.name!r}, below their folders, and partners "
+                f"are found by name; give their common parent folder"
+            )
 
 
 def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key: str) -> dict[Posterior, Latents]:
@@ -95,6 +113,13 @@ def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key:
         shards.append((header, header.tensors[key]))
     often = "draws" in shards[0][0].metadata
     draws = shards[0][1].shape[0] if often else 1
+    for header, tensor in shards:
+        alike = tensor.dtype == shards[0][1].dtype and (not often or tensor.shape[:1] == (draws,))
+        if not tensor.is_float or not alike or ("draws" in header.metadata) != often:
+            raise DataError(
+                f"{header.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not go end to end with "
+                f"that of {files[0].path} ({shards[0][1].dtype} {list(shards[0][1].shape)})"
+            )
     rest = posteriors[0].axes.shape[len(posteriors[0].axes.batch) :]
     rows = [tensor.shape[often] if len(tensor.shape) > often else 0 for _, tensor in shards]
     if any(tensor.shape[often + 1 :] != rest for _, tensor in shards) or sum(rows) != sum(
@@ -127,7 +152,9 @@ def _latents_of(posterior: Posterior, file: InputFile, key: str, *, named: bool)
         raise RequestError(f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key")
     else:
         fitting = [
-            tensor for tensor in header.tensors.values() if tensor.is_float and _draws(posterior, tensor, header)
+            tensor
+            for tensor in header.tensors.values()
+            if tensor.is_float and _draws(posterior, tensor, header) is not None
         ]
         if len(fitting) != 1:
             raise RequestError(

@@ -14,6 +14,7 @@ from latentkit.storage.writer import write_at
 _PART_SUFFIX = ".part"
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary name adds some
 _SYNCS_AT_ONCE = 16
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
@@ -61,34 +62,47 @@ class Placement:
             self._open = True
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write every byte of ``data`` at ``offset``; threads may do so at once."""
-        with _naming(self.path):
-            write_at(self.descriptor, offset, data)
+        """Write at ``offset``; threads may do so at once."""
+        with self._opened() as descriptor:
+            write_at(descriptor, offset, data)
 
-    def sync(self) -> None:
-        with _naming(self.path):
-            # A new file has the mode of any new file; one that is replaced hands its own on.
-            with suppress(FileNotFoundError):
-                os.fchmod(self.descriptor, stat.S_IMODE(os.stat(self.path).st_mode))
-            os.fsync(self.descriptor)
-
-    def move(self) -> None:
-        with _naming(self.path):
-            _move(self._part, self.path, overwrite=self.overwrite)
-        self._close()
-
-    def discard(self) -> None:
-        """Leave what was there before; harmless when the file is in its place already."""
-        self._close()
-        with suppress(OSError):
-            os.unlink(self._part)
-
-    def _close(self) -> None:
+    def rest(self) -> None:
+        """Close the file, but while it is written to or synced: a process may have only so many open."""
         # Once only: another file may have the number by the second time.
         if self._open:
             self._open = False
             with suppress(OSError):
                 os.close(self.descriptor)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with _naming(self.path):
+            if self._open:
+                yield self.descriptor
+                return
+            descriptor = os.open(self._part, os.O_RDWR | _CLOSE_ON_EXEC)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def sync(self) -> None:
+        with self._opened() as descriptor:
+            # A new file has the mode of any new file; one that is replaced hands its own on.
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(os.stat(self.path).st_mode))
+            os.fsync(descriptor)
+
+    def move(self) -> None:
+        with _naming(self.path):
+            _move(self._part, self.path, overwrite=self.overwrite)
+        self.rest()
+
+    def discard(self) -> None:
+        """Leave what was there before; harmless when the file is in its place already."""
+        self.rest()
+        with suppress(OSError):
+            os.unlink(self._part)
 
 
 def commit_all(placements: Sequence[Placement]) -> None:
@@ -151,7 +165,7 @@ def _open_part(path: str) -> tuple[int, str]:
     while True:
         part = os.path.join(folder, f".{start}.{secrets.token_hex(4)}{_PART_SUFFIX}")
         try:
-            return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666), part
+            return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOSE_ON_EXEC, 0o666), part
         except FileExistsError:
             continue
 

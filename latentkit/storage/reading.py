@@ -28,6 +28,9 @@ TORCH_DTYPES = {
     "U64": torch.uint64,
 }
 
+#: Bytes an element.
+DTYPE_BYTES = {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()}
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -54,6 +57,9 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
             if count == 0:
                 raise DataError(f"{header.path}: truncated: it ends where more of a tensor should be")
             out, offset = out[count:], offset + count
+    except OSError as error:
+        error.filename = header.path  # a descriptor's error names none
+        raise
     finally:
         os.close(descriptor)
 

@@ -75,14 +75,21 @@ def _named(posteriors: Sequence[Posterior], source: str) -> Iterator[Span]:
         raise RequestError(f"{source}: no such list of samples") from None
     with file:
         rows = csv.DictReader(file)
-        if not {"file", "tensor", "index"} <= set(rows.fieldnames or ()):
-            raise RequestError(f"{source}: a list of samples is CSV with the columns file, tensor and index")
-        for row in rows:
-            posterior = by_name.get((row["file"], row["tensor"]))
-            index = int(row["index"]) if (row["index"] or "").isdecimal() else -1
-            if posterior is None or not 0 <= index < posterior.samples:
-                raise RequestError(
-                    f"{source}, line {rows.line_num}: no sample {row['index']} of {row['tensor']!r} in {row['file']!r} "
-                    f"among the inputs"
-                )
-            yield Span(posterior, index, 1)
+        try:
+            if not {"file", "tensor", "index"} <= set(rows.fieldnames or ()):
+                raise RequestError(f"{source}: a list of samples is CSV with the columns file, tensor and index")
+            for row in rows:
+                posterior = by_name.get((row["file"], row["tensor"]))
+                index = _index(row["index"])
+                if posterior is None or not 0 <= index < posterior.samples:
+                    raise RequestError(
+                        f"{source}, line {rows.line_num}: no sample {str(row['index'])[:40]} of {row['tensor']!r} in "
+                        f"{row['file']!r} among the inputs"
+                    )
+                yield Span(posterior, index, 1)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise RequestError(f"{source}: not a CSV list of samples ({error})") from error
+
+
+def _index(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 20 else -1

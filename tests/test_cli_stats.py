@@ -1,0 +1,115 @@
+"""``latentkit stats`` at the command line; the statistics themselves are tested in test_statistics.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SAMPLE_DATA, Cli, moments_of
+
+Write = Callable[..., Path]
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_strict_even_where_figures_are_undefined(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=torch.full((1, 4, 1, 1), float("nan")))
+    document = strict(cli("stats", "a.safetensors").out)
+    assert document["overall"]["mean"]["mean"] is None
+    assert document["overall"]["mean"]["nan_count"] == 2
+
+
+def test_the_document_says_what_was_read(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of())
+    document = strict(cli("stats", "a.safetensors").out)
+    assert document["measure"] == "stats"
+    assert document["read"] == ["moments: 4 channels = 2 mean + 2 logvar, bchw"]
+    assert (document["samples"], document["channels"]) == (5, 2)
+    assert [channel["channel"] for channel in document["per_channel"]] == [0, 1]
+
+
+def test_the_clamp_of_the_synthetic_file_is_counted_as_its_readme_says(cli: Cli) -> None:
+    overall = strict(cli("stats", SAMPLE_DATA / "synthetic-clamp.safetensors").out)["overall"]
+    # 16 of each, and an infinity beyond either bound.
+    assert {key: overall["clamp"][key] for key in ("below", "at_low", "at_high", "above")} == {
+        "below": 17, "at_low": 16, "at_high": 16, "above": 17,
+    }  # fmt: skip
+    assert [overall["logvar"][key] for key in ("nan_count", "plus_inf_count", "minus_inf_count")] == [1, 1, 1]
+    assert [overall["mean"][key] for key in ("nan_count", "plus_inf_count", "minus_inf_count")] == [1, 1, 1]
+
+
+def test_the_clamp_can_be_moved(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=torch.cat([torch.zeros(3, 1), torch.tensor([[-5.0], [0], [5]])], 1))
+    clamp = strict(cli("stats", "a.safetensors", "--clamp-min", -5, "--clamp-max", 4).out)["overall"]["clamp"]
+    assert (clamp["low"], clamp["high"], clamp["below"], clamp["at_low"], clamp["above"]) == (-5, 4, 0, 1, 1)
+
+
+def test_kl_agrees_with_that_of_the_samples(cli: Cli) -> None:
+    path = SAMPLE_DATA / "healthy-f16.safetensors"
+    document = strict(cli("stats", path).out)
+    assert document["overall"]["kl"]["total"] == pytest.approx(sum(cli("kl", path).values("kl")), rel=1e-6)
+
+
+def test_the_collapsed_channels_are_found(cli: Cli) -> None:
+    document = strict(cli("stats", SAMPLE_DATA / "collapsed.safetensors").out)
+    assert [channel["collapsed"] for channel in document["per_channel"]] == [True, False, True, True]
+
+
+def test_bits_are_equal_for_any_order_and_batch_size(cli: Cli, write: Write) -> None:
+    for name in "ab":
+        write(f"{name}.safetensors", moments=moments_of(9, seed=ord(name)))
+    counted = ("nan_count", "min", "max", "quantiles")
+    figures = []
+    for names in ("ab", "ba"):
+        for size in (1, 7, 64):
+            outcome = cli("stats", *(f"{name}.safetensors" for name in names), "--batch-size", size)
+            figures.append([strict(outcome.out)["overall"]["logvar"][key] for key in counted])
+    assert all(figure == figures[0] for figure in figures)
+
+
+def test_tensors_of_different_shapes_are_pooled_by_channel(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(3, 2, 4, 4))
+    write("b.safetensors", moments=moments_of(2, 2, 8, 2))
+    document = strict(cli("stats", "a.safetensors", "b.safetensors").out)
+    assert (document["samples"], document["overall"]["count"]) == (5, 2 * (3 * 16 + 2 * 16))
+
+
+@pytest.mark.parametrize("options", [("--layout", "blc"), ("--layout", "bcl")])
+def test_layouts_decide_the_channels(cli: Cli, write: Write, options: tuple[str, ...]) -> None:
+    write("a.safetensors", moments=torch.zeros(2, 6, 4))
+    assert strict(cli("stats", "a.safetensors", *options).out)["channels"] == {"blc": 2, "bcl": 3}[options[1]]
+
+
+def test_a_file_holds_what_standard_output_holds(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("a.safetensors", moments=moments_of())
+    outcome = cli("stats", "a.safetensors", "-o", "s.json")
+    assert (outcome.status, outcome.out) == (0, "")
+    assert (tmp_path / "s.json").read_text() == cli("stats", "a.safetensors").out
+
+
+def test_nonfinite_values_are_a_note(cli: Cli) -> None:
+    err = cli("stats", SAMPLE_DATA / "synthetic-clamp.safetensors").err
+    assert "4 values are NaN, or infinite means" in err
+
+
+@pytest.mark.parametrize("name", ["healthy-f16", "synthetic-clamp", "collapsed", "video"])
+def test_tables_fit_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = cli("stats", SAMPLE_DATA / f"{name}.safetensors", "--format", "table").out
+    assert max(map(len, out.splitlines())) <= 80
+    for word in ("exactly at", "KL", "share", "Histogram", "margin"):
+        assert word in out
+
+
+def test_one_sample_has_no_active_channels_yet(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(1, 2, 1, 1))
+    outcome = cli("stats", "a.safetensors", "--format", "table")
+    assert outcome.status == 0
+    assert "–" in outcome.out

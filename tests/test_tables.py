@@ -1,0 +1,143 @@
+"""Tables of rows: what is written can be read back, to the last bit, by whoever reads the format."""
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from latentkit.errors import RequestError
+from latentkit.storage.tables import check_rows_format, jsonable, open_rows, write_all
+
+TYPES = {"file": "string", "index": "int64", "kl": "double", "flag": "bool"}
+ROWS: list[dict[str, Any]] = [
+    {"file": "plain", "index": 0, "kl": 0.1 + 0.2, "flag": True},
+    {"file": 'comma, "quote"', "index": 2**40, "kl": 5e-324, "flag": False},
+    {"file": "line\nbreak\r\n\x1b[31m", "index": 2, "kl": 1.7976931348623157e308, "flag": True},
+    {"file": "é🙂", "index": 3, "kl": -0.0, "flag": False},
+]
+
+
+def written(tmp_path: Path, form: str, *batches: list[dict[str, Any]], **options: Any) -> Path:
+    path = tmp_path / "out"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    writer = open_rows(form, descriptor, TYPES, **options)
+    for rows in batches:
+        writer.write({name: [row[name] for row in rows] for name in TYPES})
+    writer.end({"end": 1})
+    os.close(descriptor)
+    return path
+
+
+def read(path: Path, form: str) -> list[dict[str, Any]]:
+    if form == "parquet":
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    text = path.read_bytes().decode()
+    if form == "csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    return [json.loads(line) for line in text.splitlines()] if form == "jsonl" else list(json.loads(text)["rows"])
+
+
+FORMS = ["csv", "jsonl", "json", "parquet"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batches", [[ROWS], [ROWS[:1], ROWS[1:]], [[], ROWS, []]], ids=["one", "two", "with empty ones"])
+def test_rows_read_back_as_they_were(tmp_path: Path, form: str, batches: list[list[dict[str, Any]]]) -> None:
+    rows = read(written(tmp_path, form, *batches), form)
+    if form == "csv":
+        rows = [{**row, "index": int(row["index"]), "kl": float(row["kl"]), "flag": row["flag"] == "True"} for row in rows]
+    assert rows == ROWS
+    assert [math.copysign(1, row["kl"]) for row in rows] == [1, 1, 1, -1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_document_without_rows_is_whole(tmp_path: Path, form: str) -> None:
+    assert read(written(tmp_path, form), form) == []
+
+
+def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
+    assert written(tmp_path, "csv").read_text() == "file,index,kl,flag\n"
+
+
+def test_csv_has_one_header_or_none(tmp_path: Path) -> None:
+    assert written(tmp_path, "csv", ROWS[:1], ROWS[:1]).read_text().count("file,") == 1
+    assert written(tmp_path, "csv", ROWS[:1], header=False).read_text() == "plain,0,0.30000000000000004,True\n"
+
+
+def test_parquet_without_rows_has_its_columns(tmp_path: Path) -> None:
+    schema = pyarrow.parquet.read_schema(written(tmp_path, "parquet"))
+    assert {field.name: str(field.type) for field in schema} == TYPES
+
+
+def test_json_holds_the_facts_of_start_and_end(tmp_path: Path) -> None:
+    document = json.loads(written(tmp_path, "json", ROWS, facts={"measure": "kl", "x": math.nan}).read_text())
+    assert (document["measure"], document["x"], document["end"]) == ("kl", None, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nan_and_infinities_are_null_in_json_and_themselves_elsewhere(tmp_path: Path, form: str) -> None:
+    values = [math.nan, math.inf, -math.inf]
+    rows = [{**ROWS[0], "kl": value} for value in values]
+    read_back = [row["kl"] for row in read(written(tmp_path, form, rows), form)]
+    if form == "csv":
+        assert read_back == ["nan", "inf", "-inf"]
+    elif form == "parquet":
+        assert [str(value) for value in read_back] == ["nan", "inf", "-inf"]
+    else:
+        assert read_back == [None, None, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_of_names_that_are_no_text_are_shown(tmp_path: Path, form: str) -> None:
+    rows = read(written(tmp_path, form, [{**ROWS[0], "file": "a\udcff"}]), form)
+    assert rows[0]["file"] in ("a\\udcff", "a\udcff")
+
+
+def test_columns_of_mixed_dtypes_take_the_type_said(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "index": True, "kl": 1, "flag": 0}]
+    assert read(written(tmp_path, "parquet", rows), "parquet") == [{"file": "plain", "index": 1, "kl": 1.0, "flag": False}]
+
+
+def test_many_rows_are_written_in_groups(tmp_path: Path) -> None:
+    path = written(tmp_path, "parquet", *[ROWS * 5000] * 8)
+    assert pyarrow.parquet.ParquetFile(path).num_row_groups > 1
+    assert pyarrow.parquet.read_table(path).num_rows == 160_000
+
+
+def test_parquet_goes_through_a_pipe() -> None:
+    out, end = os.pipe()
+    writer = open_rows("parquet", end, TYPES)
+    writer.write({name: [row[name] for row in ROWS] for name in TYPES})
+    writer.end({})
+    os.close(end)
+    with os.fdopen(out, "rb") as file:
+        assert pyarrow.parquet.read_table(io.BytesIO(file.read())).to_pylist() == ROWS
+
+
+def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RequestError, match=r"pip install 'latentkit\[parquet\]'"):
+        check_rows_format("parquet")
+
+
+def test_jsonable_reaches_into_everything() -> None:
+    assert jsonable({"a": [math.nan, (math.inf, {"b": -math.inf})], "c": 1.5}) == {"a": [None, [None, {"b": None}]], "c": 1.5}
+
+
+def test_a_pipe_that_takes_a_little_at_a_time_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = b""
+
+    def write(_: int, data: memoryview) -> int:
+        nonlocal taken
+        taken += bytes(data[:3])
+        return min(3, len(data))
+
+    monkeypatch.setattr(os, "write", write)
+    write_all(1, b"0123456789")
+    assert taken == b"0123456789"
