@@ -15,7 +15,7 @@ from latentkit.recipe import Recipe
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
-from latentkit.tabulated import bit_patterns, can_tabulate, look_up
+from latentkit.tabulated import can_tabulate, look_up
 from latentkit.workspace import Workspace
 
 #: Takes one draw of a block's latents, in the output's dtype: ``(block, draw, latents)``.
@@ -88,8 +88,7 @@ def _std_of(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspa
     shape = tuple(raw.shape)
     std = workspace.take("std", shape, torch.float32)
     if can_tabulate(raw.dtype):
-        index = bit_patterns(raw, workspace.take("index", shape, torch.int32))
-        look_up(_std_table(raw.dtype, parameterization, clamp), index, std)
+        std = look_up(_std_table(raw.dtype, parameterization, clamp), raw, "std", workspace)
     else:
         std.copy_(raw)
         std_float32(std, std, parameterization, clamp, scratch=workspace.scratch)

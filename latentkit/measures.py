@@ -16,7 +16,7 @@ from torch import Tensor
 from latentkit.distributions import LOG_2PI, exp_remainder
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, scale_of
 from latentkit.sums import sample_sums
-from latentkit.tabulated import bit_patterns, can_tabulate, look_up, tables_of
+from latentkit.tabulated import can_tabulate, look_up, tables_of
 from latentkit.workspace import Workspace
 
 Values = NDArray[np.float64]
@@ -60,7 +60,7 @@ def kl_to_prior(
     terms.mul_(terms)
     if can_tabulate(raw.dtype):
         tables = tables_of(raw.dtype, parameterization, arithmetic.clamp)
-        terms.add_(_looked_up(tables.remainder, raw, "remainder", workspace))
+        terms.add_(look_up(tables.remainder, raw, "looked_up", workspace))
         least = _LEAST_MEAN_TERM_TABULATED
     else:
         terms.add_(_computed_remainder(raw, parameterization, arithmetic.clamp, workspace))
@@ -116,9 +116,9 @@ def nll(
     terms = workspace.take("terms", tuple(mean.shape), torch.float32)
     terms.copy_(latents)
     terms.sub_(workspace.take("mean", tuple(mean.shape), torch.float32).copy_(mean))
-    terms.mul_(_looked_up(tables.inverse_std, raw, "looked_up", workspace))
+    terms.mul_(look_up(tables.inverse_std, raw, "looked_up", workspace))
     terms.mul_(terms)
-    terms.add_(_looked_up(tables.logvar, raw, "looked_up", workspace))
+    terms.add_(look_up(tables.logvar, raw, "looked_up", workspace))
     sums = sample_sums(terms, workspace)
     if arithmetic.precision == "auto":
         _again(~np.isfinite(sums[:, 0]), sums, exactly, mean, raw, latents)
@@ -146,12 +146,6 @@ def _kl_terms(m1: Tensor, scale1: Scale, m2: Tensor, scale2: Scale) -> Tensor:
     deviation = (m1 - m2) / scale2.std
     difference = scale1.logvar - scale2.logvar
     return deviation * deviation + exp_remainder(difference, torch.exp(difference))
-
-
-def _looked_up(table: Tensor, raw: Tensor, name: str, workspace: Workspace) -> Tensor:
-    shape = tuple(raw.shape)
-    index = bit_patterns(raw, workspace.take("index", shape, torch.int32))
-    return look_up(table, index, workspace.take(name, shape, torch.float32))
 
 
 def _computed_remainder(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspace) -> Tensor:

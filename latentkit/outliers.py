@@ -24,7 +24,7 @@ KEPT = 20
 
 # A KL is not far below the others' unless it is less than this part of their median: on that side a few percent may
 # be many times the spread, and mean nothing.
-_LOW = 0.5
+_LOW = 0.25
 # More than this share are no outliers but a population of their own (at least so many may be).
 _MOST = 0.01
 _MOST_OF_FEW = 3

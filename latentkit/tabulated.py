@@ -6,12 +6,14 @@ prior, at the clamp and for NaN it needs no special case, and it is as fast as `
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentkit.distributions import exp_remainder
 from latentkit.parameterization import Clamp, scale_of
+from latentkit.workspace import Workspace
 
 _CODES = {1: torch.uint8, 2: torch.uint16}
 
@@ -43,12 +45,24 @@ def every_value(dtype: torch.dtype) -> Tensor:
     return torch.arange(1 << 8 * dtype.itemsize, dtype=torch.int32).to(_CODES[dtype.itemsize]).view(dtype)
 
 
-def bit_patterns(raw: Tensor, out: Tensor) -> Tensor:
-    """The bit patterns of ``raw`` (16 or 8 bits, any strides) into the contiguous int32 ``out``: a table's index."""
-    return out.view(raw.shape).copy_(raw.view(_CODES[raw.element_size()]))
+def look_up(table: Tensor, raw: Tensor, name: str, workspace: Workspace) -> Tensor:
+    """``table`` at the bit patterns of ``raw`` (16 or 8 bits, any strides): in the workspace's buffer ``name``."""
+    views = workspace.prepared(_views, raw, name, table.dtype)
+    views.indices.copy_(views.codes)
+    torch.index_select(table, 0, views.flat_indices, out=views.flat)
+    return views.found
 
 
-def look_up(table: Tensor, index: Tensor, out: Tensor) -> Tensor:
-    """``table[index]`` into ``out``; both contiguous."""
-    torch.index_select(table, 0, index.view(-1), out=out.view(-1))
-    return out
+class _Views(NamedTuple):
+    codes: Tensor
+    indices: Tensor
+    flat_indices: Tensor
+    found: Tensor
+    flat: Tensor
+
+
+def _views(workspace: Workspace, raw: Tensor, name: str, dtype: torch.dtype) -> _Views:
+    shape = tuple(raw.shape)
+    # Indices of 32 bits are read twice as fast as those of 64.
+    indices, found = workspace.take("index", shape, torch.int32), workspace.take(name, shape, dtype)
+    return _Views(raw.view(_CODES[raw.element_size()]), indices, indices.view(-1), found, found.view(-1))

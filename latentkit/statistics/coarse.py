@@ -86,7 +86,7 @@ class CoarseCounts:
             extremes.append((source.amin(1), source.amax(1)))
             self.grid.add(rows, self._cells(rows, single))
             if run is not None:
-                run.sum(wide)
+                run.sum(wide, self._buffers)
         least = torch.stack([low for low, _ in extremes]).amin(0).double().numpy()
         greatest = torch.stack([high for _, high in extremes]).amax(0).double().numpy()
         if not (run is not None and run.commit(stored, least, greatest)):
@@ -127,17 +127,12 @@ class CoarseCounts:
                 finite = self.quantities[half].classes(wide).finite
                 least[part], greatest[part] = finite_extremes(wide, finite)
                 note_nonfinite(first, finite, segments, extrema)
-                self._take_out_zeros(half, first, wide)
+                here = slice(first, first + len(wide))
+                self.grid.take_out(here, self._cells(here, self._views_of(stored[part])[0]), ~finite)
             self._add_any(half, first - half * self.channels, wide, finite, least[part], greatest[part])
         if all_finite:
             self._run = _Run.like(self.quantities, self.channels, rows, stored, least, greatest)
         return least, greatest
-
-    def _take_out_zeros(self, half: int, first: int, wide: Tensor) -> None:
-        """σ and variance 0 share the lowest cell with numbers that have a finite logarithm."""
-        if self.quantities[half].parameterization in ("std", "var"):
-            zeros = ((wide == 0) & ~wide.signbit()).sum(1)
-            self.grid.counts[first : first + len(wide), 0] -= zeros.to(self.grid.counts.dtype)
 
     def _add_any(
         self, half: int, channel: int, wide: Tensor, finite: Tensor | None, least: Floats, greatest: Floats
@@ -266,12 +261,13 @@ class _Run:
                 return None
         return run
 
-    def sum(self, wide: Tensor) -> None:
-        """Sum a chunk of rows, which is overwritten unless it is the stored one, for ``commit``."""
+    def sum(self, wide: Tensor, buffers: Workspace) -> None:
+        """Sum a chunk of rows, for ``commit``."""
         exponentials = None
         half, part = self.parts[-1]
         if half:
-            exponentials = torch.exp(wide[part]).sum(1)
+            logvar = wide[part]
+            exponentials = torch.exp(logvar, out=buffers.take("exp", tuple(logvar.shape), torch.float64)).sum(1)
         if self._shift is not None:
             wide = wide - self._shift
         self._chunks.append((*_sum_and_norm(wide), exponentials))

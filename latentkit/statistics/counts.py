@@ -144,6 +144,10 @@ class Grid:
         ones = self._ones[: index.numel()].view(index.shape)
         self.counts[rows].scatter_add_(1, index, ones)
 
+    def take_out(self, rows: slice, index: Tensor, mask: Tensor) -> None:
+        """Take back the ones that were added where ``mask`` is true."""
+        self.counts[rows].scatter_add_(1, index, -mask.to(self.counts.dtype))
+
     def merge(self, other: "Grid") -> None:
         self._reserve(other._added)
         self.counts += other.counts
