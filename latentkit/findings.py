@@ -1,15 +1,16 @@
-"""What a summary says about an encoder, in words: each finding with its figure, its threshold and the threshold's source.
+"""What a summary says about an encoder, in words: each finding with its figure, its threshold and that one's source.
 
 No finding without evidence, and none for a healthy encoder. What is worth knowing but no fault is a note.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from latentkit.outliers import CHANCE, FarOut, SampleKl
-from latentkit.statistics import Group, Place, Summary
+from latentkit.statistics import Group, Place, Spread, Summary
+from latentkit.statistics.quantity import HALF_PRECISIONS
 from latentkit.statistics.summary import ACTIVE_VARIANCE, COLLAPSED_KL
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
@@ -100,55 +101,53 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def _nonfinite(summary: Summary) -> Iterator[Finding]:
-    parts, places, channels = [], [], []
-    for name, spreads in _halves(summary):
+    counts, places = [], []
+    for name, overall, groups in _halves(summary):
         infinite = "infinite mean" if name == "mean" else "infinite log-variance (taken as clamped)"
-        total = spreads(summary.overall)
-        parts += _count(total.nan_count - total.negative_count, f"NaN {name}")
-        parts += _count(total.negative_count, "negative scale")
-        parts += _count(total.minus_inf_count + total.plus_inf_count, infinite)
-        for group in summary.per_channel:
-            place = spreads(group).nonfinite_at
-            if place is not None:
-                places.append((place, name, group.channel))
-                channels.append(group.channel)
-    if not parts:
+        counts += [
+            (overall.nan_count, f"NaN {name}"),
+            (overall.minus_inf_count + overall.plus_inf_count, infinite),
+            (overall.negative_count, "negative scale"),
+        ]
+        places += [(group.nonfinite_at, name, channel) for channel, group in enumerate(groups) if group.nonfinite_at]
+    total = sum(count for count, _ in counts)
+    if not total or not places:
         return
-    place, name, channel = min(places, key=lambda entry: entry[0])
-    total = sum(count for count, _ in parts)
+    place, name, channel = min(places)
+    parts = [f"{count:,} {_plural(count, what)}" for count, what in counts if count]
     yield Finding(
         "nonfinite",
         Severity.serious,
-        f"{total:,} {_plural(total, 'value')} {_are(total)} not finite: {', '.join(text for _, text in parts)}; the "
-        f"first: {where(place)}, the {name} of channel {channel}",
+        f"{total:,} {_plural(total, 'value')} {_are(total)} not finite: {', '.join(parts)}; the first is the {name} of "
+        f"channel {channel} in {where(place)}",
         total,
         0,
         "not one is expected",
-        _unique(channels),
+        tuple(sorted({channel for _, _, channel in places})),
         place,
     )
 
 
 def _clamped(summary: Summary) -> Iterator[Finding]:
     """Above the clamp one is too many: its σ of 22,026 (e^10) drowns every other latent. Below, a share."""
+    overall = summary.overall.clamp
     groups = [(group, group.clamp, group.logvar) for group in summary.per_channel if group.clamp and group.logvar]
     high = [(group, logvar) for group, clamp, logvar in groups if clamp.above + clamp.at_high]
-    overall = summary.overall.clamp
     if overall is not None and high:
         beyond = overall.above + overall.at_high
-        _, furthest = max(high, key=lambda entry: (entry[1].plus_inf_count, entry[1].max))
+        _, furthest = max(high, key=lambda entry: entry[1].max)
+        place = furthest.max_at or furthest.nonfinite_at
         yield Finding(
             "clamp_high",
             Severity.serious,
-            f"{beyond:,} {_plural(beyond, 'log-variance')} ({_percent(beyond / summary.overall.count)}) {_are(beyond)} "
-            f"at or above the clamp's upper bound of {overall.high:g}, in {_channels(group for group, _ in high)}: "
-            f"drawn there, latents have a standard deviation of {math.exp(overall.high / 2):,.6g}; see "
-            f"{where(furthest.max_at)}",
+            f"{_beyond(beyond, summary, 'above', overall.high)}, in {_channels([group for group, _ in high])}: drawn "
+            f"there, latents have a standard deviation of {math.exp(overall.high / 2):,.5g}; the highest is in "
+            f"{where(place)}",
             beyond,
             0,
             "one such latent outweighs all others in the scale",
-            _numbers(group for group, _ in high),
-            furthest.max_at,
+            _numbers([group for group, _ in high]),
+            place,
         )
     low = [
         (group, (clamp.below + clamp.at_low) / group.count, logvar)
@@ -156,26 +155,31 @@ def _clamped(summary: Summary) -> Iterator[Finding]:
         if clamp.below + clamp.at_low > CLAMPED_SHARE * group.count
     ]
     if overall is not None and low:
-        beyond = overall.below + overall.at_low
-        group, share, logvar = max(low, key=lambda entry: entry[1])
+        _, share, logvar = max(low, key=lambda entry: entry[1])
+        place = logvar.min_at or logvar.nonfinite_at
         yield Finding(
             "clamp_low",
             Severity.warning,
-            f"{beyond:,} {_plural(beyond, 'log-variance')} ({_percent(beyond / summary.overall.count)}) {_are(beyond)} "
-            f"at or below the clamp's lower bound of {overall.low:g}, up to {_percent(share)} of a channel, in "
-            f"{_channels(entry[0] for entry in low)}: no gradient passes there",
+            f"{_beyond(overall.below + overall.at_low, summary, 'below', overall.low)}, in "
+            f"{_channels([group for group, _, _ in low])} (up to {_percent(share)} of a channel): no gradient passes "
+            f"there; the lowest is in {where(place)}",
             share,
             CLAMPED_SHARE,
             f"{_OURS}: fewer change no figure that is shown",
-            _numbers(entry[0] for entry in low),
-            logvar.min_at,
+            _numbers([group for group, _, _ in low]),
+            place,
         )
+
+
+def _beyond(count: int, summary: Summary, side: str, bound: float) -> str:
+    share = _percent(count / summary.overall.count)
+    return f"{count:,} {_plural(count, 'log-variance')} ({share}) {_are(count)} at or {side} the clamp at {bound:g}"
 
 
 def _dead(summary: Summary) -> Iterator[Finding]:
     dead = [group for group in summary.per_channel if _is_dead(group)]
     if dead and summary.samples > 1:
-        values = ", ".join(f"{group.mean.min:.4g}" for group in dead[:4]) + (", …" if len(dead) > 4 else "")
+        values = _values([group.mean.min for group in dead])
         yield Finding(
             "dead",
             Severity.serious,
@@ -247,7 +251,14 @@ def _far_out(sample_kl: SampleKl | None) -> Iterator[Finding]:
 
 
 def _unequal(summary: Summary) -> Iterator[Finding]:
-    groups = [group for group in summary.per_channel if group.drawn.sd > 0 and not _is_dead(group)]
+    groups = [
+        group
+        for group in summary.per_channel
+        if group.drawn.sd > 0
+        and not _is_dead(group)
+        # At the upper bound it is the clamp whose scale one sees.
+        and not (group.clamp and group.clamp.above + group.clamp.at_high)
+    ]
     if len(groups) < 2:
         return
     least, greatest = (choose(groups, key=lambda group: group.drawn.sd) for choose in (min, max))
@@ -298,40 +309,44 @@ def _factors(
 
 
 def _half_precision(summary: Summary, sample_kl: SampleKl | None) -> Iterator[Finding]:
+    """What the usual formulas, e^l and ½ Σ (m² + e^l − 1 − l), lose in 16 bits."""
+    count = summary.overall.count
     for hazards in summary.overall.hazards:
-        over = hazards.var_over + hazards.square_over
-        parts = [text for _, text in _count(hazards.var_over, "variance") + _count(hazards.square_over, "squared mean")]
+        dtype, under = hazards.dtype, hazards.var_under
+        # Infinite means are found already.
+        squares = hazards.square_over - summary.overall.mean.minus_inf_count - summary.overall.mean.plus_inf_count
+        over = hazards.var_over + squares
+        infinite = sample_kl.at_least(largest_kl(dtype)) if sample_kl is not None else 0
         if over:
             yield Finding(
-                f"{hazards.dtype}_overflow",
+                f"{dtype}_overflow",
                 Severity.warning,
-                f"in {hazards.dtype}, {' and '.join(parts)} would be infinite, and so would the KL of "
-                f"{_plural(over, 'its sample', 'their samples')}",
+                f"in {dtype}, e^l would be infinite for {hazards.var_over:,} and m² for {squares:,} of {count:,} "
+                f"elements, and with them the KL of their samples",
                 over,
                 0,
-                f"the usual formulas e^l and m², and the range of {hazards.dtype}",
+                f"the largest number of {dtype}",
             )
-        if hazards.var_under:
+        elif infinite and sample_kl is not None:
             yield Finding(
-                f"{hazards.dtype}_underflow",
+                f"{dtype}_kl",
                 Severity.note,
-                f"in {hazards.dtype}, {hazards.var_under:,} {_plural(hazards.var_under, 'variance')} "
-                f"({_percent(hazards.var_under / summary.overall.count)}) would be 0, and an NLL divides by "
-                f"{_plural(hazards.var_under, 'it', 'them')}",
-                hazards.var_under,
-                0,
-                f"the usual formula e^l, and the range of {hazards.dtype}",
-            )
-        infinite = sample_kl.at_least(_largest_kl(hazards.dtype)) if sample_kl is not None else 0
-        if infinite and sample_kl is not None and not over:
-            yield Finding(
-                f"{hazards.dtype}_kl",
-                Severity.note,
-                f"in {hazards.dtype}, the KL of {infinite:,} of {sample_kl.count:,} samples would be infinite: its sum "
+                f"in {dtype}, the KL of {infinite:,} of {sample_kl.count:,} samples would be infinite, as its sum "
                 f"leaves the range",
                 infinite,
                 0,
-                f"the usual formula ½ Σ (m² + e^l − 1 − l), and the range of {hazards.dtype}",
+                f"the largest number of {dtype}",
+            )
+        if under:
+            yield Finding(
+                f"{dtype}_underflow",
+                Severity.note,
+                f"in {dtype}, e^l would be 0 for {under:,} of {count:,} elements ({_percent(under / count)}), and an "
+                f"NLL divides by it"
+                + (f"; σ for {hazards.std_under:,}" if hazards.std_under else "; drawing takes no harm"),
+                under,
+                0,
+                f"the least number of {dtype}",
             )
 
 
@@ -347,12 +362,12 @@ def _constant_scale(summary: Summary) -> Iterator[Finding]:
         and summary.clamp[0] < group.logvar.min < summary.clamp[1]
     ]
     if constant and summary.samples > 1:
-        values = ", ".join(f"{group.logvar.min:.4g}" for group in constant[:4] if group.logvar)
+        values = _values([group.logvar.min for group in constant if group.logvar])
         yield Finding(
             "constant_scale",
             Severity.note,
-            f"{_channels(constant)} {_have(len(constant))} one log-variance everywhere ({values}"
-            f"{', …' if len(constant) > 4 else ''}), by design or because it was never trained",
+            f"{_channels(constant)} {'has' if len(constant) == 1 else 'have'} one log-variance everywhere ({values}), "
+            f"by design or because it was never trained",
             len(constant),
             0,
             "a log-variance that never changes says nothing of its sample",
@@ -362,16 +377,16 @@ def _constant_scale(summary: Summary) -> Iterator[Finding]:
 
 def _deterministic(summary: Summary) -> Iterator[Finding]:
     shares = [
-        (group, (group.drawn.sd**2 - group.mean_variance) / group.mean_variance)
+        # What is less than the rounding of the two variances is lost in their difference.
+        (group, max(group.drawn.sd**2 / group.mean_variance - 1, 1e-14))
         for group in summary.per_channel
         if group.logvar is not None and group.mean_variance > 0
     ]
-    quiet = [(group, share) for group, share in shares if share < NOISE_SHARE]
+    quiet = [group for group, share in shares if share < NOISE_SHARE]
     if not quiet:
         return
-    share = max(max(share, _least_share(group)) for group, share in quiet)
-    groups = [group for group, _ in quiet]
-    whose = "all channels" if len(quiet) == summary.channels else _channels(groups)
+    share = max(share for _, share in shares if share < NOISE_SHARE)
+    whose = "every channel" if len(quiet) == summary.channels else _channels(quiet)
     yield Finding(
         "deterministic",
         Severity.note,
@@ -380,24 +395,8 @@ def _deterministic(summary: Summary) -> Iterator[Finding]:
         share,
         NOISE_SHARE,
         f"{_OURS}: mean variance by variance of means; at 1e-4 the noise is 1 % of the spread",
-        _numbers(groups),
+        _numbers(quiet),
     )
-
-
-def _least_share(group: Group) -> float:
-    """The difference of two variances loses what is below their rounding."""
-    return 1e-15 if group.mean_variance else math.nan
-
-
-def _largest_kl(dtype: str) -> float:
-    """The KL from which twice the KL, the sum that the usual formula halves, is infinite."""
-    from latentkit.statistics.quantity import HALF_PRECISIONS
-
-    return next(half.over / 2 for half in HALF_PRECISIONS if half.dtype == dtype)
-
-
-def _is_dead(group: Group) -> bool:
-    return group.mean.finite > 1 and group.mean.min == group.mean.max
 
 
 def where(place: Place | None) -> str:
@@ -405,10 +404,55 @@ def where(place: Place | None) -> str:
     return "" if place is None else f"{place.name}, tensor {place.key!r}, sample {place.index}"
 
 
+def _halves(summary: Summary) -> Iterator[tuple[str, Spread, list[Spread]]]:
+    """The means and the log-variances: over all, and of each channel."""
+    yield "mean", summary.overall.mean, [group.mean for group in summary.per_channel]
+    if summary.overall.logvar is not None:
+        yield "log-variance", summary.overall.logvar, [group.logvar for group in summary.per_channel if group.logvar]
+
+
+def _is_dead(group: Group) -> bool:
+    return group.mean.finite > 1 and group.mean.min == group.mean.max
+
+
+def largest_kl(dtype: str) -> float:
+    """The KL in nats from which the sum that the usual formula halves is infinite in ``float16`` or ``bfloat16``."""
+    return next(half.over / 2 for half in HALF_PRECISIONS if half.dtype == dtype)
+
+
 def _listed(far: FarOut) -> str:
     shown = [f"{where(place)} ({value:.4g})" for value, place in far.worst[:3]]
-    return "; ".join(shown) + (" and others" if far.count > len(shown) else "")
+    return "; ".join(shown) + (", and others" if far.count > len(shown) else "")
 
 
-def _halves(summary: Summary) -> list[tuple[str, Callable[[Group], object]]]:
-    raise NotImplementedError
+def _numbers(groups: Sequence[Group]) -> tuple[int, ...]:
+    return tuple(group.channel for group in groups if group.channel is not None)
+
+
+def _channels(groups: Sequence[Group]) -> str:
+    """``channel 3``, ``channels 0, 2, 3``, or how many where they are many."""
+    numbers = _numbers(groups)
+    if len(numbers) > 8:
+        return f"{len(numbers)} channels ({', '.join(map(str, numbers[:6]))}, …)"
+    return f"{_plural(len(numbers), 'channel')} {', '.join(map(str, numbers))}"
+
+
+def _values(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values[:4]) + (", …" if len(values) > 4 else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def _plural(count: int, noun: str, many: str | None = None) -> str:
+    if count == 1:
+        return noun
+    if many is None:
+        head, space, tail = noun.partition(" (")
+        many = f"{head}s{space}{tail}"
+    return many
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

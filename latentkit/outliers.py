@@ -66,9 +66,8 @@ class SampleKl:
 
     def add(self, values: NDArray[np.float64], span: Span) -> None:
         """Take the KL of a span's samples, ``(samples,)``."""
+        self.tally(values)
         finite = np.isfinite(values)
-        self.nonfinite += int((~finite).sum())
-        self.counts += np.bincount(_cell(values[finite]), minlength=len(self.counts))
         posterior = span.posterior
         for kept, sign in ((self.highest, 1.0), (self.lowest, -1.0)):
             worst = sign * kept[-1][0] if len(kept) == KEPT else -math.inf
@@ -80,6 +79,12 @@ class SampleKl:
                 kept.append((float(values[row]), place))
             if len(rows):
                 kept[:] = heapq.nsmallest(KEPT, kept, key=lambda entry: (-sign * entry[0], entry[1]))
+
+    def tally(self, values: NDArray[np.float64]) -> None:
+        """Count values, ``(samples,)``, without their places."""
+        finite = values[np.isfinite(values)]
+        self.nonfinite += len(values) - len(finite)
+        self.counts += np.bincount(_cell(finite), minlength=len(self.counts))
 
     def merge(self, other: "SampleKl") -> None:
         """Take what another has counted."""

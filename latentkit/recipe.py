@@ -178,10 +178,16 @@ def _source(entry: Mapping[str, Any]) -> Source:
     runs = tuple((_whole(first, 0), _whole(count, 1), _whole(step, 1)) for first, count, step in entry["samples"])
     if not runs:
         raise ValueError("a source has no samples")
-    text: str = entry["stream"]
-    text.encode(errors="surrogateescape")  # it is hashed
+    name, key, stream = (_text(entry[field]) for field in ("name", "key", "stream"))
     reading = entry["scale_key"], entry["layout"], entry["parameterization"]
-    return Source(entry["name"], entry["key"], text, reading, tuple(entry["stamp"]), runs)
+    return Source(name, key, stream, reading, tuple(entry["stamp"]), runs)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:20]} is no name")
+    value.encode()  # streams are hashed
+    return value
 
 
 def _whole(value: object, least: int) -> int:

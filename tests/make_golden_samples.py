@@ -1,4 +1,4 @@
-"""Write golden_samples.json: what ``latentkit sample`` has to write for sample_data, by the second implementation alone.
+"""Write golden_samples.json: what ``latentkit sample`` has to write for sample_data, by the second implementation.
 
 Imports nothing from latentkit and no torch: the files are read by hand, the latents drawn by noise_reference.py.
 Run it again only for a new noise recipe.
@@ -52,11 +52,12 @@ def read(path: Path) -> dict[str, tuple[str, NDArray[np.generic]]]:
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
     header.pop("__metadata__", None)
-    return {
-        key: (entry["dtype"], np.frombuffer(body[slice(*entry["data_offsets"])], STORED[entry["dtype"]]).reshape(entry["shape"]))
-        for key, entry in header.items()
-        if entry["dtype"] in STORED
-    }  # fmt: skip
+    tensors = {}
+    for key, entry in header.items():
+        if entry["dtype"] in STORED:
+            values = np.frombuffer(body[slice(*entry["data_offsets"])], STORED[entry["dtype"]])
+            tensors[key] = entry["dtype"], values.reshape(entry["shape"])
+    return tensors
 
 
 def affine(options: dict[str, Any], channels_first: tuple[int, ...]) -> tuple[Any, Any]:

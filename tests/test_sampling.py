@@ -238,9 +238,8 @@ CHOICES = {
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("draws", [None, 2])
-def test_chosen_samples_are_drawn_as_with_all_others(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, choice: str, draws: int | None
-) -> None:
+@pytest.mark.usefixtures("shards")
+def test_chosen_samples_are_drawn_as_with_all_others(cli: Cli, tmp_path: Path, choice: str, draws: int | None) -> None:
     options, labels = CHOICES[choice]
     common = ["--carry", "*", *(["--draws", draws] if draws else [])]
     assert cli("sample", "in", "-o", "whole", *common).status == 0
@@ -267,8 +266,9 @@ def write_indices(path: Path, rows: list[tuple[int, int]]) -> None:
     ],
     ids=["mixed", "backwards", "twice"],
 )
+@pytest.mark.usefixtures("shards")
 def test_listed_samples_keep_their_order_and_their_labels(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, rows: list[tuple[int, int]]
+    cli: Cli, tmp_path: Path, rows: list[tuple[int, int]]
 ) -> None:
     write_indices(tmp_path / "list.csv", rows)
     common = "--carry", "labels", "--seed", 8
@@ -299,8 +299,9 @@ def test_draws_stay_when_there_are_more_of_them(cli: Cli, shards: list[tuple[str
 
 @pytest.mark.parametrize("samples", [1, 40, 50, 64, 125, 1000])
 @pytest.mark.parametrize("draws", [None, 3])
+@pytest.mark.usefixtures("shards")
 def test_shards_split_or_joined_hold_the_same_latents_in_the_same_order(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, samples: int, draws: int | None
+    cli: Cli, tmp_path: Path, samples: int, draws: int | None
 ) -> None:
     common = ["--carry", "labels", *(["--draws", draws] if draws else [])]
     assert cli("sample", "in", "-o", "mirrored", *common).status == 0
@@ -315,7 +316,8 @@ def test_shards_split_or_joined_hold_the_same_latents_in_the_same_order(
     assert cli("sample", "in", "--verify", "sharded/latents.safetensors.index.json").status == 0
 
 
-def test_a_choice_of_samples_can_be_sharded(cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("shards")
+def test_a_choice_of_samples_can_be_sharded(cli: Cli, tmp_path: Path) -> None:
     common = "--every", 4, "--carry", "labels"
     assert cli("sample", "in", "-o", "mirrored", *common).status == 0
     assert cli("sample", "in", "-o", "sharded", *common, "--samples-per-shard", 9).status == 0
@@ -355,7 +357,9 @@ def hash_everything(folder: Path) -> dict[str, str]:
 
     for dtype, kind in PROMISED:
         name = f"{dtype}-{kind}"
-        moments = moments_of(64, 2, 9, 9, dtype="F32", seed=len(name)) * 3
+        # torch.randn depends on the instruction set.
+        normals = reference.normals(reference.key_of(0, name, "input"), 0, 0, 64 * 4 * 81)
+        moments = torch.from_numpy(normals.reshape(64, 4, 9, 9) * np.float32(3))
         moments.view(-1)[::1013] = torch.inf
         moments.view(-1)[::1511] = torch.nan
         mean, scale = moments.chunk(2, dim=1)
@@ -383,6 +387,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
 def test_no_instruction_set_changes_a_byte(everything: dict[str, str], tmp_path: Path, capability: str) -> None:
+    if capability == everything["capability"]:
+        return  # this process has shown it
     env = {**os.environ, "ATEN_CPU_CAPABILITY": capability.lower()}
     run = subprocess.run([sys.executable, __file__, tmp_path], env=env, capture_output=True, text=True, check=True)
     there = json.loads(run.stdout)
@@ -546,7 +552,7 @@ VERIFIED: dict[str, tuple[str, list[object], list[object]]] = {  # input, option
 
 
 @pytest.mark.parametrize("case", VERIFIED)
-def test_what_was_just_drawn_holds(cli: Cli, tmp_path: Path, case: str) -> None:
+def test_what_was_just_drawn_holds(cli: Cli, case: str) -> None:
     name, options, again = VERIFIED[case]
     assert cli("sample", SAMPLE_DATA / name, "-o", "out", *options).status == 0
     outcome = cli("sample", SAMPLE_DATA / name, "--verify", "out", *again)
@@ -569,7 +575,8 @@ def test_one_bit_that_differs_is_found(cli: Cli, tmp_path: Path, case: str, wher
     assert f"out/{written[-1]}: tensor 'latents' is not what its metadata says" in outcome.complaint
 
 
-def test_the_place_that_differs_is_named(cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("shards")
+def test_the_place_that_differs_is_named(cli: Cli, tmp_path: Path) -> None:
     assert cli("sample", "in", "-o", "out", "--samples-per-shard", 1000, "--draws", 2).status == 0
     (path,) = (tmp_path / "out").glob("*.safetensors")
     data = bytearray(path.read_bytes())
@@ -642,16 +649,16 @@ def test_rows_that_are_missing_are_found(cli: Cli, write: Write, tmp_path: Path)
 
 
 @pytest.mark.parametrize("options", [(), ("--samples-per-shard", "40")])
-def test_a_folder_that_lacks_a_file_does_not_hold(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, options: tuple[str, ...]
-) -> None:
+@pytest.mark.usefixtures("shards")
+def test_a_folder_that_lacks_a_file_does_not_hold(cli: Cli, tmp_path: Path, options: tuple[str, ...]) -> None:
     assert cli("sample", "in", "-o", "out", *options).status == 0
     sorted((tmp_path / "out").glob("*.safetensors"))[-1].unlink()
     outcome = cli("sample", "in", "--verify", "out", "--quiet")
     assert (outcome.status, "of the 45 samples" in outcome.complaint) == (1, True)
 
 
-def test_one_file_of_many_can_be_verified(cli: Cli, shards: list[tuple[str, Tensor]]) -> None:
+@pytest.mark.usefixtures("shards")
+def test_one_file_of_many_can_be_verified(cli: Cli) -> None:
     assert cli("sample", "in", "-o", "out").status == 0
     assert cli("sample", "in", "--verify", "out/1.safetensors").status == 0
     assert cli("sample", "in/1.safetensors", "--verify", "out/1.safetensors").status == 0
@@ -775,11 +782,12 @@ def test_every_nth_sample_is_one_run_in_the_metadata(cli: Cli, write: Write, tmp
     assert cli("sample", "a.safetensors", "--verify", "out.safetensors").status == 0
 
 
+@pytest.mark.usefixtures("shards")
 def test_metadata_too_long_for_a_header_are_refused_before_any_work(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentkit.recipe.MAX_HEADER_BYTES", 1000)
-    write_indices(tmp_path / "list.csv", [(0, 13 * index % 50) for index in range(50)])
+    monkeypatch.setattr("latentkit.recipe.MAX_HEADER_BYTES", 800)
+    write_indices(tmp_path / "list.csv", [(0, index * index * index % 47) for index in range(47)])
     outcome = cli("sample", "in", "-o", "out", "--indices", "list.csv", "--quiet")
     assert (outcome.status, "header" in outcome.complaint) == (2, True)
     assert not (tmp_path / "out").exists()
@@ -799,9 +807,8 @@ def test_metadata_too_long_for_a_header_are_refused_before_any_work(
         (b"file,tensor,index\nin/0.safetensors," + b"x" * 200_000 + b",1\n", "not a CSV list"),
     ],
 )
-def test_a_list_of_samples_that_is_none_is_refused(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, content: bytes, words: str
-) -> None:
+@pytest.mark.usefixtures("shards")
+def test_a_list_of_samples_that_is_none_is_refused(cli: Cli, tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "list.csv").write_bytes(content)
     outcome = cli("sample", "in", "-o", "out", "--indices", "list.csv")
     assert (outcome.status, words in outcome.complaint) == (2, True)
@@ -840,10 +847,8 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, overwrite: bool) -> N
         draw_files(*planned(tmp_path / "in", tmp_path / "out", seed=seed), overwrite=overwrite, batch_size=1)
         for seed in (1, 2)
     ]
-    for blocks in zip(*runs, strict=False):  # in turn
-        assert len(blocks) == 2
-        if not list((tmp_path / "out").glob("*.safetensors")):
-            continue
+    for _ in range(20):  # in turn
+        assert all(next(run) for run in runs)
     left = []
     for run in runs:
         try:
@@ -890,8 +895,9 @@ def test_a_killed_run_leaves_every_file_old_or_new(cli: Cli, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
+@pytest.mark.usefixtures("shards")
 def test_a_disk_that_fails_at_any_step_loses_nothing(
-    cli: Cli, shards: list[tuple[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     assert cli("sample", "in", "-o", "out", "--carry", "labels").status == 0
     old = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import typer
 
@@ -70,10 +70,7 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
         run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of the pipe went away, as `head` does: it has what it wanted.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(0) from None
+        leave_quietly()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except (LatentkitError, OSError, MemoryError) as error:
@@ -81,6 +78,13 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
             raise
         complain(_sentence(error))
         raise typer.Exit(WRONG_REQUEST if isinstance(error, RequestError) else DATA_FAILED) from None
+
+
+def leave_quietly() -> NoReturn:
+    """The reader of the pipe went away, as ``head`` does: it has what it wanted."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 def _sentence(error: BaseException) -> str:

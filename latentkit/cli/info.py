@@ -14,6 +14,8 @@ from latentkit.storage.header import Header, read_header
 from latentkit.storage.inputs import InputFile, find_inputs
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit info sample_data/healthy-f16.safetensors
 
 latentkit info sample_data

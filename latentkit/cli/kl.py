@@ -15,6 +15,8 @@ from latentkit.storage.pairing import pair_posteriors
 from latentkit.storage.plan import find_posteriors
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit kl sample_data/healthy-f16.safetensors
 
 latentkit kl sample_data/shards --top 10 --columns labels

@@ -1,5 +1,6 @@
 """``latentkit``: the commands, and what is true of all of them."""
 
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -8,10 +9,12 @@ import typer
 
 from latentkit import __version__
 from latentkit.cli import guide, info, kl, nll, sample, stats
-from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command
+from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command, leave_quietly
 from latentkit.cli.screen import complain
 
 _EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit stats sample_data/healthy-f16.safetensors
 
 latentkit kl sample_data/shards | head
@@ -55,13 +58,29 @@ add_command(app, guide.guide, epilog=guide.EXAMPLES)
 def main() -> None:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     try:
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        leave_quietly()
+    except SystemExit as exit:
+        # Typer and rich turn a reader that went away into status 1.
+        if not isinstance(exit.__context__, BrokenPipeError):
+            raise
+        leave_quietly()
     except Exception as error:
         sys.exit(_usage_error(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """What goes to a stream that the shell has closed (``2>&-``) is dropped, and does not end up in another."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _terminate(*_: Any) -> None:

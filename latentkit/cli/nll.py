@@ -17,6 +17,8 @@ from latentkit.storage.pairing import Latents, pair_latents
 from latentkit.storage.plan import find_posteriors
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit nll sample_data/healthy-f32.safetensors --latents sample_data/latents.safetensors
 
 latentkit sample sample_data/shards -o drawn && latentkit nll sample_data/shards --latents drawn

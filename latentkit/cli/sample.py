@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from latentkit.drawing import Drawn
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit sample sample_data/healthy-f16.safetensors -o latents.safetensors --seed 7
 
 latentkit sample sample_data/shards -o latents --carry labels --scaling-factor 0.18215

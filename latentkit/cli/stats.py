@@ -20,6 +20,8 @@ from latentkit.storage.plan import find_posteriors
 from latentkit.storage.tables import jsonable, write_all
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit stats sample_data/healthy-f16.safetensors
 
 latentkit stats sample_data/synthetic-clamp.safetensors --clamp-min -20

@@ -1,0 +1,326 @@
+"""What people see: tables, histograms and progress on a terminal, and none of it anywhere else."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SAMPLE_DATA, Cli, files_below, moments_of
+
+from latentkit.cli.main import main
+
+Write = Callable[..., Path]
+
+# Colours and styles; and anything else that moves the cursor or erases.
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+CONTROL = re.compile(r"\x1b\[[?0-9;]*[a-lA-Ln-zN-Z]|\r(?!\n)")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What stood on the terminal; ``piped`` is what went to standard output where that was a pipe."""
+
+    status: int
+    screen: str
+    piped: str = ""
+
+    @property
+    def text(self) -> str:
+        return CONTROL.sub("", STYLE.sub("", self.screen)).replace("\r\n", "\n")
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+
+Terminal = Callable[..., Seen]
+
+
+def drain(master: int, into: list[bytes]) -> None:
+    try:
+        while data := os.read(master, 1 << 16):
+            into.append(data)
+    except OSError:
+        pass  # on Linux the last reader of a closed terminal gets EIO
+
+
+def open_terminal(columns: int) -> tuple[int, int]:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    return master, slave
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """Run ``latentkit`` in this process with a pseudo-terminal as its standard output and error.
+
+    ``piped=True``: standard error alone is the terminal.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object, columns: int = 80, piped: bool = False) -> Seen:
+        master, slave = open_terminal(columns)
+        shown: list[bytes] = []
+        reader = threading.Thread(target=drain, args=(master, shown))
+        reader.start()
+        pipe = tmp_path / "stdout.txt"
+        saved = os.dup(1), os.dup(2)
+        output = os.open(pipe, os.O_RDWR | os.O_CREAT | os.O_TRUNC) if piped else slave
+        os.dup2(output, 1)
+        os.dup2(slave, 2)
+        streams = [io.TextIOWrapper(os.fdopen(os.dup(number), "wb"), write_through=True) for number in (1, 2)]
+        monkeypatch.setattr(sys, "argv", ["latentkit", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        try:
+            with pytest.raises(SystemExit) as exit:
+                main()
+        finally:
+            for stream in streams:
+                stream.close()
+            for number, place in zip(saved, (1, 2), strict=True):
+                os.dup2(number, place)
+                os.close(number)
+            os.close(slave)
+            if piped:
+                os.close(output)
+            reader.join()
+            os.close(master)
+        return Seen(int(str(exit.value.code)), b"".join(shown).decode(), pipe.read_text() if piped else "")
+
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+
+
+COMMANDS = {
+    "kl": ("kl", SAMPLE_DATA / "healthy-f16.safetensors", "--columns", "labels"),
+    "kl by channel": ("kl", SAMPLE_DATA / "synthetic-clamp.safetensors", "--per-channel"),
+    "top": ("kl", SAMPLE_DATA / "shards", "--top", "7"),
+    "nll": ("nll", SAMPLE_DATA / "healthy-f32.safetensors", "--latents", SAMPLE_DATA / "latents.safetensors"),
+    "stats": ("stats", SAMPLE_DATA / "synthetic-clamp.safetensors"),
+    "stats of tokens": ("stats", SAMPLE_DATA / "tokens.safetensors", "--layout", "blc"),
+    "info": ("info", SAMPLE_DATA / "healthy-f32.safetensors"),
+    "help": ("--help",),
+    "help of sample": ("sample", "--help"),
+}
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_everything_fits_the_terminal(terminal: Terminal, command: str, columns: int) -> None:
+    seen = terminal(*COMMANDS[command], columns=columns)
+    assert seen.status == 0
+    # Notes are for reading on, and may wrap as any text does.
+    lines = [line for line in seen.lines if not line.startswith("latentkit: ")]
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines), "something was cut off"
+
+
+def test_kl_on_a_terminal_is_a_summary_and_not_a_million_rows(terminal: Terminal) -> None:
+    text = terminal(*COMMANDS["kl"]).text
+    for words in ("KL of 512 finite values", "mean", "median" if "median" in text else "50%", "Histogram of kl [nats]", "Largest kl", "bchw"):
+        assert words in text
+    assert "file,tensor,index" not in text
+    assert len(text.splitlines()) < 60
+
+
+def test_numbers_align_on_the_point(terminal: Terminal) -> None:
+    lines = terminal(*COMMANDS["kl"]).lines
+    begin = next(number for number, line in enumerate(lines) if "KL of" in line)
+    rows = [line for line in lines[begin : begin + 14] if re.search(r"│ (mean|min|max|\d+%)", line)]
+    assert len({row.index(".", 12) for row in rows}) == 1
+
+
+def test_top_shows_the_largest_alone(terminal: Terminal) -> None:
+    text = terminal(*COMMANDS["top"]).text
+    assert "Largest kl" in text
+    assert "Histogram" not in text
+
+
+def test_a_format_said_overrules_the_terminal(terminal: Terminal, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(2))
+    seen = terminal("kl", "a.safetensors", "--format", "csv", "--quiet")
+    assert seen.lines[0] == "file,tensor,index,kl"
+    assert len(seen.lines) == 3
+
+
+def test_with_an_output_file_the_terminal_stays_empty(terminal: Terminal, write: Write, tmp_path: Path) -> None:
+    write("a.safetensors", moments=moments_of())
+    assert terminal("kl", "a.safetensors", "-o", "out.csv", "--quiet") == Seen(0, "")
+    assert "out.csv" in files_below(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sample", "a.safetensors", "-o", "-"), "terminal"),
+        (("kl", "a.safetensors", "--format", "parquet"), "give -o FILE.parquet"),
+    ],
+)
+def test_bytes_are_kept_off_the_terminal(
+    terminal: Terminal, write: Write, arguments: tuple[str, ...], words: str
+) -> None:
+    write("a.safetensors", moments=moments_of())
+    seen = terminal(*arguments, "--quiet")
+    assert seen.status == 2
+    assert words in seen.text
+    assert len(seen.lines) == 1
+
+
+# ---- colour and width ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["kl", "stats", "info", "help"])
+def test_no_color_is_honoured(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    seen = terminal(*COMMANDS[command])
+    # Bold and dim are no colours.
+    colours = [code for style in STYLE.findall(seen.screen) for code in style[2:-1].split(";") if code[:1] in "349" and len(code) > 1]
+    assert colours == []
+    assert seen.text == terminal(*COMMANDS[command]).text
+
+
+def test_force_color_changes_no_format(cli: Cli, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.safetensors", moments=moments_of())
+    plain = cli("kl", "a.safetensors").out, cli("stats", "a.safetensors").out, cli("info", "a.safetensors").out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert (cli("kl", "a.safetensors").out, cli("stats", "a.safetensors").out, cli("info", "a.safetensors").out) == plain
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_columns_is_honoured_in_a_pipe(cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = cli("info", SAMPLE_DATA / "healthy-f16.safetensors", "--format", "table").out
+    assert columns - 12 < max(map(len, out.splitlines())) <= columns
+
+
+def test_a_table_in_a_pipe_has_no_escapes(cli: Cli) -> None:
+    assert "\x1b" not in cli(*COMMANDS["stats"], "--format", "table").out
+
+
+def test_names_cannot_move_the_cursor(terminal: Terminal, write: Write) -> None:
+    name = "a\x1b[2J\x1b]0;title\x07[red]"
+    write(f"{name}.safetensors", moments=moments_of())
+    for command in ("kl", "stats", "info"):
+        seen = terminal(command, f"{name}.safetensors")
+        assert seen.status == 0
+        assert not CONTROL.search(seen.screen)
+        assert "\x07" not in seen.screen
+        assert "\x1b]" not in seen.screen
+
+
+# ---- progress -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is shown at once."""
+    monkeypatch.setattr("latentkit.cli.screen._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("latentkit.cli.screen._LOG_LINE_SECONDS", 0.0)
+
+
+WORK = {
+    "kl": ("kl", "a.safetensors"),
+    "stats": ("stats", "a.safetensors"),
+    "sample": ("sample", "a.safetensors", "-o", "out"),
+    "nll": ("nll", "a.safetensors", "--latents", "b.safetensors"),
+}
+
+
+@pytest.fixture
+def work(write: Write) -> None:
+    write("a.safetensors", moments=moments_of(300, 8, 16, 16, dtype="F16"))
+    write("b.safetensors", latents=torch.zeros(300, 8, 16, 16))
+
+
+@pytest.mark.parametrize("command", WORK)
+@pytest.mark.usefixtures("impatient", "work")
+def test_a_bar_shows_bytes_and_goes_away(terminal: Terminal, command: str) -> None:
+    seen = terminal(*WORK[command], piped=True)
+    assert seen.status == 0
+    assert re.search(r"[0-9.]+/[0-9.]+ \S*[iB]", seen.text)
+    # The cursor is shown again, and the line is erased at the end.
+    assert seen.screen.rindex("\x1b[?25h") > seen.screen.rindex("\x1b[?25l")
+    assert "\x1b" not in seen.piped
+
+
+@pytest.mark.usefixtures("impatient", "work")
+def test_the_bar_changes_no_data(terminal: Terminal, cli: Cli) -> None:
+    assert terminal("kl", "a.safetensors", piped=True).piped == cli("kl", "a.safetensors", "--quiet").out
+
+
+@pytest.mark.usefixtures("work")
+def test_short_work_shows_no_bar(terminal: Terminal) -> None:
+    assert not CONTROL.search(terminal("kl", "a.safetensors", piped=True).screen)
+
+
+@pytest.mark.usefixtures("impatient", "work")
+def test_quiet_shows_no_bar(terminal: Terminal) -> None:
+    assert terminal("kl", "a.safetensors", "--quiet", piped=True).screen == ""
+
+
+@pytest.mark.usefixtures("impatient", "work")
+def test_the_bar_is_gone_before_an_error_is_said(terminal: Terminal, write: Write) -> None:
+    moments = moments_of(300, 8, 16, 16, dtype="F16")
+    moments[299, 0, 0, 0] = torch.nan
+    write("a.safetensors", moments=moments)
+    seen = terminal("kl", "a.safetensors", "--on-nonfinite", "error", piped=True)
+    assert seen.status == 1
+    assert seen.screen.rindex("\x1b[?25h") < seen.screen.index("sample 299")
+
+
+@pytest.mark.parametrize("command", WORK)
+@pytest.mark.usefixtures("impatient", "work")
+def test_a_log_gets_lines(cli: Cli, command: str) -> None:
+    lines = [line for line in cli(*WORK[command]).err.splitlines() if "% done" in line]
+    assert lines
+    assert all(re.fullmatch(r"latentkit: \d+% done, [\d,]+ MiB/s, [\d,]+ s left", line) for line in lines)
+
+
+@pytest.mark.parametrize("command", ["kl", "stats", "sample"])
+@pytest.mark.usefixtures("impatient")
+def test_a_log_gets_lines_while_a_sample_is_read_in_pieces(cli: Cli, write: Write, command: str) -> None:
+    write("a.safetensors", moments=moments_of(2, 2, 400, 400))
+    assert cli(*WORK[command]).status == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_last_line_of_a_log_says_all(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(300, 8, 16, 16))
+    assert "latentkit: 100% done" in cli("kl", "a.safetensors").err
+
+
+# ---- once for real ------------------------------------------------------------------------------------------------
+
+
+def test_a_real_process_on_a_real_terminal_draws_tables() -> None:
+    master, slave = open_terminal(80)
+    shown: list[bytes] = []
+    reader = threading.Thread(target=drain, args=(master, shown))
+    reader.start()
+    command = [sys.executable, "-m", "latentkit", "stats", str(SAMPLE_DATA / "healthy-f16.safetensors")]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.run(command, stdin=slave, stdout=slave, stderr=slave, env=environment | {"TERM": "xterm"}, timeout=60)
+    os.close(slave)
+    reader.join()
+    os.close(master)
+    seen = Seen(process.returncode, b"".join(shown).decode())
+    assert seen.status == 0
+    assert "exactly at -30" in seen.text
+    assert max(map(len, seen.lines)) <= 80

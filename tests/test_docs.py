@@ -1,0 +1,54 @@
+"""The documentation says what is there, and its examples work."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentkit.cli import guide, info, kl, main, nll, sample, stats
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "sample_data" / "README.md", *sorted((ROOT / "latentkit" / "guide").glob("*.md"))]
+COMMANDS = [info, stats, kl, nll, sample, guide]
+
+
+def examples() -> list[str]:
+    """Commands that stand alone in the help: pipes are for shells."""
+    epilogs = "\n".join(command.EXAMPLES for command in COMMANDS)
+    return [line for line in epilogs.splitlines() if line.startswith("latentkit ") and not re.search("[|&]", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_links_every_page_of_the_guide() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[2:] if f"latentkit/guide/{page.name}" not in readme] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+def test_the_readme_names_every_command(command: object) -> None:
+    name = command.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    assert f"`latentkit {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+def test_every_help_ends_in_three_examples(command: object) -> None:
+    assert len(re.findall("^latentkit ", command.EXAMPLES, re.MULTILINE)) == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_every_example_of_the_help_works(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", shlex.split(example))
+    with pytest.raises(SystemExit) as status:
+        main.main()
+    assert status.value.code == 0, capfd.readouterr().err

@@ -1,0 +1,247 @@
+"""What is found in sample data, healthy and ill, and in copies with one thing done to them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latentkit.counting import statistics_of
+from latentkit.findings import Finding, Severity, faults, find, verdict
+from latentkit.outliers import SampleKl, tail_bound
+from latentkit.statistics import Summary
+from latentkit.storage.choice import Selection
+from latentkit.storage.plan import find_posteriors
+from tests.conftest import SAMPLE_DATA
+
+CLAMP = (-30.0, 20.0)
+READ = {
+    "tokens": Selection(layout="blc"),
+    "mean-std": Selection(parameterization="std"),
+    "per-image": Selection(layout="chw"),
+}
+
+
+def measured(path: Path, selection: Selection | None = None) -> tuple[Summary, SampleKl]:
+    found = find_posteriors([str(path)], selection or Selection())
+    sample_kl = SampleKl()
+    return statistics_of(found.spans, CLAMP, sample_kl=sample_kl).summary(), sample_kl
+
+
+def sample_file(name: str) -> Path:
+    return SAMPLE_DATA / (name if (SAMPLE_DATA / name).is_dir() else f"{name}.safetensors")
+
+
+def kinds(findings: list[Finding]) -> list[str]:
+    return [finding.kind for finding in findings]
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Callable[[Tensor], object], str], list[Finding]]:
+    """The findings of a copy of a sample file, after a function has changed its moments in place."""
+
+    def run(change: Callable[[Tensor], object], name: str = "healthy-f16") -> list[Finding]:
+        moments = load_file(sample_file(name))["moments"]
+        change(moments)
+        save_file({"moments": moments}, tmp_path / "changed.safetensors")
+        return find(*measured(tmp_path / "changed.safetensors"))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["healthy-f32", "healthy-f16", "healthy-bf16", "mean-std", "pair", "tokens", "video", "shards", "per-image"],
+)
+def test_a_healthy_encoder_gives_no_finding_and_a_line_that_says_so(name: str) -> None:
+    findings = find(*measured(sample_file(name), READ.get(name)))
+    assert findings == []
+    assert verdict(findings) == "healthy: nothing to find fault with"
+
+
+def test_collapsed_channels_are_named_with_figures_and_thresholds() -> None:
+    (finding,) = find(*measured(sample_file("collapsed")))
+    assert (finding.kind, finding.severity, finding.channels) == ("collapsed", Severity.serious, (0, 2, 3))
+    assert finding.figure < finding.threshold == 0.01
+    assert finding.sentence.startswith("channels 0, 2, 3 are collapsed: the variance of their means is at most 0.00161")
+    assert "Burda et al. 2016" in finding.source
+
+
+def test_a_deterministic_encoder_is_a_note_and_no_fault() -> None:
+    findings = find(*measured(sample_file("deterministic")))
+    assert kinds(findings) == ["float16_underflow", "deterministic"]
+    assert faults(findings) == []
+    assert verdict(findings) == "healthy: nothing to find fault with; 2 notes"
+    assert "agree to 2 digits" in findings[1].sentence and findings[1].channels == (0, 1, 2, 3)
+
+
+def test_what_was_written_into_the_synthetic_file_is_found_most_serious_first() -> None:
+    findings = find(*measured(sample_file("synthetic-clamp")))
+    assert kinds(findings) == [
+        "nonfinite", "clamp_high", "clamp_low", "far_out_high", "float16_overflow", "float16_underflow",
+    ]  # fmt: skip
+    by_kind = {finding.kind: finding for finding in findings}
+    nonfinite = by_kind["nonfinite"]
+    assert "1 NaN mean, 2 infinite means, 1 NaN log-variance, 2 infinite log-variances" in nonfinite.sentence
+    assert nonfinite.place is not None and nonfinite.place.index == 19
+    high, low = by_kind["clamp_high"], by_kind["clamp_low"]
+    assert (high.figure, high.channels) == (33, (1, 2, 3)) and high.place is not None and high.place.index == 7
+    assert low.channels == (0, 2) and low.place is not None and low.place.index == 3
+    assert "3 samples of 60 are far out" in by_kind["far_out_high"].sentence
+    assert "e^l would be infinite for 33 and m² for 0 of 4,096 elements" in by_kind["float16_overflow"].sentence
+
+
+def test_a_channel_of_zeros_is_dead(changed: Callable[..., list[Finding]]) -> None:
+    def zero(moments: Tensor) -> None:
+        moments[:, [2, 6]] = 0
+
+    (finding,) = changed(zero)
+    assert (finding.kind, finding.channels) == ("dead", (2,))
+    assert finding.sentence == "channel 2 is dead: the mean is the same everywhere (0)"
+
+
+def test_one_nan_is_found_where_it_is(changed: Callable[..., list[Finding]]) -> None:
+    def plant(moments: Tensor) -> None:
+        moments[77, 5, 1, 2] = torch.nan
+
+    (finding,) = changed(plant)
+    assert (finding.kind, finding.channels, finding.figure) == ("nonfinite", (1,), 1)
+    assert finding.place is not None and (finding.place.index, finding.place.position) == (77, 16 + 6)
+    assert "1 value is not finite: 1 NaN log-variance; the first is the log-variance of channel 1" in finding.sentence
+    assert "sample 77" in finding.sentence
+
+
+@pytest.mark.parametrize(("name", "factor"), [("healthy-f32", 4), ("healthy-f16", 4), ("collapsed", 10)])
+def test_one_scaled_sample_is_far_out(changed: Callable[..., list[Finding]], name: str, factor: float) -> None:
+    def scale(moments: Tensor) -> None:
+        moments[100, :4] *= factor
+
+    findings = [finding for finding in changed(scale, name) if finding.kind.startswith("far_out")]
+    assert kinds(findings) == ["far_out_high"]
+    assert findings[0].place is not None and findings[0].place.index == 100
+    assert findings[0].sentence.startswith("1 sample of ") and "sample 100" in findings[0].sentence
+
+
+def test_a_sample_of_zeros_is_a_note(changed: Callable[..., list[Finding]]) -> None:
+    def blank(moments: Tensor) -> None:
+        moments[8] = 0
+
+    (finding,) = changed(blank)
+    assert (finding.kind, finding.severity, finding.figure) == ("far_out_low", Severity.note, 0)
+    assert finding.place is not None and finding.place.index == 8
+
+
+def test_a_channel_of_another_scale_is_found(changed: Callable[..., list[Finding]]) -> None:
+    def stretch(moments: Tensor) -> None:
+        moments[:, 3] *= 30
+        moments[:, 7] += 2 * math.log(30)
+
+    findings = changed(stretch)
+    assert kinds(findings) == ["unequal_scale"]
+    assert findings[0].channels == (1, 3) and 30 < findings[0].figure < 50
+
+
+def test_one_log_variance_for_all_is_a_note(changed: Callable[..., list[Finding]]) -> None:
+    def fix(moments: Tensor) -> None:
+        moments[:, 4:] = -2
+
+    (finding,) = changed(fix)
+    assert (finding.kind, finding.severity, finding.channels) == ("constant_scale", Severity.note, (0, 1, 2, 3))
+
+
+def test_standard_deviations_read_as_log_variances_are_noticed() -> None:
+    assert kinds(find(*measured(sample_file("mean-std")))) == ["misread"]
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "expected"),
+    [
+        (None, None, []),
+        (1.0, None, []),
+        (0.9, 0.05, []),
+        (0.18215, None, ["scaling_factor"]),
+        (1.3, None, ["scaling_factor"]),
+        (1.0, 1.5305, ["shift_factor"]),
+        (None, -0.5, ["shift_factor"]),
+    ],
+)
+def test_factors_far_from_the_latents_own_are_found(
+    factor: float | None, shift: float | None, expected: list[str]
+) -> None:
+    summary, _ = measured(sample_file("healthy-f32"))
+    assert kinds(find(summary, scaling_factor=factor, shift_factor=shift)) == expected
+
+
+def test_a_kl_beyond_float16_is_a_note_though_no_element_is(changed: Callable[..., list[Finding]]) -> None:
+    def widen(moments: Tensor) -> None:
+        moments[:, :4] *= 50
+        moments[:, 4:] += 6
+
+    findings = changed(widen)
+    assert kinds(findings) == ["float16_kl"]
+    assert "the KL of " in findings[0].sentence
+
+
+HEALTHY = {
+    "normal": lambda rng, n: rng.normal(118, 7, n),
+    "narrow": lambda rng, n: rng.normal(1e5, 200, n),
+    "uniform": lambda rng, n: rng.uniform(100, 200, n),
+    "log-normal": lambda rng, n: np.exp(rng.normal(4, 0.5, n)),
+    "wide log-normal": lambda rng, n: np.exp(rng.normal(4, 1.5, n)),
+    "exponential": lambda rng, n: rng.exponential(10, n),
+    "gamma": lambda rng, n: rng.gamma(0.5, 10, n),
+    "Gumbel": lambda rng, n: 100 + 5 * rng.gumbel(size=n),
+    "Pareto": lambda rng, n: 10 * (1 + rng.pareto(2, n)),
+    "skewed down": lambda rng, n: 100 * rng.beta(8, 1, n),
+    "two kinds": lambda rng, n: np.where(rng.random(n) < 0.3, rng.normal(200, 10, n), rng.normal(100, 6, n)),
+}
+
+
+def counted(values: np.ndarray) -> SampleKl:
+    sample_kl = SampleKl()
+    sample_kl.tally(values)
+    return sample_kl
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_kl_is_never_far_out_however_skewed_and_many(name: str) -> None:
+    rng = np.random.default_rng(5)
+    for n, repeats in ((30, 40), (100, 40), (1000, 40), (10_000, 10), (1_000_000, 1)):
+        for _ in range(repeats):
+            sample_kl = counted(HEALTHY[name](rng, n))
+            assert sample_kl.far_above() is None
+            assert sample_kl.far_below() is None
+
+
+@pytest.mark.parametrize("n", [64, 1000, 100_000])
+def test_more_samples_far_out_than_the_tail_lets_expect_are_counted(n: int) -> None:
+    rng = np.random.default_rng(6)
+    values = rng.normal(118, 7, n)
+    values[:3] = 1000
+    far = counted(values).far_above()
+    assert far is not None and far.count == 3 and far.bound < 1000
+
+
+def test_the_bound_passes_the_greatest_of_many_exponentials_with_the_chance_it_states() -> None:
+    n = 10**6
+    bound = tail_bound(lambda share: -np.log(share), n)
+    assert n * np.exp(-bound) <= 1e-3 * 1.01
+    assert n * np.exp(-bound) > 0.5e-3
+
+
+def test_sample_kl_merges_to_what_one_run_gives() -> None:
+    found = find_posteriors([str(sample_file("shards"))], Selection())
+    whole = SampleKl()
+    statistics_of(found.spans, CLAMP, sample_kl=whole)
+    merged = SampleKl()
+    for posterior in reversed(found.posteriors):
+        part = SampleKl()
+        spans = [span for span in found.spans if span.posterior is posterior]
+        statistics_of(spans, CLAMP, sample_kl=part, batch_size=7)
+        merged.merge(part)
+    assert (merged.counts == whole.counts).all()
+    assert merged.highest == whole.highest and merged.lowest == whole.lowest
