@@ -87,7 +87,9 @@ def parse(text: str) -> Condition:
             f"'clamped_fraction > 0.001'"
         )
     if match[1] not in FIGURES:
-        near = difflib.get_close_matches(match[1], FIGURES, n=3, cutoff=0.5)
+        wanted = match[1].lower()
+        near = [name for name in FIGURES if wanted in name][:3]
+        near = near or difflib.get_close_matches(wanted, FIGURES, n=3, cutoff=0.5)
         raise RequestError(
             f"--fail-if {text!r}: no figure is called {match[1]!r}; "
             + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FIGURES)}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latentkit.layout import check_layout, layout_with_channel, split_axes
-from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, check_clamp, scale_of
+from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, check_clamp, log_variance_ratio, scale_of
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -164,16 +164,9 @@ class DiagonalGaussianDistribution:
             return self._zeros(shape)
         if other.deterministic:
             raise ValueError("the KL to a deterministic distribution is infinite: give one with a variance")
-        # Two posteriors may be far from the prior and near each other: what tells them apart is then in the last
-        # digits of their log-variances, which a float32 logarithm or difference rounds away.
         wide = _widest(self.mean.device)
         scale, other_scale = self._scale(wide), other._scale(wide)
-        if self.parameterization != other.parameterization or self.parameterization == "logvar":
-            log_ratio = scale.logvar - other_scale.logvar
-        elif self.parameterization == "var":
-            log_ratio = _log_ratio(scale.var, other_scale.var)
-        else:
-            log_ratio = 2 * _log_ratio(scale.std, other_scale.std)
+        log_ratio = log_variance_ratio(scale, self.parameterization, other_scale, other.parameterization)
         terms = _kl_terms((self.mean.to(wide) - other.mean.to(wide)) / other_scale.std, log_ratio)
         return _total(terms, self._dims).to(torch.promote_types(self.std.dtype, other.std.dtype))
 
@@ -240,14 +233,6 @@ class DiracDistribution:
 def _kl_terms(deviation: Tensor, log_ratio: Tensor) -> Tensor:
     """½ (((m1 − m2) / σ2)² + v1/v2 − 1 − log(v1/v2)), elementwise."""
     return 0.5 * deviation * deviation + 0.5 * exp_remainder(log_ratio, torch.exp(log_ratio))
-
-
-def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """log(numerator / denominator), to the last digits also where the two are nearly equal."""
-    excess = (numerator - denominator) / denominator
-    near = excess.abs() < 0.5
-    far = torch.log((numerator / denominator).masked_fill(near, 1.0))
-    return torch.where(near, torch.log1p(excess.masked_fill(~near, 0.0)), far)
 
 
 def _widest(device: torch.device) -> torch.dtype:

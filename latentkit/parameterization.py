@@ -75,6 +75,26 @@ def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAU
     return Scale(*(tensor.to(raw.dtype) for tensor in scale))
 
 
+def log_variance_ratio(scale: Scale, parameterization: str, other: Scale, other_parameterization: str) -> Tensor:
+    """log(v1/v2) of two scales of one dtype, to the last digits also where the two are nearly equal.
+
+    Two posteriors may be far from the prior and near each other: what tells them apart is then in the last digits of
+    their log-variances, which a logarithm rounds away. So the ratio comes from what is stored.
+    """
+    if parameterization != other_parameterization or parameterization == "logvar":
+        return scale.logvar - other.logvar
+    if parameterization == "var":
+        return _log_ratio(scale.var, other.var)
+    return 2 * _log_ratio(scale.std, other.std)
+
+
+def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    excess = (numerator - denominator) / denominator
+    near = excess.abs() < 0.5
+    far = torch.log((numerator / denominator).masked_fill(near, 1.0))
+    return torch.where(near, torch.log1p(excess.masked_fill(~near, 0.0)), far)
+
+
 def _exp(bound: float) -> float:
     return math.exp(bound) if bound < 709 else math.inf
 

@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latentkit.cli.main import main
+
+# A busy machine is no fault of the code.
+settings.register_profile("latentkit", deadline=None)
+settings.load_profile("latentkit")
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE_DATA = REPOSITORY / "sample_data"
@@ -65,9 +70,7 @@ Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
-def cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Cli]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     """Run ``latentkit`` in this process, as its console script does, in the folder ``tmp_path``."""
     monkeypatch.chdir(tmp_path)
     terminate = signal.getsignal(signal.SIGTERM)
@@ -112,4 +115,6 @@ def moments_of(samples: int = 5, channels: int = 2, *free: int, dtype: str = "F3
 
 def files_below(folder: Path) -> list[str]:
     """Every file, hidden ones too, as relative names."""
-    return sorted(os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder) for name in names)
+    return sorted(
+        os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder) for name in names
+    )

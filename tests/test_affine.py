@@ -52,14 +52,30 @@ def test_json_holds_every_bit(affine: Affine) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "3", "null", "{}", '{"shift": [0]}', '{"shift": 0, "scale": 1}', '{"shift": "12", "scale": [1]}',
-     '{"shift": {"0": 1}, "scale": [1]}', '{"shift": ["a"], "scale": [1]}', '{"shift": [[1]], "scale": [1]}',
-     '{"shift": [null], "scale": [1]}', '{"shift": [1e999], "scale": [1]}', '{"shift": [0], "scale": [0]}',
-     '{"shift": [0], "scale": []}', '{"shift": [0, 0], "scale": [1, 1, 1]}', '{"shift": [1' + "0" * 400 + '], "scale": [1]}',
-     "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"shift": [0]}',
+        '{"shift": 0, "scale": 1}',
+        '{"shift": "12", "scale": [1]}',
+        '{"shift": {"0": 1}, "scale": [1]}',
+        '{"shift": ["a"], "scale": [1]}',
+        '{"shift": [[1]], "scale": [1]}',
+        '{"shift": [null], "scale": [1]}',
+        '{"shift": [1e999], "scale": [1]}',
+        '{"shift": [0], "scale": [0]}',
+        '{"shift": [0], "scale": []}',
+        '{"shift": [0, 0], "scale": [1, 1, 1]}',
+        '{"shift": [1' + "0" * 400 + '], "scale": [1]}',
+        "[" * 100_000,
+    ],
+)
 def test_what_cannot_be_undone_is_an_error_that_says_where(text: str) -> None:
-    with pytest.raises(DataError, match="^here: its affine is not"):
+    with pytest.raises(DataError, match=r"^here: its affine is not"):
         from_json(text, "here")
 
 
@@ -78,11 +94,24 @@ def test_a_normalization_file_is_mean_and_std_a_channel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"latents_mean": [1]}', '{"latents_mean": 1, "latents_std": 2}', '{"latents_mean": "1", "latents_std": "2"}',
-     '{"latents_mean": [], "latents_std": []}', '{"latents_mean": [1, 2], "latents_std": [1]}', '{"latents_mean": [NaN], "latents_std": [1]}',
-     '{"latents_mean": [0], "latents_std": [0]}', '{"latents_mean": [0], "latents_std": [-1]}', '{"latents_mean": [0], "latents_std": [5e-324]}',
-     '{"latents_mean": [0], "latents_std": [Infinity]}', "[" * 100_000, '{"latents_mean": [1' + "0" * 400 + '], "latents_std": [1]}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"latents_mean": [1]}',
+        '{"latents_mean": 1, "latents_std": 2}',
+        '{"latents_mean": "1", "latents_std": "2"}',
+        '{"latents_mean": [], "latents_std": []}',
+        '{"latents_mean": [1, 2], "latents_std": [1]}',
+        '{"latents_mean": [NaN], "latents_std": [1]}',
+        '{"latents_mean": [0], "latents_std": [0]}',
+        '{"latents_mean": [0], "latents_std": [-1]}',
+        '{"latents_mean": [0], "latents_std": [5e-324]}',
+        '{"latents_mean": [0], "latents_std": [Infinity]}',
+        "[" * 100_000,
+        '{"latents_mean": [1' + "0" * 400 + '], "latents_std": [1]}',
+    ],
+)
 def test_a_file_that_is_no_normalization_is_refused_by_name(tmp_path: Path, content: str) -> None:
     with pytest.raises(RequestError, match=r"n\.json"):
         from_normalization(normalization(tmp_path, content))

@@ -63,8 +63,16 @@ def test_small_files_share_blocks(write: Write) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 4, 512, 512), (1, 100, 50, 50), (1, 3, 700, 700), (1, 1, 131_072), (1, 1, 131_073), (1, 131_073, 1), (1, 2, 65_537)],
-)  # fmt: skip
+    [
+        (1, 4, 512, 512),
+        (1, 100, 50, 50),
+        (1, 3, 700, 700),
+        (1, 1, 131_072),
+        (1, 1, 131_073),
+        (1, 131_073, 1),
+        (1, 2, 65_537),
+    ],
+)
 @pytest.mark.parametrize("layout", ["first", "last"])
 def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[int, ...], layout: str) -> None:
     letters = "bcdefg"[: len(shape)]
@@ -86,7 +94,10 @@ def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[in
 
 def test_pieces_do_not_depend_on_the_batch_size(write: Write) -> None:
     posterior = posterior_in(write("a.safetensors", moments=moments_of(2, 2, 300, 300)))
-    plans = [[(block.spans[0].first, block.piece, block.last) for block in plan_blocks([posterior], size)] for size in (None, 1, 64)]
+    plans = [
+        [(block.spans[0].first, block.piece, block.last) for block in plan_blocks([posterior], size)]
+        for size in (None, 1, 64)
+    ]
     assert plans[0] == plans[1] == plans[2]
     assert len(plans[0]) == 4
 
@@ -107,8 +118,12 @@ def put_together(posterior: Posterior, batch_size: int | None, workspace: Worksp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("shape", "layout"), [((7, 4, 3, 5), "bchw"), ((7, 5, 4), "blc"), ((4, 7, 3), "chw"), ((3, 2, 4, 5), "btcw")])
-def test_halves_are_read_from_any_layout_and_dtype(write: Write, dtype: str, shape: tuple[int, ...], layout: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((7, 4, 3, 5), "bchw"), ((7, 5, 4), "blc"), ((4, 7, 3), "chw"), ((3, 2, 4, 5), "btcw")]
+)
+def test_halves_are_read_from_any_layout_and_dtype(
+    write: Write, dtype: str, shape: tuple[int, ...], layout: str
+) -> None:
     moments = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(DTYPES[dtype])
     posterior = posterior_in(write("a.safetensors", moments=moments), layout)
     mean, scale = put_together(posterior, 2, Workspace())
@@ -117,7 +132,10 @@ def test_halves_are_read_from_any_layout_and_dtype(write: Write, dtype: str, sha
     assert scale.equal(expected[1].reshape(scale.shape))
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((2, 4, 300, 300), "bchw"), ((2, 90_000, 4), "blc"), ((1, 2, 150_000), "bcl"), ((2, 3, 200_000), "blc")])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((2, 4, 300, 300), "bchw"), ((2, 90_000, 4), "blc"), ((1, 2, 150_000), "bcl"), ((2, 3, 200_000), "blc")],
+)
 def test_large_samples_are_read_in_pieces(write: Write, shape: tuple[int, ...], layout: str) -> None:
     moments = torch.randn(shape, generator=torch.Generator().manual_seed(0)).half()
     posterior = posterior_in(write("a.safetensors", moments=moments), layout)

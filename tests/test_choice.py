@@ -70,7 +70,9 @@ def test_the_parameterization_said_overrules_that_of_a_pair() -> None:
         {"moments_a": M, "moments_b": M},
     ],
 )
-def test_between_two_readings_every_tensor_is_listed_and_a_flag_named(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+def test_between_two_readings_every_tensor_is_listed_and_a_flag_named(
+    tensors: dict[str, tuple[str, tuple[int, ...]]],
+) -> None:
     text = complaint(header_of(**tensors, labels=LABELS))
     for key, (dtype, shape) in {**tensors, "labels": LABELS}.items():
         assert f"{key!r} {dtype} {list(shape)}" in text
@@ -112,7 +114,17 @@ def test_mean_and_scale_can_be_named() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["latents", "latent", "latents_flip", "latents.moments_a", "latent_values", "model_latents", "encoded_video", "x.latents", "latents2"],
+    [
+        "latents",
+        "latent",
+        "latents_flip",
+        "latents.moments_a",
+        "latent_values",
+        "model_latents",
+        "encoded_video",
+        "x.latents",
+        "latents2",
+    ],
 )
 def test_a_tensor_named_as_latents_is_refused_unless_the_parameterization_is_said(key: str) -> None:
     header = header_of(**{key: M})

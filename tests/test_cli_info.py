@@ -51,7 +51,9 @@ def test_every_dtype_goes_by_its_name(cli: Cli, write: Write, dtype: str) -> Non
         ({"mean": torch.zeros(2, 4), "logvar": torch.zeros(2, 4)}, "a pair by its keys"),
     ],
 )
-def test_the_reason_of_the_choice_is_said(cli: Cli, write: Write, tensors: dict[str, torch.Tensor], reason: str) -> None:
+def test_the_reason_of_the_choice_is_said(
+    cli: Cli, write: Write, tensors: dict[str, torch.Tensor], reason: str
+) -> None:
     write("a.safetensors", **tensors)
     assert cli("info", "a.safetensors").json["files"][0]["posteriors"][0]["reason"] == reason
     assert reason in " ".join(cli("info", "a.safetensors", "--format", "table").out.split())

@@ -215,7 +215,9 @@ def test_columns_go_with_their_sample_in_every_form(cli: Cli, write: Write, opti
     assert all(int(row["labels"]) == int(row["index"]) + 10 for row in rows)
 
 
-@pytest.mark.parametrize("clamp", [("--clamp-min", "-1"), ("--clamp-max", "-2.5"), ("--clamp-min", "-2", "--clamp-max", "-1")])
+@pytest.mark.parametrize(
+    "clamp", [("--clamp-min", "-1"), ("--clamp-max", "-2.5"), ("--clamp-min", "-2", "--clamp-max", "-1")]
+)
 def test_the_clamp_acts_on_the_log_variance(cli: Cli, write: Write, clamp: tuple[str, ...]) -> None:
     moments = moments_of()
     bounds = dict(zip(clamp[::2], map(float, clamp[1::2]), strict=True))
@@ -223,7 +225,9 @@ def test_the_clamp_acts_on_the_log_variance(cli: Cli, write: Write, clamp: tuple
     logvar = logvar.clamp(bounds.get("--clamp-min", -30), bounds.get("--clamp-max", 20))
     write("a.safetensors", moments=moments)
     write("b.safetensors", moments=torch.cat([mean, logvar], 1))
-    assert cli("kl", "a.safetensors", *clamp).values("kl") == pytest.approx(cli("kl", "b.safetensors").values("kl"), rel=1e-6)
+    assert cli("kl", "a.safetensors", *clamp).values("kl") == pytest.approx(
+        cli("kl", "b.safetensors").values("kl"), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -301,7 +305,10 @@ def awkward(write: Write) -> Path:
 def as_numbers(rows: list[dict[str, object]]) -> list[tuple[int, int, float | None]]:
     """(index, label, kl) with None for what is not finite."""
     numbers = [(int(str(row["index"])), int(str(row["labels"])), row["kl"]) for row in rows]
-    return [(i, label, None if kl is None or not abs(float(str(kl))) < 1e300 else float(str(kl))) for i, label, kl in numbers]
+    return [
+        (i, label, None if kl is None or not abs(float(str(kl))) < 1e300 else float(str(kl)))
+        for i, label, kl in numbers
+    ]
 
 
 @pytest.mark.parametrize("way", ["--format", "suffix"])
@@ -372,7 +379,16 @@ def test_a_file_holds_what_standard_output_holds(cli: Cli, awkward: Path, tmp_pa
 
 def test_the_table_sums_up(cli: Cli, awkward: Path) -> None:
     out = cli("kl", awkward, "--format", "table", "--columns", "labels").out
-    for word in ("KL of 4 finite values", "mean", "99%", "not finite", "2 samples", "Histogram", "Largest kl", "labels"):
+    for word in (
+        "KL of 4 finite values",
+        "mean",
+        "99%",
+        "not finite",
+        "2 samples",
+        "Histogram",
+        "Largest kl",
+        "labels",
+    ):
         assert word in out
 
 

@@ -52,7 +52,7 @@ def test_nll_of_every_dtype_agrees_with_torch_distributions(cli: Cli, write: Wri
     close(cli("nll", path, "--latents", "b.safetensors").values("nll"), -posterior_of(path).log_prob(drawn.double()))
 
 
-def test_mean_nll_of_drawn_latents_is_the_entropy(cli: Cli, tmp_path: Path) -> None:
+def test_mean_nll_of_drawn_latents_is_the_entropy(cli: Cli) -> None:
     path = SAMPLE_DATA / "healthy-f32.safetensors"
     cli("sample", path, "-o", "drawn.safetensors", "--dtype", "float32", "--seed", 5)
     values = torch.tensor(cli("nll", path, "--latents", "drawn.safetensors").values("nll"), dtype=torch.float64)
@@ -70,7 +70,9 @@ def test_draws_have_a_row_each(cli: Cli, write: Write, tmp_path: Path) -> None:
     cli("sample", path, "-o", "b.safetensors", "--draws", 3)
     outcome = cli("nll", path, "--latents", "b.safetensors")
     assert list(outcome.rows[0]) == ["file", "tensor", "index", "draw", "nll"]
-    assert [(row["index"], row["draw"]) for row in outcome.rows] == [(str(i), str(d)) for i in range(5) for d in range(3)]
+    assert [(row["index"], row["draw"]) for row in outcome.rows] == [
+        (str(i), str(d)) for i in range(5) for d in range(3)
+    ]
     drawn = load_file(tmp_path / "b.safetensors")["latents"].double()
     expected = torch.stack([-posterior_of(path).log_prob(draw) for draw in drawn], 1)
     close(outcome.values("nll"), expected.flatten())
@@ -96,7 +98,9 @@ def test_a_pair_gives_the_bits_of_the_moments_it_was_split_from(cli: Cli, write:
     write("a.safetensors", moments=moments)
     write("b.safetensors", mean=mean, logvar=logvar)
     write("c.safetensors", latents=torch.zeros(6, 2, 3, 4))
-    values = [cli("nll", name, "--latents", "c.safetensors").values("nll") for name in ("a.safetensors", "b.safetensors")]
+    values = [
+        cli("nll", name, "--latents", "c.safetensors").values("nll") for name in ("a.safetensors", "b.safetensors")
+    ]
     assert values[0] == values[1]
 
 
@@ -137,7 +141,9 @@ def test_flags_undo_the_affine_of_latents_from_elsewhere(cli: Cli, write: Write)
     write("scaled.safetensors", latents=(raw - 0.5) * 0.25)
     expected = cli("nll", "a.safetensors", "--latents", "raw.safetensors").values("nll")
     flags = ("--shift-factor", "0.5", "--scaling-factor", "0.25")
-    assert cli("nll", "a.safetensors", "--latents", "scaled.safetensors", *flags).values("nll") == pytest.approx(expected, rel=1e-5)
+    assert cli("nll", "a.safetensors", "--latents", "scaled.safetensors", *flags).values("nll") == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_flags_that_say_what_the_metadata_says_are_accepted(cli: Cli, write: Write) -> None:
@@ -158,10 +164,19 @@ def test_flags_against_the_metadata_are_refused(cli: Cli, write: Write) -> None:
 
 @pytest.mark.parametrize(
     "affine",
-    ["", "[]", "{}", '{"shift": [0], "scale": [0]}', '{"shift": [], "scale": [1]}', '{"shift": [NaN], "scale": [1]}',
-     '{"shift": [0, 0], "scale": [1, 1, 1]}', '{"shift": "12", "scale": [1]}', '{"shift": [1' + "0" * 400 + '], "scale": [1]}',
-     "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"shift": [0], "scale": [0]}',
+        '{"shift": [], "scale": [1]}',
+        '{"shift": [NaN], "scale": [1]}',
+        '{"shift": [0, 0], "scale": [1, 1, 1]}',
+        '{"shift": "12", "scale": [1]}',
+        '{"shift": [1' + "0" * 400 + '], "scale": [1]}',
+        "[" * 100_000,
+    ],
+)
 def test_an_affine_that_cannot_be_undone_is_an_error(cli: Cli, write: Write, affine: str) -> None:
     write("a.safetensors", moments=moments_of(3))
     write("b.safetensors", {"affine": affine}, latents=torch.zeros(3, 2, 3, 4))
@@ -198,8 +213,33 @@ def test_several_keys_find_the_latents_drawn_from_them(cli: Cli, write: Write) -
     outcome = cli("nll", "a.safetensors", "--latents", "b.safetensors", *keys)
     assert [row["tensor"] for row in outcome.rows[::5]] == ["moments", "moments_flip", "other"]
     # At its mode a posterior is densest: nothing of the deviation is left.
-    expected = [(m[:, 2:].double() + log(2 * pi)).flatten(1).sum(1) / 2 for m in map(lambda s: moments_of(seed=s), range(3))]
-    close(outcome.values("nll"), torch.cat(expected))
+    logvar = torch.cat([moments_of(seed=seed)[:, 2:] for seed in range(3)]).double()
+    close(outcome.values("nll"), (logvar + log(2 * pi)).flatten(1).sum(1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("latents", "metadata"),
+    [
+        (torch.zeros(5, 2, 3, 4).half(), None),
+        (torch.zeros(2, 5, 2, 3, 4), {"draws": "2"}),
+        (torch.zeros(5, 2, 3, 4, dtype=torch.int32), None),
+        (torch.zeros(5, 2, 4, 3), None),
+        (torch.zeros(4, 2, 3, 4), None),
+    ],
+    ids=["other dtype", "other draws", "integers", "other shape", "too few"],
+)
+def test_shards_that_do_not_go_end_to_end_are_an_error(
+    cli: Cli, write: Write, tmp_path: Path, latents: Tensor, metadata: dict[str, str] | None
+) -> None:
+    for name in "ab":
+        write(f"d/{name}.safetensors", moments=moments_of())
+    write("e/1.safetensors", latents=torch.zeros(5, 2, 3, 4))
+    write("e/2.safetensors", metadata, latents=latents)
+    weight_map = {"00001/latents": "1.safetensors", "00002/latents": "2.safetensors"}
+    (tmp_path / "e/latents.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    outcome = cli("nll", "d", "--latents", "e/latents.safetensors.index.json")
+    assert outcome.status == 1
+    assert ".safetensors" in outcome.complaint
 
 
 def test_the_only_tensor_that_fits_is_the_latents(cli: Cli, write: Write) -> None:
@@ -215,7 +255,10 @@ def test_latents_key_chooses_among_several(cli: Cli, write: Write) -> None:
     refused = cli("nll", path, "--latents", "b.safetensors")
     assert refused.status == 2
     assert all(words in refused.complaint for words in ("'y' F32 [5, 2, 3, 4]", "'z'", "--latents-key"))
-    close(cli("nll", path, "--latents", "b.safetensors", "--latents-key", "z").values("nll"), -posterior_of(path).log_prob(z.double()))
+    close(
+        cli("nll", path, "--latents", "b.safetensors", "--latents-key", "z").values("nll"),
+        -posterior_of(path).log_prob(z.double()),
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 3, 3), (4, 2, 3, 4), (5, 3, 4), (2, 2, 5, 2, 3, 4)])

@@ -35,7 +35,9 @@ def test_a_reader_that_goes_away_ends_it_quietly(write: Write, tmp_path: Path) -
     assert outcome.stderr == "status 0\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["kl", "--help"], ["--version"], ["guide"], ["info", str(SAMPLE_DATA)]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["kl", "--help"], ["--version"], ["guide"], ["info", str(SAMPLE_DATA)]]
+)
 def test_a_reader_that_was_never_there_ends_it_quietly(tmp_path: Path, arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)

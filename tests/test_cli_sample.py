@@ -205,8 +205,12 @@ def test_temperature_zero_is_the_mode(cli: Cli, write: Write, tmp_path: Path) ->
     assert latents_of(tmp_path / "b.safetensors").equal(moments[:, :2])
 
 
-@pytest.mark.parametrize("options", [("--layout", "blc"), ("--layout", "bcl"), ("--layout", "chw"), ("--layout", "bbc")])
-def test_latents_have_the_layout_of_the_moments(cli: Cli, write: Write, tmp_path: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options", [("--layout", "blc"), ("--layout", "bcl"), ("--layout", "chw"), ("--layout", "bbc")]
+)
+def test_latents_have_the_layout_of_the_moments(
+    cli: Cli, write: Write, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     moments = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(0))
     axis = {"blc": 2, "bcl": 1, "chw": 0, "bbc": 2}[options[1]]
     write("a.safetensors", moments=moments)
@@ -214,7 +218,9 @@ def test_latents_have_the_layout_of_the_moments(cli: Cli, write: Write, tmp_path
     assert latents_of(tmp_path / "b.safetensors").equal(moments.chunk(2, axis)[0])
 
 
-@pytest.mark.parametrize(("stored", "drawn"), [("F64", "F32"), ("F8_E4M3", "F32"), ("F8_E5M2", "F32"), ("F16", "F16"), ("BF16", "BF16")])
+@pytest.mark.parametrize(
+    ("stored", "drawn"), [("F64", "F32"), ("F8_E4M3", "F32"), ("F8_E5M2", "F32"), ("F16", "F16"), ("BF16", "BF16")]
+)
 def test_the_dtype_is_the_inputs_or_float32_for_8_bit_and_float64(
     cli: Cli, write: Write, tmp_path: Path, stored: str, drawn: str
 ) -> None:
@@ -225,7 +231,9 @@ def test_the_dtype_is_the_inputs_or_float32_for_8_bit_and_float64(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_narrower_dtype_is_the_float32_latents_rounded_once(cli: Cli, write: Write, tmp_path: Path, dtype: str) -> None:
+def test_a_narrower_dtype_is_the_float32_latents_rounded_once(
+    cli: Cli, write: Write, tmp_path: Path, dtype: str
+) -> None:
     write("a.safetensors", moments=moments_of())
     cli("sample", "a.safetensors", "-o", "wide.safetensors")
     cli("sample", "a.safetensors", "-o", "b.safetensors", "--dtype", dtype)
@@ -271,7 +279,9 @@ def test_one_key_among_several_gets_the_noise_it_gets_with_the_others(cli: Cli, 
 
 
 def bits_equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.view(-1).view(torch.uint8).equal(b.view(-1).view(torch.uint8))
+    return (
+        a.dtype == b.dtype and a.shape == b.shape and a.view(-1).view(torch.uint8).equal(b.view(-1).view(torch.uint8))
+    )
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES.values(), torch.int64, torch.uint8, torch.bool, torch.int32])
@@ -335,7 +345,8 @@ def parts_of(data: bytes) -> tuple[dict[str, object], list[str], int, bytes]:
 def test_an_output_is_what_the_library_would_have_written(cli: Cli, write: Write, tmp_path: Path, dtype: str) -> None:
     write(
         "a.safetensors", moments=moments_of(dtype=dtype), labels=torch.arange(5), z=torch.zeros(3, dtype=torch.uint8),
-        a=torch.zeros(3, dtype=torch.bfloat16), b=torch.ones(2, dtype=torch.float64), c=torch.zeros(1, dtype=torch.bool),
+        a=torch.zeros(3, dtype=torch.bfloat16), b=torch.ones(2, dtype=torch.float64),
+        c=torch.zeros(1, dtype=torch.bool),
     )  # fmt: skip
     cli("sample", "a.safetensors", "-o", "b.safetensors", "--carry", "*")
     path = tmp_path / "b.safetensors"

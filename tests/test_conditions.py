@@ -49,7 +49,7 @@ def test_a_condition_is_read_whatever_its_spaces() -> None:
     ],
 )
 def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(RequestError, match="NAME OP NUMBER.*'clamped_fraction > 0.001'"):
+    with pytest.raises(RequestError, match=r"NAME OP NUMBER.*'clamped_fraction > 0.001'"):
         parse(text)
 
 

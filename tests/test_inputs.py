@@ -174,10 +174,16 @@ def test_an_index_stays_in_its_folder(touch: Touch, tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize(
     "text",
-    ["a.safetensors\nd/b.safetensors\n", "a.safetensors\nd/b.safetensors", "\n\n a.safetensors\n"[2:3].strip() + "a.safetensors\r\n\r\n  \r\nd/b.safetensors\r\n",
-     "a.safetensors\0d/b.safetensors\0", "a.safetensors\0d/b.safetensors"],
-    ids=["lines", "no last newline", "blank lines and CRLF", "NULs", "no last NUL"],
-)  # fmt: skip
+    [
+        "a.safetensors\nd/b.safetensors\n",
+        "a.safetensors\nd/b.safetensors",
+        "\na.safetensors\n\n  \nd/b.safetensors\n",
+        "a.safetensors\r\nd/b.safetensors\r\n",
+        "a.safetensors\0d/b.safetensors\0",
+        "a.safetensors\0d/b.safetensors",
+    ],
+    ids=["lines", "no last newline", "blank lines", "CRLF", "NULs", "no last NUL"],
+)
 @pytest.mark.parametrize("source", ["@list.txt", "@-"])
 def test_a_list_names_paths(
     touch: Touch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, source: str

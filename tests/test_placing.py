@@ -68,7 +68,7 @@ def test_whichever_call_fails_the_old_file_is_whole(tmp_path: Path, monkeypatch:
             count += 1
             if count == fails_at + 1:  # noqa: B023 - used within its round
                 raise OSError(errno.EIO, "Input/output error")
-            return real(*arguments, **options)  # noqa: B023
+            return real(*arguments, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)

@@ -70,7 +70,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     (folder / "old.csv").touch()
     commands = [*LIGHT, *(arguments for arguments, _ in HEADERS_ONLY)]
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=folder, input=json.dumps(commands).encode(), stdout=subprocess.PIPE, check=True
+        [sys.executable, "-c", SCRIPT],
+        cwd=folder,
+        input=json.dumps(commands).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
     )
     results = json.loads(process.stdout)
     return {arguments: (status, modules) for arguments, (status, modules) in zip(commands, results, strict=True)}

@@ -127,7 +127,10 @@ def test_columns_of_a_sample_are_ranked_apart() -> None:
 def test_equal_values_stay_in_the_order_of_the_plan(batch: int) -> None:
     a = posterior_called("a")
     values = [[float(number % 3)] for number in range(21)]
-    batches = [(values[first : first + batch], Span(a, first, len(values[first : first + batch]))) for first in range(0, 21, batch)]
+    batches = [
+        (values[first : first + batch], Span(a, first, len(values[first : first + batch])))
+        for first in range(0, 21, batch)
+    ]
     assert [index for _, _, index, _ in top_of(9, *batches)] == [2, 5, 8, 11, 14, 17, 20, 1, 4]
 
 
@@ -136,12 +139,17 @@ def test_nan_is_not_ranked_and_infinity_is() -> None:
     assert [value for value, *_ in top_of(9, (values, Span(posterior_called("a"), 0, 4)))] == [math.inf, 1, -math.inf]
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan]), min_size=1, max_size=5), max_size=8), st.integers(1, 6))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan]), min_size=1, max_size=5), max_size=8),
+    st.integers(1, 6),
+)
 def test_any_split_into_batches_ranks_alike(batches: list[list[float]], count: int) -> None:
     a, first, parts = posterior_called("a"), 0, []
     for batch in batches:
         parts.append(([[value] for value in batch], Span(a, first, len(batch))))
         first += len(batch)
     values = [value for batch in batches for value in batch]
-    order = sorted((index for index, value in enumerate(values) if not math.isnan(value)), key=lambda i: (-values[i], i))
+    order = sorted(
+        (index for index, value in enumerate(values) if not math.isnan(value)), key=lambda i: (-values[i], i)
+    )
     assert [index for _, _, index, _ in top_of(count, *parts)] == order[:count]

@@ -47,11 +47,15 @@ FORMS = ["csv", "jsonl", "json", "parquet"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("batches", [[ROWS], [ROWS[:1], ROWS[1:]], [[], ROWS, []]], ids=["one", "two", "with empty ones"])
+@pytest.mark.parametrize(
+    "batches", [[ROWS], [ROWS[:1], ROWS[1:]], [[], ROWS, []]], ids=["one", "two", "with empty ones"]
+)
 def test_rows_read_back_as_they_were(tmp_path: Path, form: str, batches: list[list[dict[str, Any]]]) -> None:
     rows = read(written(tmp_path, form, *batches), form)
     if form == "csv":
-        rows = [{**row, "index": int(row["index"]), "kl": float(row["kl"]), "flag": row["flag"] == "True"} for row in rows]
+        rows = [
+            {**row, "index": int(row["index"]), "kl": float(row["kl"]), "flag": row["flag"] == "True"} for row in rows
+        ]
     assert rows == ROWS
     assert [math.copysign(1, row["kl"]) for row in rows] == [1, 1, 1, -1]
 
@@ -101,7 +105,9 @@ def test_bytes_of_names_that_are_no_text_are_shown(tmp_path: Path, form: str) ->
 
 def test_columns_of_mixed_dtypes_take_the_type_said(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "index": True, "kl": 1, "flag": 0}]
-    assert read(written(tmp_path, "parquet", rows), "parquet") == [{"file": "plain", "index": 1, "kl": 1.0, "flag": False}]
+    assert read(written(tmp_path, "parquet", rows), "parquet") == [
+        {"file": "plain", "index": 1, "kl": 1.0, "flag": False}
+    ]
 
 
 def test_many_rows_are_written_in_groups(tmp_path: Path) -> None:
@@ -127,7 +133,10 @@ def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_jsonable_reaches_into_everything() -> None:
-    assert jsonable({"a": [math.nan, (math.inf, {"b": -math.inf})], "c": 1.5}) == {"a": [None, [None, {"b": None}]], "c": 1.5}
+    assert jsonable({"a": [math.nan, (math.inf, {"b": -math.inf})], "c": 1.5}) == {
+        "a": [None, [None, {"b": None}]],
+        "c": 1.5,
+    }
 
 
 def test_a_pipe_that_takes_a_little_at_a_time_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,19 @@ TORCH = {
     "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64,
 }  # fmt: skip
 
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda key: key != "__metadata__")
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda key: key != "__metadata__"
+)
 specs = st.builds(TensorSpec, st.sampled_from(sorted(TORCH)), st.lists(st.integers(0, 3), max_size=3).map(tuple))
 
 
 @given(st.dictionaries(names, specs, max_size=8), st.dictionaries(names, names, max_size=1))
-def test_the_header_is_that_of_the_library_to_the_byte(tensors: dict[str, TensorSpec], metadata: dict[str, str]) -> None:
-    data = save({key: torch.zeros(spec.shape, dtype=TORCH[spec.dtype]) for key, spec in tensors.items()}, metadata or None)
+def test_the_header_is_that_of_the_library_to_the_byte(
+    tensors: dict[str, TensorSpec], metadata: dict[str, str]
+) -> None:
+    data = save(
+        {key: torch.zeros(spec.shape, dtype=TORCH[spec.dtype]) for key, spec in tensors.items()}, metadata or None
+    )
     layout = lay_out(tensors, metadata)
     assert layout.header == data[: len(layout.header)]
     assert layout.size == len(data)

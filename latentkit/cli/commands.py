@@ -66,6 +66,7 @@ def _default(option: Field[Any]) -> Any:
 
 def _guarded(run: Callable[[], None], *, debug: bool) -> None:
     """Run a command; every error a user can cause ends in one sentence and the right exit status."""
+    sentence, status = "", DATA_FAILED
     try:
         run()
         sys.stdout.flush()
@@ -76,8 +77,12 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
     except (LatentkitError, OSError, MemoryError) as error:
         if debug:
             raise
-        complain(_sentence(error))
-        raise typer.Exit(WRONG_REQUEST if isinstance(error, RequestError) else DATA_FAILED) from None
+        sentence = _sentence(error)
+        status = WRONG_REQUEST if isinstance(error, RequestError) else DATA_FAILED
+    # The error is gone by now, and with it what the run held: its progress bar, and files half written.
+    if sentence:
+        complain(sentence)
+        raise typer.Exit(status)
 
 
 def leave_quietly() -> NoReturn:

@@ -1,5 +1,6 @@
 """``latentkit``: the commands, and what is true of all of them."""
 
+import io
 import os
 import signal
 import sys
@@ -58,7 +59,7 @@ add_command(app, guide.guide, epilog=guide.EXAMPLES)
 def main() -> None:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, _terminate)
-    _open_closed_streams()
+    _prepare_streams()
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
@@ -76,11 +77,16 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _open_closed_streams() -> None:
-    """What goes to a stream that the shell has closed (``2>&-``) is dropped, and does not end up in another."""
+def _prepare_streams() -> None:
+    """What goes to a stream that the shell has closed (``2>&-``) is dropped, and does not end up in another.
+
+    What an old locale cannot show, such as a histogram's blocks, becomes a question mark.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _terminate(*_: Any) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from latentkit.cli.nonfinite import Nonfinite
     from latentkit.cli.row_columns import Measured, Table
@@ -117,7 +117,7 @@ def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions", capt
     return grid
 
 
-def _cells(values: "Sequence[Any]") -> list[str]:
+def _cells(values: "Sequence[Any]") -> "Sequence[RenderableType]":
     if all(isinstance(value, float) for value in values):
         return aligned(values)
     return [harmless(str(value)) for value in values]

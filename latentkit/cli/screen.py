@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from latentkit.cli.options import Messages
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
 Item = TypeVar("Item")
@@ -59,12 +59,15 @@ def number(value: float) -> str:
     return text.rstrip(".") if "e" not in text else f"{value:.3e}"
 
 
-def aligned(values: Iterable[float]) -> list[str]:
-    """Numbers of a column, padded so that their points stand below each other when flush right."""
+def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
+    """Numbers of a column that is flush right, padded so that their points stand below each other."""
+    from rich.padding import Padding
+
     texts = [number(value) for value in values]
     tails = [len(text) - text.index(".") if "." in text and "e" not in text else 0 for text in texts]
     widest = max(tails, default=0)
-    return [text + " " * (widest - tail) for text, tail in zip(texts, tails, strict=True)]
+    # Spaces at the end of a text would be stripped.
+    return [Padding(text, (0, widest - tail, 0, 0)) for text, tail in zip(texts, tails, strict=True)]
 
 
 def count_of(number_of: int, noun: str) -> str:
@@ -117,7 +120,7 @@ def _with_lines(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]
         yield item
         done += nbytes
         now = time.monotonic()
-        if now - said > _LOG_LINE_SECONDS:
+        if now - said > _LOG_LINE_SECONDS and done:
             said = now
             rate = done / (now - start)
             left = (total - done) / rate

@@ -1,67 +1,180 @@
-"""``latentkit stats``: is the encoder healthy? Clamp, channels, scale."""
+"""``latentkit stats``: is the encoder healthy? Findings, the clamp, channels, scale."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentkit.affine import from_factors
+from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Choosing, Computing, FactFormat, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
-from latentkit.cli.screen import note, track
+from latentkit.cli.screen import complain, note, track
+from latentkit.conditions import Condition, held, parse
 from latentkit.errors import DataError, RequestError
+from latentkit.normalization import check_target_std, document, factors_of
 from latentkit.storage.choice import Posterior
 from latentkit.storage.placing import check_place, is_stream, placed
-from latentkit.storage.plan import find_posteriors
-from latentkit.storage.tables import jsonable, write_all
+from latentkit.storage.plan import Found, find_posteriors
+from latentkit.storage.tables import CsvRows, jsonable, write_all
+
+if TYPE_CHECKING:
+    from latentkit.findings import Finding
+    from latentkit.normalization import Factors as Normalization
+    from latentkit.outliers import SampleKl
+    from latentkit.statistics import Summary
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit stats sample_data/healthy-f16.safetensors
 
-latentkit stats sample_data/synthetic-clamp.safetensors --clamp-min -20
+latentkit stats sample_data/shards --save-normalization normalization.json
 
-latentkit stats sample_data/shards --format json | python -m json.tool
+latentkit stats sample_data/video.safetensors --fail-if 'clamped_fraction > 0.001' -o channels.csv
 """
+
+
+class StatsFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+_CHECKING = "Checking"
+
+
+@dataclass
+class Checking(Factors):
+    """What the figures are held against."""
+
+    fail_if: Annotated[
+        list[str],
+        typer.Option(
+            "--fail-if", metavar="COND", help="Exit with 3 if this holds, such as 'nan_count > 0'; repeatable.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = field(default_factory=list)  # fmt: skip
+    target_std: Annotated[
+        float,
+        typer.Option(
+            "--target-std", metavar="S", help="Standard deviation of scaled latents; EDM2 takes 0.5.",
+            rich_help_panel="Scaling",
+        ),
+    ] = 1.0  # fmt: skip
+    save_normalization: Annotated[
+        str | None,
+        typer.Option(
+            "--save-normalization", metavar="FILE", help="Write scale and shift, for sample --normalization.",
+            rich_help_panel="Scaling",
+        ),
+    ] = None  # fmt: skip
+
+    def conditions(self) -> list[Condition]:
+        return [parse(text) for text in self.fail_if]
+
+
+@dataclass
+class Showing:
+    """What of the result is shown."""
+
+    format: Annotated[
+        StatsFormat | None,
+        typer.Option(
+            "--format", metavar="FORM", help="table on a terminal, json in a pipe, unless said; csv: a row a channel.",
+            rich_help_panel="Writing",
+        ),
+    ] = None  # fmt: skip
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            "--channels", metavar="LIST", help="Channels in the tables, such as 0,3,8-15.", rich_help_panel="Writing"
+        ),
+    ] = None
+
+    def chosen(self, count: int) -> list[int] | None:
+        """The channels that were asked for, of ``count``; None if none were."""
+        if self.channels is None:
+            return None
+        try:
+            numbers = [number for part in self.channels.split(",") for number in _range(part)]
+        except ValueError:
+            raise RequestError(f"--channels {self.channels!r}: give numbers and ranges, such as 0,3,8-15") from None
+        if max(numbers) >= count:
+            raise RequestError(f"--channels {self.channels}: there are {count} channels, 0 to {count - 1}")
+        return sorted(set(numbers))
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a run came to."""
+
+    summary: "Summary"
+    sample_kl: "SampleKl | None"
+    findings: "list[Finding]"
+    factors: "Normalization"
+    readings: list[str]
+    channels: list[int] | None
 
 
 def stats(
     files: Files,
     reading: Reading,
     choosing: Choosing,
+    checking: Checking,
     computing: Computing,
+    showing: Showing,
     writing: Writing,
     messages: Messages,
-    format: Annotated[
-        FactFormat | None, typer.Option("--format", help="table on a terminal, json in a pipe, unless said.")
-    ] = None,
 ) -> None:
-    """Statistics of the log-variance and its clamp, of every channel, and of the latents' scale."""
+    """Is the encoder healthy? Findings in words, the clamp, every channel, the scale of the latents."""
     check_device_name(computing.device)
+    conditions = checking.conditions()
+    from_factors(checking.scaling_factor, checking.shift_factor)
+    check_target_std(checking.target_std)
+    form = _format(writing.output, showing.format)
+    for path in (writing.output, checking.save_normalization):
+        if path is not None:
+            check_place(path, overwrite=writing.overwrite)
     clamp = computing.clamp()
-    form = _format(writing.output, format)
-    if writing.output is not None:
-        check_place(writing.output, overwrite=writing.overwrite)
     found = find_posteriors(files, reading.selection(), choosing.choice())
     _check_alike(found.posteriors)
+    channels = showing.chosen(found.posteriors[0].axes.channels)
     if choosing.dry_run:
         show_plan(found)
         return
 
-    from latentkit.counting import statistics_of
-
     resolve_device(computing.device, messages)
-    say_reading(found, form, messages)
+    say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
+    summary, sample_kl = _count(found, clamp, computing, messages)
+    result = _judge(summary, sample_kl, found.readings, channels, checking)
+    _put(result, form, writing)
+    if form is not StatsFormat.table:
+        _note_nonfinite(summary, messages)
+    if checking.save_normalization is not None:
+        text = document(summary, result.factors)
+        with placed(checking.save_normalization, overwrite=writing.overwrite) as descriptor:
+            write_all(descriptor, text.encode())
+    _check(conditions, result)
+
+
+def _count(
+    found: Found, clamp: tuple[float, float], computing: Computing, messages: Messages
+) -> "tuple[Summary, SampleKl]":
+    from latentkit.counting import statistics_of
+    from latentkit.outliers import SampleKl
+
+    sample_kl = SampleKl()
     summary = statistics_of(
         found.spans,
         clamp,
         batch_size=computing.batch_size,
         workers=computing.workers,
+        sample_kl=sample_kl,
         progress=lambda done: track(done, found.nbytes, messages),
     ).summary()
     scale = summary.overall.logvar
@@ -70,29 +183,84 @@ def stats(
             f"{found.posteriors[0].file.path}: {scale.negative_count:,} values of the second half are negative, so "
             f"they are no {summary.parameterization}; are they log-variances (--parameterization logvar)?"
         )
-    if form is FactFormat.table:
-        from latentkit.cli.stats_tables import draw_summary
+    return summary, sample_kl
 
-        draw_summary(summary, found.readings)
-    else:
-        import json
 
-        document = {"measure": "stats", "read": found.readings, **asdict(summary)}
-        with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
-            write_all(descriptor, (json.dumps(jsonable(document), indent=1) + "\n").encode())
-    overall = summary.overall
-    nonfinite = overall.mean.nan_count + overall.mean.plus_inf_count + overall.mean.minus_inf_count
+def _judge(
+    summary: "Summary",
+    sample_kl: "SampleKl | None",
+    readings: list[str],
+    channels: list[int] | None,
+    checking: Checking,
+) -> Result:
+    from latentkit.findings import find
+
+    findings = find(
+        summary,
+        sample_kl,
+        scaling_factor=checking.scaling_factor,
+        shift_factor=checking.shift_factor,
+        target_std=checking.target_std,
+    )
+    return Result(summary, sample_kl, findings, factors_of(summary, checking.target_std), readings, channels)
+
+
+def _put(result: Result, form: StatsFormat, writing: Writing) -> None:
+    if form is StatsFormat.table:
+        from latentkit.cli.stats_tables import draw
+
+        draw(result)
+        return
+    from latentkit.document import channel_columns, document_of
+
+    summary = result.summary
+    with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
+        if form is StatsFormat.csv:
+            chosen = result.channels if result.channels is not None else range(summary.channels)
+            columns = channel_columns([summary.per_channel[channel] for channel in chosen])
+            CsvRows(descriptor, tuple(columns)).write(columns)
+        else:
+            import json
+
+            whole = document_of(summary, result.readings, result.findings, result.factors, result.sample_kl)
+            write_all(descriptor, (json.dumps(jsonable(whole), indent=1) + "\n").encode())
+
+
+def _check(conditions: Sequence[Condition], result: Result) -> None:
+    """Say which conditions hold, and end with their status if one does."""
+    broken = held(conditions, result.summary, result.findings)
+    for condition, value in broken:
+        figure = "is undefined" if value != value else f"is {value:.6g}"
+        complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
+    if broken:
+        raise typer.Exit(CONDITION_HELD)
+
+
+def _note_nonfinite(summary: "Summary", messages: Messages) -> None:
+    mean, scale = summary.overall.mean, summary.overall.logvar
+    nonfinite = mean.nan_count + mean.plus_inf_count + mean.minus_inf_count
     nonfinite += scale.nan_count if scale is not None else 0
     if nonfinite:
         note(messages, f"{nonfinite:,} values are NaN, or infinite means: they are counted and left out of the figures")
 
 
-def _format(output: str | None, format: FactFormat | None) -> FactFormat:
-    if output is not None and not is_stream(output):
-        if Path(output).suffix.lower() != ".json" or format is FactFormat.table:
-            raise RequestError(f"{output}: stats are written as JSON; give -o a name that ends in .json")
-        return FactFormat.json
-    return format or (FactFormat.table if output is None and sys.stdout.isatty() else FactFormat.json)
+def _format(output: str | None, format: StatsFormat | None) -> StatsFormat:
+    if output is None or is_stream(output):
+        return format or (StatsFormat.table if output is None and sys.stdout.isatty() else StatsFormat.json)
+    if format is StatsFormat.table:
+        raise RequestError("--format table is drawn on standard output: leave out -o, or choose another format")
+    suffix = Path(output).suffix.lower().removeprefix(".")
+    if format is None and suffix not in ("json", "csv"):
+        raise RequestError(f"{output}: stats are written as .json (everything) or .csv (a row a channel); or --format")
+    return format or StatsFormat(suffix)
+
+
+def _range(part: str) -> range:
+    first, dash, last = part.partition("-")
+    numbers = range(int(first), int(last if dash else first) + 1)
+    if not numbers or numbers[0] < 0:
+        raise ValueError(part)
+    return numbers
 
 
 def _check_alike(posteriors: Sequence[Posterior]) -> None:

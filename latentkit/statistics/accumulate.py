@@ -19,7 +19,7 @@ from latentkit.workspace import Workspace
 EXACT_CHANNELS = 32
 
 # Numbers, means and scales together, gathered before they are counted: fewer cost calls, more leave the cache.
-GATHERED = 1 << 19
+GATHERED = 1 << 20
 
 
 class Statistics:

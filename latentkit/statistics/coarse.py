@@ -89,8 +89,12 @@ class CoarseCounts:
                 run.sum(wide, self._buffers)
         least = torch.stack([low for low, _ in extremes]).amin(0).double().numpy()
         greatest = torch.stack([high for _, high in extremes]).amax(0).double().numpy()
-        if not (run is not None and run.commit(stored, least, greatest)):
+        if run is None or not run.commit(stored, least, greatest):
             least, greatest = self._count_any(rows, stored, least, greatest, segments, extrema)
+        elif not run.is_between_thresholds(least, greatest, width):
+            for half, part in run.parts:
+                first = rows.start + part.start - half * self.channels
+                self._count_thresholds(half, first, stored[part], None, least[part], greatest[part])
         if not extrema.inside(rows, least, greatest):
             extrema.add(rows.start, least, greatest, stored, segments)
 
@@ -121,23 +125,26 @@ class CoarseCounts:
         self._end_run()
         all_finite = bool(((least > self._lowest[rows]) & (greatest < np.inf)).all())
         for half, part in halves_of(rows, self.channels):
-            wide, finite = stored[part].to(torch.float64, copy=True), None
-            first = rows.start + part.start
+            first, finite = rows.start + part.start, None
             if not all_finite:
+                wide = stored[part].double()
                 finite = self.quantities[half].classes(wide).finite
                 least[part], greatest[part] = finite_extremes(wide, finite)
                 note_nonfinite(first, finite, segments, extrema)
                 here = slice(first, first + len(wide))
                 self.grid.take_out(here, self._cells(here, self._views_of(stored[part])[0]), ~finite)
-            self._add_any(half, first - half * self.channels, wide, finite, least[part], greatest[part])
+            channel, width = first - half * self.channels, chunk_width(len(stored))
+            self._count_thresholds(half, channel, stored[part], finite, least[part], greatest[part])
+            for start in range(0, stored.shape[1], width):
+                columns = slice(start, start + width)
+                some = finite if finite is None else finite[:, columns]
+                self._measure(half, channel, stored[part, columns].to(torch.float64, copy=True), some)
         if all_finite:
             self._run = _Run.like(self.quantities, self.channels, rows, stored, least, greatest)
         return least, greatest
 
-    def _add_any(
-        self, half: int, channel: int, wide: Tensor, finite: Tensor | None, least: Floats, greatest: Floats
-    ) -> None:
-        """Count and measure means or scales of any kind; ``wide`` is overwritten."""
+    def _measure(self, half: int, channel: int, wide: Tensor, finite: Tensor | None) -> None:
+        """Count classes and sum means or scales of any kind; ``wide`` is overwritten."""
         quantity, facts, here = self.quantities[half], self._facts[half], slice(channel, channel + len(wide))
         facts.total[here] += wide.shape[1]
         counted = np.full(len(wide), wide.shape[1])
@@ -145,8 +152,6 @@ class CoarseCounts:
             counted = finite.sum(1).numpy()
             for name, mask in quantity.classes(wide)._asdict().items():
                 getattr(facts, name)[here] += mask.sum(1).numpy()
-        self._count_thresholds(half, channel, wide, finite, counted, least, greatest)
-        if finite is not None:
             wide.masked_fill_(~finite, quantity.neutral)
         if quantity.parameterization is not None:
             remainder, variance = _scale_sums(quantity.scale(wide), finite)
@@ -166,22 +171,18 @@ class CoarseCounts:
         facts.moments.add(counted, shift, rest.numpy(), squares.numpy(), here)
 
     def _count_thresholds(
-        self,
-        half: int,
-        channel: int,
-        wide: Tensor,
-        finite: Tensor | None,
-        counted: Ints,
-        least: Floats,
-        greatest: Floats,
+        self, half: int, channel: int, stored: Tensor, finite: Tensor | None, least: Floats, greatest: Floats
     ) -> None:
         """Only rows whose extremes lie on both sides of a threshold are looked at."""
         facts, thresholds = self._facts[half], self.quantities[half].thresholds
-        here = slice(channel, channel + len(wide))
-        facts.less[here] += counted[:, None] * (greatest[:, None] < thresholds)
-        facts.at_most[here] += counted[:, None] * (greatest[:, None] <= thresholds)
+        here = slice(channel, channel + len(stored))
+        counted = np.full((len(stored), 1), stored.shape[1])
+        if finite is not None:
+            counted = finite.sum(1, keepdim=True).numpy()
+        facts.less[here] += counted * (greatest[:, None] < thresholds)
+        facts.at_most[here] += counted * (greatest[:, None] <= thresholds)
         for row, k in np.argwhere((least[:, None] <= thresholds) & (greatest[:, None] >= thresholds)).tolist():
-            numbers = wide[row] if finite is None else wide[row][finite[row]]
+            numbers = (stored[row] if finite is None else stored[row][finite[row]]).double()
             facts.less[channel + row, k] += int((numbers < thresholds[k]).sum())
             if greatest[row] > thresholds[k]:
                 facts.at_most[channel + row, k] += int((numbers <= thresholds[k]).sum())
@@ -221,9 +222,9 @@ class CoarseCounts:
 
 
 class _Run:
-    """The fast way for what is usual: means, and log-variances within the clamp, that stay between two thresholds.
+    """The fast way for what is usual: finite means, and scales within the clamp.
 
-    Like rows are summed about one shift a row, in few passes, while that shift serves.
+    Rows are summed about one shift each, in few passes, while that shift serves.
     """
 
     def __init__(self, quantities: Sequence[Quantity], channels: int, rows: slice, shift: Floats) -> None:
@@ -232,9 +233,11 @@ class _Run:
         self.rows = rows
         self.parts = halves_of(rows, channels)
         self.shift = shift
-        self.low, self.high = np.full(len(shift), -np.inf), np.full(len(shift), np.inf)
-        self.count = 0
-        # Of x − shift, (x − shift)², and of h(x) and e^x for log-variances.
+        # Within these all is usual; between the others there is no threshold, and nothing to count but elements.
+        self.least, self.greatest = np.full(len(shift), -_USUAL), np.full(len(shift), _USUAL)
+        self.low, self.high = np.full(len(shift), np.inf), np.full(len(shift), -np.inf)
+        self.count = self.count_between = 0
+        # Of x − shift, (x − shift)², and of h(x) and e^x for log-variances x.
         self.sums = Sums(4, len(shift))
         self._shift = torch.from_numpy(shift)[:, None] if shift.any() else None
         self._chunks: list[tuple[Tensor, Tensor, Tensor | None]] = []
@@ -246,36 +249,47 @@ class _Run:
         """A run for rows like these; None where they are not usual."""
         if least.min() < -_USUAL or greatest.max() > _USUAL:
             return None
-        wide = stored.double()
-        mean = wide.mean(1)
-        far = _loses_digits(mean.numpy(), wide.square().mean(1).numpy(), 1)
-        run = cls(quantities, channels, rows, np.where(far, _short(mean.numpy()), 0.0))
+        wide = _values(quantities, halves_of(rows, channels), stored.double())
+        mean = wide.mean(1).numpy()
+        far = _loses_digits(mean, wide.square().mean(1).numpy(), 1)
+        run = cls(quantities, channels, rows, np.where(far, _short(mean), 0.0))
         for half, part in run.parts:
             quantity = quantities[half]
-            bounds = np.array([-np.inf, *sorted(quantity.thresholds), np.inf]).clip(-_USUAL, _USUAL)
+            bounds = np.array([-_USUAL, *sorted(bound for bound in quantity.thresholds if abs(bound) < _USUAL), _USUAL])
             gap = np.searchsorted(bounds, least[part]).clip(1)
             run.low[part], run.high[part] = bounds[gap - 1], bounds[gap]
-            low, high = quantity.clamp if half else (-np.inf, np.inf)
-            inside = (greatest[part] < run.high[part]) & (run.low[part] >= low) & (run.high[part] <= high)
-            if quantity.parameterization not in (None, "logvar") or not inside.all():
-                return None
-        return run
+            if half:
+                # The lower bound is NaN where no stored number lies below it.
+                run.least[part] = np.nanmax([quantity.thresholds[0], quantity.lowest, -_USUAL])
+                run.greatest[part] = min(quantity.thresholds[1], _USUAL)
+        return run if run.is_usual(least, greatest) else None
+
+    def is_usual(self, least: Floats, greatest: Floats) -> bool:
+        """Whether rows with these extremes (NaN where there is one) can be summed; a number at a bound cannot."""
+        return bool(((least > self.least) & (greatest < self.greatest)).all())
+
+    def is_between_thresholds(self, least: Floats, greatest: Floats, width: int) -> bool:
+        """Whether there was no threshold to count at; if so, remember that many."""
+        between = bool(((least > self.low) & (greatest < self.high)).all())
+        self.count_between += width * between
+        return between
 
     def sum(self, wide: Tensor, buffers: Workspace) -> None:
         """Sum a chunk of rows, for ``commit``."""
-        exponentials = None
+        variances = None
         half, part = self.parts[-1]
         if half:
-            logvar = wide[part]
-            exponentials = torch.exp(logvar, out=buffers.take("exp", tuple(logvar.shape), torch.float64)).sum(1)
+            out = buffers.take("variance", tuple(wide[part].shape), torch.float64)
+            variances = self.quantities[half].variance(wide[part], out).sum(1)
+        wide = _values(self.quantities, self.parts, wide)
         if self._shift is not None:
             wide = wide - self._shift
-        self._chunks.append((*_sum_and_norm(wide), exponentials))
+        self._chunks.append((*_sum_and_norm(wide), variances))
 
     def commit(self, stored: Tensor, least: Floats, greatest: Floats) -> bool:
         """Add what was summed if the rows are usual; else nothing."""
         chunks, self._chunks = self._chunks, []
-        if not ((least > self.low) & (greatest < self.high)).all():
+        if not self.is_usual(least, greatest):
             return False
         n = stored.shape[1]
         rest = torch.stack([chunk[0] for chunk in chunks]).sum(0).numpy()
@@ -289,8 +303,7 @@ class _Run:
             variance = torch.stack([chunk[2] for chunk in chunks if chunk[2] is not None]).sum(0).numpy()
             remainder = variance - n - (rest[part] + n * self.shift[part])
             for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * n).tolist():
-                logvar = stored[part][row].double()
-                remainder[row] = exp_remainder(logvar, logvar.exp()).sum()
+                remainder[row] = self.quantities[half].terms(stored[part][row].double())[0].sum()
             terms[2:, part] = remainder, variance
         self.sums.add(terms)
         self.count += n
@@ -307,13 +320,20 @@ class _Run:
             first = self.rows.start + part.start - half * self.channels
             here = slice(first, first + len(rest))
             counted = np.full(len(rest), self.count)
-            beneath = self.count * (self.quantities[half].thresholds >= self.high[part, None])
+            beneath = self.count_between * (self.quantities[half].thresholds >= self.high[part, None])
             mine.total[here] += self.count
             mine.less[here] += beneath
             mine.at_most[here] += beneath
             mine.moments.add(counted, self.shift[part], rest, squares - rest * rest / self.count, here)
             mine.remainder.add(remainder, here)
             mine.variance.add(variance, here)
+
+
+def _values(quantities: Sequence[Quantity], parts: list[tuple[int, slice]], wide: Tensor) -> Tensor:
+    """Means and log-variances of rows of stored numbers."""
+    if all(quantities[half].parameterization in (None, "logvar") for half, _ in parts):
+        return wide
+    return torch.cat([quantities[half].value(wide[part]) for half, part in parts])
 
 
 def _loses_digits(rest: Floats, squares: Floats, n: int) -> NDArray[np.bool_]:

@@ -103,8 +103,19 @@ class Quantity:
             case "var":
                 return torch.log(stored)
             case "softplus":
-                return 2 * torch.log(torch.nn.functional.softplus(stored, threshold=40) + _SOFTPLUS_FLOOR)
+                return 2 * torch.log(_softened(stored))
         raise ValueError(f"{self.parameterization!r} is no parameterization")
+
+    def variance(self, stored: Tensor, out: Tensor) -> Tensor:
+        """e^l before the clamp, straight from what is stored, in float64; into ``out``, which is returned."""
+        match self.parameterization:
+            case "std":
+                return torch.square(stored, out=out)
+            case "var":
+                return out.copy_(stored)
+            case "softplus":
+                return torch.square(_softened(stored), out=out)
+        return torch.exp(stored, out=out)
 
     def scale(self, stored: Tensor) -> Scale:
         """Log-variance, σ and σ² after the clamp, of stored scale parameters in float64."""
@@ -119,6 +130,10 @@ class Quantity:
         """h(l) and e^l of one log-variance."""
         wide = torch.tensor(logvar, dtype=torch.float64)
         return float(exp_remainder(wide, wide.exp())), float(wide.exp())
+
+
+def _softened(stored: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(stored, threshold=40) + _SOFTPLUS_FLOOR
 
 
 def stored_at(logvar: float, parameterization: str) -> float:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from latentkit.errors import RequestError
@@ -178,7 +178,7 @@ def _text(name: Any) -> str:
 
 
 # Files may hold one column in different dtypes; whole numbers are what is left.
-_CONVERSIONS = {"string": _text, "double": float, "bool": bool}
+_CONVERSIONS: dict[str, Callable[[Any], object]] = {"string": _text, "double": float, "bool": bool}
 
 
 class _Descriptor:

@@ -1,0 +1,93 @@
+"""The figures of ``stats`` as others read them: a JSON document of a published schema, and a row a channel.
+
+``stats_schema.json`` describes the document. Names stay; what is new is added. A change that would break a reader
+raises the number in ``SCHEMA``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from latentkit.findings import Finding, verdict
+from latentkit.normalization import Factors
+from latentkit.outliers import SampleKl
+from latentkit.statistics import Group, Place, Spread, Summary
+from latentkit.statistics.summary import QUANTILES
+
+SCHEMA = "latentkit.stats/1"
+
+
+def document_of(
+    summary: Summary,
+    readings: Sequence[str],
+    findings: Sequence[Finding],
+    factors: Factors,
+    sample_kl: SampleKl | None,
+) -> dict[str, Any]:
+    """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it."""
+    return {
+        "schema": SCHEMA,
+        "measure": "stats",
+        "read": list(readings),
+        "verdict": verdict(findings),
+        "findings": _plain(findings),
+        "normalization": _plain(factors),
+        "sample_kl": None if sample_kl is None else _sample_kl(sample_kl),
+        **_plain(summary),
+    }
+
+
+def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """The per-channel table, by column; NaN where a figure is undefined."""
+    rows = [_row(group) for group in groups]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Place):
+        return {"file": value.name, "tensor": value.key, "index": value.index, "position": value.position}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _sample_kl(sample_kl: SampleKl) -> dict[str, Any]:
+    return {
+        "finite": sample_kl.count,
+        "nonfinite": sample_kl.nonfinite,
+        "quantiles": [sample_kl.quantile(percent / 100) for percent in QUANTILES],
+        "highest": [{"kl": value, **_plain(place)} for value, place in sample_kl.highest],
+        "lowest": [{"kl": value, **_plain(place)} for value, place in sample_kl.lowest],
+    }
+
+
+def _row(group: Group) -> dict[str, Any]:
+    row: dict[str, Any] = {"channel": group.channel, "elements": group.count, **_spread("mean", group.mean)}
+    if group.logvar is not None and group.clamp is not None and group.kl is not None:
+        clamp, kl = group.clamp, group.kl
+        row |= _spread("logvar", group.logvar)
+        row |= {"below": clamp.below, "at_low": clamp.at_low, "at_high": clamp.at_high, "above": clamp.above}
+        row |= {"clamped_fraction": clamp.clamped_fraction, "margin": clamp.margin}
+        row |= {"kl_element": kl.element, "kl_sample": kl.sample, "kl_share": kl.share}
+        row |= {"active": _yes(group.active), "collapsed": _yes(group.collapsed)}
+    return row | {
+        "mean_variance": group.mean_variance,
+        "latents_mean": group.drawn.shift_factor,
+        "latents_sd": group.drawn.sd,
+        "scaling_factor": group.drawn.scaling_factor,
+    }
+
+
+def _spread(name: str, spread: Spread) -> dict[str, Any]:
+    figures: dict[str, Any] = {"mean": spread.mean, "sd": spread.sd, "min": spread.min}
+    figures |= {f"q{percent:02}": value for percent, value in zip(QUANTILES, spread.quantiles, strict=True)}
+    figures |= {"max": spread.max, "nan": spread.nan_count + spread.negative_count}
+    figures |= {"minus_inf": spread.minus_inf_count, "plus_inf": spread.plus_inf_count}
+    return {f"{name}_{figure}": value for figure, value in figures.items()}
+
+
+def _yes(fact: bool | None) -> str:
+    return "" if fact is None else "true" if fact else "false"

@@ -1,0 +1,233 @@
+"""Speed and memory of ``latentkit sample`` against the usual script and against the sum of its parts.
+
+python tests/benchmarks/sample.py FOLDER [--gib 1] [--dtypes F16 BF16 F32] [--rounds 5]
+
+Makes its inputs in FOLDER (and deletes them), page cache warm. In each round, for each dtype, one after the other:
+
+- usual: a script of load_file, diffusers' DiagonalGaussianDistribution, sample, save_file; less its imports;
+- parts: reading the input by preadv into 1 MiB, torch.randn alone for as many elements, writing and syncing as many
+  bytes, each on its own;
+- latentkit: the whole process less ``import torch``.
+
+Ratios are taken within a round; medians are printed, and the largest peak of resident memory.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latentkit import noise
+from latentkit.drawing import draw_block
+from latentkit.recipe import Recipe
+from latentkit.storage.blocks import Block, plan_blocks, read_posterior
+from latentkit.storage.choice import Selection
+from latentkit.storage.plan import find_posteriors
+from latentkit.workspace import Workspace
+
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+MIB = 1 << 20
+
+USUAL = """
+import sys, time
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from safetensors.torch import load_file, save_file
+start = time.perf_counter()
+moments = load_file(sys.argv[1])["moments"]
+generator = torch.Generator().manual_seed(0)
+save_file({"latents": DiagonalGaussianDistribution(moments).sample(generator)}, sys.argv[2])
+print(time.perf_counter() - start)
+"""
+
+
+def make_input(path: Path, dtype: str, gib: int) -> None:
+    """Mean ~ N(0, 1), log-variance ~ N(-6, 1.5²); 64 MiB of it over and over."""
+    samples = 64 * MIB // (8 * 1024 * DTYPES[dtype].itemsize)
+    moments = torch.randn(samples, 8, 32, 32)
+    moments[:, 4:].mul_(1.5).sub_(6)
+    data = moments.to(DTYPES[dtype]).view(torch.uint8).numpy().tobytes()
+    shape = [16 * gib * samples, 8, 32, 32]
+    header = json.dumps({"moments": {"dtype": dtype, "shape": shape, "data_offsets": [0, gib << 30]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for _ in range(16 * gib):
+            file.write(data)
+        os.fsync(file.fileno())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def read(path: Path) -> None:
+    buffer, offset = bytearray(MIB), 0
+    with path.open("rb", buffering=0) as file:
+        while count := os.preadv(file.fileno(), [buffer], offset):
+            offset += count
+
+
+def randn(elements: int) -> None:
+    out = torch.empty(1 << 18)
+    for _ in range(0, elements, len(out)):
+        torch.randn(len(out), out=out)
+
+
+def write(path: Path, nbytes: int) -> None:
+    buffer = os.urandom(MIB)
+    with path.open("wb", buffering=0) as file:
+        for offset in range(0, nbytes, MIB):
+            os.pwrite(file.fileno(), buffer, offset)
+        os.fsync(file.fileno())
+
+
+def process(arguments: list[str]) -> tuple[float, float, str]:
+    """Seconds that a process took, its peak in MiB, and what it printed."""
+    start = time.perf_counter()
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    printed = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, arguments
+    return time.perf_counter() - start, usage.ru_maxrss / (1024 if sys.platform != "darwin" else MIB), printed
+
+
+@contextmanager
+def removed(path: Path) -> Iterator[str]:
+    path.unlink(missing_ok=True)
+    try:
+        yield str(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def round_of(path: Path, nbytes: int, elements: int) -> dict[str, float]:
+    """One measurement of everything, in seconds and MiB."""
+    took = {}
+    with removed(path.with_name("usual.safetensors")) as out:
+        _, took["usual MiB"], printed = process([sys.executable, "-c", USUAL, str(path), out])
+        took["usual"] = float(printed)
+    took["read"] = seconds(lambda: read(path))
+    took["randn"] = seconds(lambda: randn(elements))
+    with removed(path.with_name("parts")) as out:
+        took["write"] = seconds(lambda: write(Path(out), nbytes))
+    took["import"], took["import MiB"], _ = process([sys.executable, "-c", "import torch"])
+    with removed(path.with_name("ours.safetensors")) as out:
+        command = [sys.executable, "-m", "latentkit", "sample", str(path), "-o", out, "--quiet"]
+        whole, took["ours MiB"], _ = process(command)
+    took["parts"] = took["read"] + took["randn"] + took["write"]
+    took["ours"] = whole - took["import"]
+    return took
+
+
+def steps(path: Path, blocks: int = 500) -> dict[str, float]:
+    """CPU µs that one thread takes for each step of a block of 131,072 latents."""
+    torch.set_num_threads(1)
+    plan = list(plan_blocks(find_posteriors([str(path)], Selection()).spans))[:blocks]
+    workspace, recipe = Workspace(), Recipe()
+    shape = plan[0].shape
+    latents, std = torch.randn(shape), torch.rand(shape)
+    mean, raw = (half.clone() for half in read_posterior(plan[0], workspace))
+    words = np.random.Philox(key=1).random_raw(latents.numel() // 2).view(np.int32)
+    philox, table = np.random.Philox(key=1), noise.std_table(raw.dtype) if raw.element_size() == 2 else None
+    out, mean32 = torch.empty(shape, dtype=raw.dtype), torch.empty(shape)
+    index = torch.empty(shape, dtype=torch.int32)
+
+    def sigma() -> None:
+        if table is None:
+            noise.std_float32(std.copy_(raw), std, scratch=workspace.scratch)
+        else:
+            index.copy_(raw.view(torch.uint16))
+            torch.index_select(table, 0, index.view(-1), out=std.view(-1))
+
+    def whole(block: Block) -> None:
+        draw_block(block, recipe, lambda *_: None, workspace)
+
+    work: dict[str, Callable[[Block], object]] = {
+        "all but the write": whole,
+        "read": lambda block: read_posterior(block, workspace),
+        "bits": lambda _: philox.random_raw(latents.numel() // 2),
+        "table": lambda _: noise._normals(words, latents.view(-1).numpy(), workspace.scratch),
+        "σ": lambda _: sigma(),
+        "mean, product, sum": lambda _: noise.draw(mean32.copy_(mean), std, latents),
+        "cast": lambda _: noise.store(latents, out),
+    }
+    took = {}
+    for name, step in work.items():
+        latents.normal_()
+        start = time.thread_time()
+        for block in plan:
+            step(block)
+        took[name] = (time.thread_time() - start) / len(plan) * 1e6
+    return took
+
+
+def middle(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
+
+
+def machine() -> str:
+    model = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    load = os.getloadavg()[0]
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}, torch "
+        f"{torch.__version__}, numpy {np.__version__}, load {load:.1f} at the start"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gib", type=int, nargs="+", default=[1])
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    print(f"{machine()}; {options.rounds} rounds, medians\n")
+    print(
+        "| moments | usual | read + randn + write = parts | latentkit | usual / latentkit | latentkit / parts | peak |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    profile = {}
+    for gib in options.gib:
+        for dtype in options.dtypes:
+            with removed(options.folder / "moments.safetensors") as path:
+                make_input(Path(path), dtype, gib)
+                profile[dtype] = steps(Path(path))
+                elements = (gib << 30) // (2 * DTYPES[dtype].itemsize)
+                rounds = [round_of(Path(path), gib << 29, elements) for _ in range(options.rounds)]
+            of = {name: middle(took[name] for took in rounds) for name in rounds[0]}
+            faster = middle(took["usual"] / took["ours"] for took in rounds)
+            over = middle(took["ours"] / took["parts"] for took in rounds)
+            peak = max(took["ours MiB"] - took["import MiB"] for took in rounds)
+            print(
+                f"| {gib} GiB {dtype} | {of['usual']:.2f} s | {of['read']:.2f} + {of['randn']:.2f} + "
+                f"{of['write']:.2f} = {of['parts']:.2f} s | {of['ours']:.2f} s | {faster:.1f} | {over:.2f} | "
+                f"import torch + {peak:.0f} MiB (usual: {of['usual MiB'] - of['import MiB']:.0f}) |",
+                flush=True,
+            )
+    print("\nCPU µs of one thread for a block of 131,072 latents:\n")
+    names = list(next(iter(profile.values())))
+    print(f"| | {' | '.join(names)} |\n| --- |{' ---: |' * len(names)}")
+    for dtype, took in profile.items():
+        print(f"| {dtype} | {' | '.join(f'{took[name]:.0f}' for name in names)} |")
+
+
+if __name__ == "__main__":
+    main()

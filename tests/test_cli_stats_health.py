@@ -1,0 +1,184 @@
+"""``latentkit stats`` as a check of health: findings, conditions, formats."""
+
+import csv
+import io
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from latentkit.conditions import FIGURES
+from tests.conftest import SAMPLE_DATA, Cli, moments_of
+
+HEALTHY = SAMPLE_DATA / "healthy-f16.safetensors"
+COLLAPSED = SAMPLE_DATA / "collapsed.safetensors"
+CLAMPED = SAMPLE_DATA / "synthetic-clamp.safetensors"
+SCHEMA = json.loads(files("latentkit").joinpath("stats_schema.json").read_text())
+
+
+def test_findings_come_last_on_a_terminal_and_name_their_source(cli: Cli) -> None:
+    lines = cli("stats", COLLAPSED, "--format", "table").out.splitlines()
+    start = lines.index("1 finding")
+    text = " ".join(lines[start:])
+    assert "channels 0, 2, 3 are collapsed" in re.sub(r"\s+", " ", text) and "Burda et al. 2016" in text
+
+
+def test_a_healthy_encoder_ends_in_one_line(cli: Cli) -> None:
+    assert cli("stats", HEALTHY, "--format", "table").out.splitlines()[-1] == "Healthy: nothing to find fault with"
+
+
+def test_factors_in_use_are_checked(cli: Cli) -> None:
+    document = cli("stats", HEALTHY, "--scaling-factor", 0.18215).json
+    (finding,) = document["findings"]
+    assert finding["kind"] == "scaling_factor" and "the factor of these latents is 1.00" in finding["sentence"]
+    assert cli("stats", HEALTHY, "--scaling-factor", 0.5, "--target-std", 0.5).json["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "status"),
+    [
+        (["clamped_fraction > 0.001"], 3),
+        (["clamped_fraction > 0.1"], 0),
+        (["clamped_fraction > 0.1", "nan_count > 0"], 3),
+        (["kl_mean < 0"], 3),
+        (["samples < 1", "channels != 4"], 0),
+    ],
+)
+def test_a_condition_that_holds_ends_in_3_after_the_result(cli: Cli, conditions: list[str], status: int) -> None:
+    outcome = cli("stats", CLAMPED, "--quiet", *(part for text in conditions for part in ("--fail-if", text)))
+    assert outcome.status == status
+    assert outcome.json["samples"] == 64
+    assert bool(outcome.err) == (status == 3)
+
+
+def test_which_condition_held_is_said_with_its_value(cli: Cli) -> None:
+    err = cli("stats", CLAMPED, "-q", "--fail-if", "clamped_fraction>0.001", "--fail-if", "kl_mean < 0").err
+    assert err.splitlines() == [
+        "latentkit: --fail-if 'clamped_fraction > 0.001' holds: clamped_fraction is undefined",
+        "latentkit: --fail-if 'kl_mean < 0' holds: kl_mean is undefined",
+    ]
+    err = cli("stats", COLLAPSED, "-q", "--fail-if", "collapsed_channels > 0").err
+    assert err == "latentkit: --fail-if 'collapsed_channels > 0' holds: collapsed_channels is 3\n"
+
+
+def test_a_wrong_condition_is_refused_before_anything_is_read(cli: Cli) -> None:
+    outcome = cli("stats", "not-there", "--fail-if", "kl_men > 3")
+    assert outcome.status == 2 and "did you mean kl_mean" in outcome.complaint
+
+
+def test_a_file_that_cannot_be_read_goes_before_a_condition(cli: Cli, tmp_path: Path) -> None:
+    save_file({"moments": torch.zeros(0, 8, 4, 4)}, tmp_path / "empty.safetensors")
+    assert cli("stats", "empty.safetensors", "--fail-if", "samples < 1").status == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (HEALTHY, ()),
+        (CLAMPED, ()),
+        (COLLAPSED, ("--scaling-factor", "2")),
+        (SAMPLE_DATA / "per-image", ("--layout", "chw", "--limit", "1")),
+    ],
+)
+def test_the_document_is_what_the_schema_says(cli: Cli, path: Path, options: tuple[str, ...]) -> None:
+    document = cli("stats", path, *options).json
+    assert document["schema"] == "latentkit.stats/1" == SCHEMA["properties"]["schema"]["const"]
+    assert list(faults_of(document, SCHEMA)) == []
+
+
+def test_the_schema_names_nothing_that_the_document_lacks() -> None:
+    """Every object is closed, and requires all that it names: so the test above goes both ways."""
+
+    def walk(schema: Any) -> None:
+        if isinstance(schema, dict):
+            if schema.get("type") == "object":
+                assert schema["additionalProperties"] is False
+                assert sorted(schema["required"]) == sorted(schema["properties"])
+            for part in schema.values():
+                walk(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                walk(part)
+
+    walk(SCHEMA)
+
+
+TYPES: dict[str, Any] = {
+    "object": dict, "array": list, "string": str, "number": int | float, "integer": int, "boolean": bool,
+    "null": type(None),
+}  # fmt: skip
+
+
+def faults_of(value: Any, schema: Any, where: str = "$") -> Any:
+    """What breaks the schema: as much of JSON Schema as ours uses."""
+    if "$ref" in schema:
+        yield from faults_of(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], where)
+        return
+    if "anyOf" in schema:
+        if all(list(faults_of(value, choice, where)) for choice in schema["anyOf"]):
+            yield f"{where}: {value!r} is none of {schema['anyOf']}"
+        return
+    if "const" in schema and value != schema["const"]:
+        yield f"{where}: {value!r}"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where}: {value!r} is none of {schema['enum']}"
+    kinds = schema.get("type")
+    if kinds is None:
+        return
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    fits = [kind for kind in kinds if isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "boolean")]
+    if not fits:
+        yield f"{where}: {value!r} is no {kinds}"
+    if isinstance(value, dict):
+        for name in sorted(set(schema["required"]) ^ set(value)):
+            yield f"{where}.{name}: is in one alone"
+        for name, part in value.items():
+            if name in schema["properties"]:
+                yield from faults_of(part, schema["properties"][name], f"{where}.{name}")
+    if isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from faults_of(part, schema["items"], f"{where}[{number}]")
+
+
+def test_the_table_of_channels_as_csv(cli: Cli, tmp_path: Path) -> None:
+    assert cli("stats", CLAMPED, "-o", "channels.csv").status == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "channels.csv").read_text())))
+    document = cli("stats", CLAMPED).json
+    assert [int(row["channel"]) for row in rows] == [0, 1, 2, 3]
+    for row, group in zip(rows, document["per_channel"], strict=True):
+        assert float(row["logvar_q50"]) == group["logvar"]["quantiles"][3]
+        assert float(row["latents_sd"]) == group["drawn"]["sd"]
+        assert int(row["above"]) == group["clamp"]["above"]
+        assert row["active"] == "true" and row["collapsed"] == "false"
+    assert cli("stats", CLAMPED, "--format", "csv", "--channels", "1-2").values("channel") == [1, 2]
+
+
+def test_few_of_many_channels_are_shown_unless_asked_for(cli: Cli, tmp_path: Path) -> None:
+    save_file({"moments": moments_of(8, 128, 6)}, tmp_path / "a.safetensors")
+
+    def channels(*options: str) -> list[int]:
+        out = cli("stats", "a.safetensors", "--layout", "bcl", "--format", "table", *options).out
+        table = out[out.index("Channels:") : out.index("16 bits")]
+        assert max(map(len, out.splitlines())) <= 80
+        return [int(line.split()[0]) for line in table.splitlines() if re.match(r" *\d+ ", line) and "." in line][:130]
+
+    assert len(channels()) == 16
+    assert channels("--channels", "0,3,8-11") == [0, 3, 8, 9, 10, 11]
+    assert channels("--channels", "0-127") == list(range(128))
+
+
+@pytest.mark.parametrize(("text", "why"), [("4", "there are 4 channels"), ("3-1", "ranges"), ("x", "ranges"), ("", "")])
+def test_channels_that_are_not_there_are_refused(cli: Cli, text: str, why: str) -> None:
+    outcome = cli("stats", HEALTHY, "--channels", text)
+    assert outcome.status == 2 and why in outcome.complaint
+
+
+def test_the_guide_lists_every_figure_that_a_condition_may_name() -> None:
+    page = files("latentkit").joinpath("guide/health.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert {name: rows.get(name) for name in FIGURES} == {name: figure.meaning for name, figure in FIGURES.items()}
