@@ -105,6 +105,14 @@ def held(
     return [(condition, value) for condition, value in values if condition.held(value)]
 
 
+def why_undefined(summary: "Summary") -> str:
+    """What may have left a figure undefined."""
+    broken = _nan(summary) + summary.overall.mean.minus_inf_count + summary.overall.mean.plus_inf_count
+    if broken:
+        return f"{broken:,} value{'s are' if broken > 1 else ' is'} NaN, or an infinite mean"
+    return "it takes two samples or more" if summary.samples < 2 else "these data do not have it"
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.distributions import LOG_2PI, exp_remainder
-from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, scale_of
+from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
 from latentkit.sums import sample_sums
-from latentkit.tabulated import can_tabulate, look_up, tables_of
+from latentkit.tabulated import can_tabulate, look_up, look_up_scale, tables_of
 from latentkit.workspace import Workspace
 
 Values = NDArray[np.float64]
 
-# Below these means of m² + h(l), rounding in float32 would show. Tables leave only the underflow of m²; the
-# arithmetic form e^l − 1 − l is off by up to 4 units of 6e-8 an element.
-_LEAST_MEAN_TERM_TABULATED = 1e-36
+# Below these means of m² + h(l), float32 could be off by more than 5e-7 of the sum. With tables each of four steps costs
+# at most half a unit, 6e-8 of a term, and only the underflow of m² is left. The arithmetic form adds the errors of e^l,
+# or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
+_LEAST_MEAN_TERM_TABULATED = 1e-30
 _LEAST_MEAN_TERM_COMPUTED = 1.2
 
 
@@ -31,8 +32,8 @@ _LEAST_MEAN_TERM_COMPUTED = 1.2
 class Arithmetic:
     """How posteriors are read and computed: the same for every block of a run.
 
-    ``precision``: ``auto`` (float32, and float64 where float32 would show), ``float32`` (never float64 but for
-    float64 input), ``float64`` (always).
+    ``precision``: ``auto`` (float32, and float64 where float32 would show), ``float32`` (no sample is done again in
+    float64), ``float64`` (always).
     """
 
     clamp: Clamp = DEFAULT_CLAMP
@@ -50,11 +51,11 @@ def kl_to_prior(
 
     def exactly(mean: Tensor, raw: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
-        terms = wide * wide + exp_remainder(scale.logvar, scale.var)
+        terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
         return sample_sums(terms.cpu(), workspace, per_channel=per_channel)
 
-    if _needs_float64(mean, arithmetic):
-        return 0.5 * exactly(mean, raw)
+    if _needs_float64(mean, arithmetic) or (not can_tabulate(raw.dtype) and not _float32_holds(arithmetic)):
+        return exactly(mean, raw)
     terms = workspace.take("terms", tuple(mean.shape), torch.float32)
     terms.copy_(mean)
     terms.mul_(terms)
@@ -65,11 +66,11 @@ def kl_to_prior(
     else:
         terms.add_(_computed_remainder(raw, parameterization, arithmetic.clamp, workspace))
         least = _LEAST_MEAN_TERM_COMPUTED
-    sums = sample_sums(terms, workspace, per_channel=per_channel)
+    values = 0.5 * sample_sums(terms, workspace, per_channel=per_channel)
     if arithmetic.precision == "auto":
-        least *= terms[0].numel() / sums.shape[1]
-        _again(~((sums >= least) & np.isfinite(sums)).all(axis=1), sums, exactly, mean, raw)
-    return 0.5 * sums
+        least *= 0.5 * terms[0].numel() / values.shape[1]
+        _again(~((values >= least) & np.isfinite(values)).all(axis=1), values, exactly, mean, raw)
+    return values
 
 
 def kl_to_other(
@@ -90,10 +91,15 @@ def kl_to_other(
     """
     m1, scale1 = _float64(mean, raw, parameterization, arithmetic)
     m2, scale2 = _float64(*other, arithmetic)
-    terms = _kl_terms(m1, scale1, m2, scale2)
+    if can_tabulate(raw.dtype) and can_tabulate(other[1].dtype):
+        # Their log-variances are far enough apart for a plain difference, which is the same on every machine.
+        log_ratio = scale1.logvar - scale2.logvar
+    else:
+        log_ratio = log_variance_ratio(scale1, parameterization, scale2, other[2])
+    terms = _kl_terms(m1 - m2, scale1, scale2, log_ratio)
     if symmetric:
-        terms += _kl_terms(m2, scale2, m1, scale1)
-    return 0.5 * sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
+        terms += _kl_terms(m1 - m2, scale2, scale1, -log_ratio)
+    return sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
 
 
 def nll(
@@ -107,22 +113,23 @@ def nll(
     def exactly(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         deviation = (latents.to(wide.device, wide.dtype) - wide) / scale.std
-        return sample_sums((scale.logvar + deviation * deviation).cpu(), workspace)
+        terms = 0.5 * scale.logvar + 0.5 * deviation * deviation
+        return sample_sums(terms.cpu(), workspace) + constant
 
-    constant = LOG_2PI * mean[0].numel()
+    constant = 0.5 * LOG_2PI * mean[0].numel()
     if _needs_float64(mean, arithmetic) or latents.dtype == torch.float64 or not can_tabulate(raw.dtype):
-        return 0.5 * (exactly(mean, raw, latents) + constant)
+        return exactly(mean, raw, latents)
     tables = tables_of(raw.dtype, parameterization, arithmetic.clamp)
     terms = workspace.take("terms", tuple(mean.shape), torch.float32)
     terms.copy_(latents)
     terms.sub_(workspace.take("mean", tuple(mean.shape), torch.float32).copy_(mean))
-    terms.mul_(look_up(tables.inverse_std, raw, "looked_up", workspace))
     terms.mul_(terms)
+    terms.mul_(look_up(tables.inverse_var, raw, "looked_up", workspace))
     terms.add_(look_up(tables.logvar, raw, "looked_up", workspace))
-    sums = sample_sums(terms, workspace)
+    values = 0.5 * sample_sums(terms, workspace) + constant
     if arithmetic.precision == "auto":
-        _again(~np.isfinite(sums[:, 0]), sums, exactly, mean, raw, latents)
-    return 0.5 * (sums + constant)
+        _again(~np.isfinite(values[:, 0]), values, exactly, mean, raw, latents)
+    return values
 
 
 def first_negative(raw: Tensor) -> int | None:
@@ -135,17 +142,28 @@ def _needs_float64(mean: Tensor, arithmetic: Arithmetic) -> bool:
     return mean.dtype == torch.float64 or arithmetic.precision == "float64" or arithmetic.device != "cpu"
 
 
+def _float32_holds(arithmetic: Arithmetic) -> bool:
+    """Whether the clamp is one whose rounding to float32 does no harm to the arithmetic form.
+
+    A bound of 19.9 does: e^19.9 is then 1e-6 off. A σ at a bound between 0 and 3 does where KL is small.
+    """
+    low, high = arithmetic.clamp
+    rounded = torch.tensor(arithmetic.clamp, dtype=torch.float32).tolist()
+    return arithmetic.precision == "float32" or (low <= 0 and high >= 3 and rounded == [low, high])
+
+
 def _float64(mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic) -> tuple[Tensor, Scale]:
     device = "cpu" if arithmetic.device == "mps" else arithmetic.device  # MPS has no float64
+    if device == "cpu" and can_tabulate(raw.dtype):
+        return mean.double(), look_up_scale(raw, parameterization, arithmetic.clamp)
     scale = scale_of(raw.to(device).double(), parameterization, arithmetic.clamp)
     return mean.to(device).double(), scale
 
 
-def _kl_terms(m1: Tensor, scale1: Scale, m2: Tensor, scale2: Scale) -> Tensor:
-    """(m1 − m2)² e^(−l2) + h(l1 − l2) in float64."""
-    deviation = (m1 - m2) / scale2.std
-    difference = scale1.logvar - scale2.logvar
-    return deviation * deviation + exp_remainder(difference, torch.exp(difference))
+def _kl_terms(difference: Tensor, scale1: Scale, scale2: Scale, log_ratio: Tensor) -> Tensor:
+    """½ ((m1 − m2)² e^(−l2) + h(l1 − l2)) in float64."""
+    deviation, ratio = difference / scale2.std, scale1.std / scale2.std
+    return 0.5 * deviation * deviation + 0.5 * exp_remainder(log_ratio, ratio * ratio)
 
 
 def _computed_remainder(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspace) -> Tensor:
@@ -158,13 +176,13 @@ def _computed_remainder(raw: Tensor, parameterization: str, clamp: Clamp, worksp
     return torch.exp(logvar, out=out).sub_(1).sub_(logvar)
 
 
-def _again(rows: NDArray[np.bool_], sums: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:
-    """Replace the sums of the rows marked by what ``measure`` gives for them."""
+def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:
+    """Replace the values of the rows marked by what ``measure`` gives for them."""
     if rows.any():
         chosen = torch.from_numpy(np.flatnonzero(rows))
         # 8-bit floats cannot be indexed in every version of torch; their bytes can.
         picked = [_bytes(tensor).index_select(0, chosen).view(tensor.dtype) for tensor in tensors]
-        sums[rows] = measure(*picked)
+        values[rows] = measure(*picked)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

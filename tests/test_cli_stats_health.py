@@ -43,8 +43,8 @@ def test_factors_in_use_are_checked(cli: Cli) -> None:
     ("conditions", "status"),
     [
         (["clamped_fraction > 0.001"], 3),
-        (["clamped_fraction > 0.1"], 0),
-        (["clamped_fraction > 0.1", "nan_count > 0"], 3),
+        (["nonfinite_count > 6"], 0),
+        (["nonfinite_count > 6", "nan_count > 0"], 3),
         (["kl_mean < 0"], 3),
         (["samples < 1", "channels != 4"], 0),
     ],
@@ -58,9 +58,10 @@ def test_a_condition_that_holds_ends_in_3_after_the_result(cli: Cli, conditions:
 
 def test_which_condition_held_is_said_with_its_value(cli: Cli) -> None:
     err = cli("stats", CLAMPED, "-q", "--fail-if", "clamped_fraction>0.001", "--fail-if", "kl_mean < 0").err
+    why = "is undefined (4 values are NaN, or an infinite mean)"
     assert err.splitlines() == [
-        "latentkit: --fail-if 'clamped_fraction > 0.001' holds: clamped_fraction is undefined",
-        "latentkit: --fail-if 'kl_mean < 0' holds: kl_mean is undefined",
+        f"latentkit: --fail-if 'clamped_fraction > 0.001' holds: clamped_fraction {why}",
+        f"latentkit: --fail-if 'kl_mean < 0' holds: kl_mean {why}",
     ]
     err = cli("stats", COLLAPSED, "-q", "--fail-if", "collapsed_channels > 0").err
     assert err == "latentkit: --fail-if 'collapsed_channels > 0' holds: collapsed_channels is 3\n"
@@ -182,3 +183,39 @@ def test_the_guide_lists_every_figure_that_a_condition_may_name() -> None:
     page = files("latentkit").joinpath("guide/health.md").read_text()
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", page, re.MULTILINE))
     assert {name: rows.get(name) for name in FIGURES} == {name: figure.meaning for name, figure in FIGURES.items()}
+
+
+def test_latents_already_drawn_have_the_same_tables_without_the_scale(cli: Cli) -> None:
+    path = SAMPLE_DATA / "latents.safetensors"
+    document = cli("stats", path, "--parameterization", "none").json
+    assert list(faults_of(document, SCHEMA)) == [] and document["findings"] == []
+    assert (document["samples"], document["channels"], document["parameterization"]) == (512, 4, "none")
+    assert document["overall"]["logvar"] is None and document["sample_kl"] is None
+    moments = cli("stats", SAMPLE_DATA / "healthy-f32.safetensors").json
+    for drawn, posterior in zip(document["per_channel"], moments["per_channel"], strict=True):
+        assert drawn["drawn"]["sd"] == pytest.approx(posterior["drawn"]["sd"], rel=0.01)
+    out = cli("stats", path, "--parameterization", "none", "--format", "table").out
+    assert "latents: 4 channels of latents, bchw" in out and "log-variance" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_draws_are_so_many_samples_more(cli: Cli) -> None:
+    assert cli("sample", HEALTHY, "-o", "z.safetensors", "--draws", 3).status == 0
+    document = cli("stats", "z.safetensors", "--parameterization", "none").json
+    assert (document["samples"], document["channels"]) == (3 * 512, 4)
+    assert document["read"] == ["latents: 4 channels of latents, bbchw"]
+
+
+def test_a_dead_channel_of_latents_is_found(cli: Cli, tmp_path: Path) -> None:
+    latents = torch.randn(50, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    latents[:, 1] = 0.25
+    save_file({"latents": latents}, tmp_path / "a.safetensors")
+    (finding,) = cli("stats", "a.safetensors", "--parameterization", "none").json["findings"]
+    assert (finding["kind"], finding["channels"]) == ("dead", [1])
+
+
+@pytest.mark.parametrize("command", [("kl",), ("sample", "-o", "z"), ("nll", "--latents", "z.safetensors")])
+def test_what_needs_a_posterior_refuses_latents(cli: Cli, command: tuple[str, ...]) -> None:
+    path = SAMPLE_DATA / "latents.safetensors"
+    outcome = cli(command[0], path, *command[1:], "--parameterization", "none")
+    assert outcome.status == 2 and "stats reads them" in outcome.complaint

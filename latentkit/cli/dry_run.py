@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from latentkit.cli.screen import harmless, stdout_console
+from latentkit.cli.screen import plain_table, remark, stdout_console
 from latentkit.storage.plan import Found
 
 
@@ -23,18 +23,12 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
     if not sys.stdout.isatty():
         print(json.dumps({**facts, "read": found.readings}))
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    caption = Text(harmless("\n".join(found.readings)), style="dim")
-    table = Table(
-        title="Nothing was computed or written", caption=caption, title_justify="left", caption_justify="left"
-    )
+    table = plain_table("Nothing was computed or written")
     table.add_column("plan")
     table.add_column("", justify="right")
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:,}")
-    stdout_console().print(table)
+    stdout_console().print(table, remark(found.readings))
 
 
 def _free(folder: str) -> int:

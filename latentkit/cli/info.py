@@ -2,16 +2,19 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentkit.cli.options import FactFormat, Files, Messages, Reading
-from latentkit.cli.screen import harmless, stdout_console
+from latentkit.cli.screen import harmless, plain_table, remark, stdout_console
 from latentkit.errors import LatentkitError
 from latentkit.storage.choice import Selection, choose
 from latentkit.storage.header import Header, read_header
 from latentkit.storage.inputs import InputFile, find_inputs
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -34,7 +37,7 @@ def info(
 ) -> None:
     """What is in safetensors files, and which tensors would be read as moments and why."""
     del messages
-    selection = reading.selection()
+    selection = reading.selection(latents=True)
     found = find_inputs(files)
     if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
         _print_json(found, selection)
@@ -84,25 +87,18 @@ def _print_json(found: list[InputFile], selection: Selection) -> None:
             print("\n]}")
 
 
-def _draw(console: Any, file: InputFile, header: Header, selection: Selection) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+def _draw(console: "Console", file: InputFile, header: Header, selection: Selection) -> None:
     facts = _facts(file, header, selection)
     chosen = {key for posterior in facts["posteriors"] for key in (posterior["key"], posterior["scale_key"])}
-    table = Table(
-        title=f"{harmless(file.path)} ({facts['bytes']:,} bytes)", title_justify="left", caption_justify="left"
-    )
-    table.add_column("tensor", overflow="fold")
-    table.add_column("dtype")
-    table.add_column("shape")
-    table.add_column("bytes", justify="right")
-    table.add_column("read as", overflow="fold")
-    for tensor in facts["tensors"]:
-        mark = "moments" if tensor["key"] in chosen else ""
-        table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
     lines = [f"{posterior['read']} ({posterior['reason']})" for posterior in facts["posteriors"]]
     lines += [f"not read as moments: {facts['problem']}"] if facts["problem"] else []
     lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
-    table.caption = Text("\n".join(harmless(line) for line in lines))
+    table = plain_table(f"{file.path} ({facts['bytes']:,} bytes)")
+    for heading in ("tensor", "dtype", "shape", "bytes", "read as"):
+        table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
+    for tensor in facts["tensors"]:
+        mark = "moments" if tensor["key"] in chosen else ""
+        table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
     console.print(table)
+    console.print(remark(lines))
+    console.print()

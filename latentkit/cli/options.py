@@ -15,6 +15,7 @@ class Parameterization(StrEnum):
     std = "std"
     var = "var"
     softplus = "softplus"
+    none = "none"
 
 
 class Precision(StrEnum):
@@ -92,15 +93,20 @@ class Reading:
         typer.Option(
             "--parameterization",
             metavar="KIND",
-            help="The scale half: logvar (default), std, var or softplus.",
+            help="The scale half: logvar (default), std, var or softplus; none: latents (stats).",
             rich_help_panel=_READING,
         ),
     ] = None
 
-    def selection(self) -> Selection:
+    def selection(self, *, latents: bool = False) -> Selection:
+        """What to choose; ``latents``: whether the command takes latents already drawn."""
         from latentkit.errors import RequestError
         from latentkit.layout import check_layout
 
+        if self.parameterization is Parameterization.none and not latents:
+            raise RequestError(
+                "--parameterization none: latents already drawn have no posterior to compute with; stats reads them"
+            )
         if (self.mean_key is None) != (self.logvar_key is None):
             raise RequestError("--mean-key and --logvar-key name a pair: give both")
         if self.mean_key is not None and self.key:

@@ -2,17 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from latentkit.cli.row_columns import elements_of, ranked_columns
-from latentkit.cli.screen import aligned, harmless, stdout_console
+from latentkit.cli.screen import aligned, harmless, plain_table, remark, stdout_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
     from rich.console import Console, RenderableType
+    from rich.table import Table as RichTable
 
     from latentkit.cli.nonfinite import Nonfinite
     from latentkit.cli.row_columns import Measured, Table
@@ -36,15 +34,16 @@ def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keepe
             whole.add(values.ravel())
             element.add(values.ravel() / elements_of(span.posterior, table.axis))
     console = stdout_console()
-    caption = Text(harmless("\n".join(table.found.readings)), style="dim")
     if options.top is not None:
-        console.print(_largest(top.ranked(), table, options, caption))
+        console.print(_largest(top.ranked(), table, options), remark(table.found.readings))
         return
     per_element = element if options.units.value != "bits-per-dim" else None
-    console.print(_summary(whole, per_element, table, options, keeper, caption))
+    console.print(_summary(whole, per_element, table, options, keeper), remark(table.found.readings))
     if whole.count > 1 and whole.min < whole.max:
+        console.print()
         _draw_histogram(console, whole, f"{table.measure} [{options.units.value}]")
-    console.print(_largest(top.ranked(), table, options, None))
+    console.print()
+    console.print(_largest(top.ranked(), table, options))
 
 
 def _summary(
@@ -53,15 +52,9 @@ def _summary(
     table: "Table",
     options: "RowOptions",
     keeper: "Nonfinite",
-    caption: Text,
-) -> RichTable:
+) -> "RichTable":
     unit = options.units.value
-    grid = RichTable(
-        title=f"{table.measure.upper()} of {whole.count:,} finite values",
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-    )
+    grid = plain_table(f"{table.measure.upper()} of {whole.count:,} finite values")
     grid.add_column("")
     spreads = [(whole, f"a {table.axis or 'sample'} [{unit}]")] + (
         [(element, f"an element [{unit}]")] if element else []
@@ -83,7 +76,7 @@ def _summary(
 
 def _draw_histogram(console: "Console", spread: "Spread", heading: str) -> None:
     counts, edges = spread.histogram(_BINS)
-    grid = RichTable(box=None, pad_edge=False, title=f"Histogram of {heading}", title_justify="left")
+    grid = plain_table(f"Histogram of {heading}")
     grid.add_column("from", justify="right")
     grid.add_column("to", justify="right")
     grid.add_column("count", justify="right")
@@ -102,13 +95,8 @@ def bar(fraction: float, width: int) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
-def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions", caption: Text | None) -> RichTable:
-    grid = RichTable(
-        title=f"Largest {table.measure} [{options.units.value}]",
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-    )
+def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions") -> "RichTable":
+    grid = plain_table(f"Largest {table.measure} [{options.units.value}]")
     columns = ranked_columns(ranked, table, options.columns)
     for name in columns:
         grid.add_column(harmless(name), justify="left" if name in ("file", "tensor") else "right", overflow="fold")

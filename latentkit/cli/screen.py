@@ -1,5 +1,6 @@
 """What people see: consoles, notes, progress. Results go to stdout, everything else to stderr."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,8 @@ from latentkit.cli.options import Messages
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 
 Item = TypeVar("Item")
 
@@ -49,6 +52,23 @@ def stdout_console() -> "Console":
     return Console(highlight=False, markup=False, emoji=False)
 
 
+def plain_table(title: str) -> "Table":
+    """A table with a rule under its headings and no other lines; the title is made harmless."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title_text = Text(harmless(title), style="bold")
+    return Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+
+
+def remark(lines: Iterable[str]) -> "Text":
+    """Lines to stand below a table, made harmless; unlike a caption they are as wide as the screen."""
+    from rich.text import Text
+
+    return Text("\n".join(map(harmless, lines)), style="dim")
+
+
 def number(value: float) -> str:
     """Four significant digits, and a dash for what is undefined."""
     if value != value:
@@ -63,8 +83,15 @@ def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
     """Numbers of a column that is flush right, padded so that their points stand below each other."""
     from rich.padding import Padding
 
+    values = list(values)
     texts = [number(value) for value in values]
-    tails = [len(text) - text.index(".") if "." in text and "e" not in text else 0 for text in texts]
+    if any("e" in text for text in texts):
+        # One form for all: in a mixed column points cannot stand below each other.
+        return [
+            f"{value:.3e}" if math.isfinite(value) and value else text
+            for value, text in zip(values, texts, strict=True)
+        ]
+    tails = [len(text) - text.index(".") if "." in text else 0 for text in texts]
     widest = max(tails, default=0)
     # Spaces at the end of a text would be stripped.
     return [Padding(text, (0, widest - tail, 0, 0)) for text, tail in zip(texts, tails, strict=True)]

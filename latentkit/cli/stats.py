@@ -16,7 +16,7 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import complain, note, track
-from latentkit.conditions import Condition, held, parse
+from latentkit.conditions import Condition, held, parse, why_undefined
 from latentkit.errors import DataError, RequestError
 from latentkit.normalization import check_target_std, document, factors_of
 from latentkit.storage.choice import Posterior
@@ -141,7 +141,7 @@ def stats(
         if path is not None:
             check_place(path, overwrite=writing.overwrite)
     clamp = computing.clamp()
-    found = find_posteriors(files, reading.selection(), choosing.choice())
+    found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
     _check_alike(found.posteriors)
     channels = showing.chosen(found.posteriors[0].axes.channels)
     if choosing.dry_run:
@@ -164,11 +164,11 @@ def stats(
 
 def _count(
     found: Found, clamp: tuple[float, float], computing: Computing, messages: Messages
-) -> "tuple[Summary, SampleKl]":
+) -> "tuple[Summary, SampleKl | None]":
     from latentkit.counting import statistics_of
     from latentkit.outliers import SampleKl
 
-    sample_kl = SampleKl()
+    sample_kl = None if found.posteriors[0].parameterization == "none" else SampleKl()
     summary = statistics_of(
         found.spans,
         clamp,
@@ -230,7 +230,7 @@ def _check(conditions: Sequence[Condition], result: Result) -> None:
     """Say which conditions hold, and end with their status if one does."""
     broken = held(conditions, result.summary, result.findings)
     for condition, value in broken:
-        figure = "is undefined" if value != value else f"is {value:.6g}"
+        figure = f"is undefined ({why_undefined(result.summary)})" if value != value else f"is {value:.6g}"
         complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
     if broken:
         raise typer.Exit(CONDITION_HELD)

@@ -27,7 +27,7 @@ from latentkit.statistics.counts import (
     note_nonfinite,
 )
 from latentkit.statistics.extrema import Extrema, Segment
-from latentkit.statistics.moments import Floats, Ints, Sums
+from latentkit.statistics.moments import Floats, Sums
 from latentkit.statistics.quantity import Quantity
 from latentkit.workspace import Workspace
 
@@ -344,15 +344,15 @@ def _loses_digits(rest: Floats, squares: Floats, n: int) -> NDArray[np.bool_]:
 def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
     """Σ h(l) and Σ e^l of rows after the clamp, over what is finite."""
     logvar, var = scale.logvar, scale.var
-    missing: Ints | int = 0
+    counted = np.full(len(var), var.shape[1])
     if finite is not None:
-        logvar, var = logvar.masked_fill(~finite, 0), var.masked_fill(~finite, 1)
-        missing = (~finite).sum(1).numpy()
+        logvar, var = logvar.masked_fill(~finite, 0), var.masked_fill(~finite, 0)
+        counted = finite.sum(1).numpy()
     variance = var.sum(1).numpy()
-    remainder = variance - var.shape[1] - logvar.sum(1).numpy()
-    for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * var.shape[1]).tolist():
+    remainder = variance - counted - logvar.sum(1).numpy()
+    for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * counted).tolist():
         remainder[row] = exp_remainder(logvar[row], var[row]).sum()
-    return remainder, variance - missing
+    return remainder, variance
 
 
 def _sum_and_norm(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -177,6 +177,15 @@ def _buffers(
     return Moments((as_bytes(halves),), halves[:, :, :channels], halves[:, :, channels:])
 
 
+def read_latents(block: Block, workspace: Workspace) -> Tensor:
+    """Read a block of latents, which have no scale: as ``read_posterior`` gives the mean."""
+    posterior = block.spans[0].posterior
+    latents = workspace.take("moments", block.shape, TORCH_DTYPES[posterior.mean.dtype])
+    tensors = [span.posterior.mean for span in block.spans]
+    _read_spans(block, tensors, as_bytes(latents), width=posterior.axes.channels)
+    return latents
+
+
 def read_values(
     block: Block, runs: Sequence[tuple[Run, Header, TensorInfo]], draw: int, workspace: Workspace
 ) -> Tensor:

@@ -39,6 +39,7 @@ class Selection:
 class Posterior:
     """A reference to one posterior in a file: moments in one tensor, or a pair of mean and scale.
 
+    Where ``parameterization`` is ``none`` it is latents already drawn: the mean alone.
     Equal to itself alone. ``axes`` are those of the mean, and so of the latents; ``reason`` says why these tensors
     were chosen.
     """
@@ -69,6 +70,8 @@ class Posterior:
     def reading(self) -> str:
         """How it is read, in one line, as every run says it."""
         count = self.axes.channels
+        if self.parameterization == "none":
+            return f"{self.key}: {count} channels of latents, {self.layout}"
         if self.scale is not None:
             return f"{self.mean.key} + {self.scale.key}: {count} channels, {self.parameterization}, {self.layout}"
         return f"{self.key}: {2 * count} channels = {count} mean + {count} {self.parameterization}, {self.layout}"
@@ -117,6 +120,8 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
     Raises ``RequestError`` (a wrong or ambiguous key, a layout to be given) or ``DataError`` (a tensor that cannot
     be a posterior's); each names the file and the flag to type.
     """
+    if selection.parameterization == "none":
+        return _latents(file, header, selection)
     if selection.mean_key is not None and selection.scale_key is not None:
         mean, scale = (
             _named(header, selection.mean_key, "--mean-key"),
@@ -127,6 +132,31 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
         tensors = [tensor for pattern in selection.keys for tensor in _matching(header, pattern)]
         return [_moments(file, header, tensor, selection, "named by --key") for tensor in dict.fromkeys(tensors)]
     return [_by_default(file, header, selection)]
+
+
+def _latents(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
+    """Latents already drawn, which have no second half."""
+    if selection.mean_key is not None:
+        raise RequestError(
+            "--parameterization none: latents have no scale, so --mean-key and --logvar-key name nothing"
+        )
+    floats = [tensor for tensor in header.tensors.values() if tensor.is_float]
+    if selection.keys:
+        tensors = [tensor for pattern in selection.keys for tensor in _matching(header, pattern)]
+        reason = "named by --key"
+    elif "latents" in header.tensors:
+        tensors, reason = [header.tensors["latents"]], "its key names latents"
+    elif len(floats) == 1:
+        tensors, reason = floats, "the only floating-point tensor"
+    else:
+        raise RequestError(f"{header.path}: cannot tell which tensor holds latents; {describe(header)}; use --key")
+    found = []
+    for tensor in dict.fromkeys(tensors):
+        # What latentkit drew several times has an axis of draws in front: so many samples more.
+        draws = "b" if is_drawn(header) and "draws" in header.metadata else ""
+        axes, layout = _axes(f"{header.path}: tensor {tensor.key!r}", tensor, selection.layout, draws)
+        found.append(Posterior(file, header, tensor, None, layout, axes, "none", reason))
+    return found
 
 
 def describe(header: Header) -> str:
@@ -231,13 +261,15 @@ def _pair(
     return Posterior(file, header, mean, scale, layout, axes, meaning, reason)
 
 
-def _axes(where: str, tensor: TensorInfo, layout: str | None) -> tuple[Axes, str]:
+def _axes(where: str, tensor: TensorInfo, layout: str | None, draws: str = "") -> tuple[Axes, str]:
+    """The axes of a tensor; ``draws`` is put before a layout by default."""
     if not tensor.is_float:
         raise DataError(
             f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8)"
         )
-    layout = layout or default_layout(len(tensor.shape))
-    if layout is None and len(tensor.shape) == 3:
+    usual = default_layout(len(tensor.shape) - len(draws))
+    layout = layout or (draws + usual if usual else None)
+    if layout is None and len(tensor.shape) == 3 and not draws:
         raise RequestError(
             f"{where} has three axes, {list(tensor.shape)}, and may be read in three ways: choose --layout bcl, "
             f"--layout blc (tokens), or --layout chw (one image a tensor)"

@@ -37,6 +37,12 @@ from latentkit.workspace import Workspace
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 MIB = 1 << 20
 
+# At the end of a process, the peak of its resident memory in KiB. (ru_maxrss would begin with its parent's.)
+PEAK = """
+import re
+print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+"""
+
 USUAL = """
 import sys, time
 import torch
@@ -47,6 +53,14 @@ moments = load_file(sys.argv[1])["moments"]
 generator = torch.Generator().manual_seed(0)
 save_file({"latents": DiagonalGaussianDistribution(moments).sample(generator)}, sys.argv[2])
 print(time.perf_counter() - start)
+"""
+
+OURS = """
+from latentkit.cli.main import main
+try:
+    main()
+except SystemExit as exit:
+    assert exit.code == 0
 """
 
 
@@ -93,16 +107,11 @@ def write(path: Path, nbytes: int) -> None:
         os.fsync(file.fileno())
 
 
-def process(arguments: list[str]) -> tuple[float, float, str]:
-    """Seconds that a process took, its peak in MiB, and what it printed."""
+def process(code: str, *arguments: str) -> tuple[float, list[float]]:
+    """Seconds that a process took, and the numbers it printed: the last one is its peak in KiB."""
     start = time.perf_counter()
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-    assert child.stdout
-    printed = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0, arguments
-    return time.perf_counter() - start, usage.ru_maxrss / (1024 if sys.platform != "darwin" else MIB), printed
+    run = subprocess.run([sys.executable, "-c", code + PEAK, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - start, [float(number) for number in run.stdout.split()]
 
 
 @contextmanager
@@ -115,19 +124,17 @@ def removed(path: Path) -> Iterator[str]:
 
 
 def round_of(path: Path, nbytes: int, elements: int) -> dict[str, float]:
-    """One measurement of everything, in seconds and MiB."""
+    """One measurement of everything, in seconds and KiB."""
     took = {}
     with removed(path.with_name("usual.safetensors")) as out:
-        _, took["usual MiB"], printed = process([sys.executable, "-c", USUAL, str(path), out])
-        took["usual"] = float(printed)
+        _, (took["usual"], took["usual KiB"]) = process(USUAL, str(path), out)
     took["read"] = seconds(lambda: read(path))
     took["randn"] = seconds(lambda: randn(elements))
     with removed(path.with_name("parts")) as out:
         took["write"] = seconds(lambda: write(Path(out), nbytes))
-    took["import"], took["import MiB"], _ = process([sys.executable, "-c", "import torch"])
+    took["import"], (took["import KiB"],) = process("import torch")
     with removed(path.with_name("ours.safetensors")) as out:
-        command = [sys.executable, "-m", "latentkit", "sample", str(path), "-o", out, "--quiet"]
-        whole, took["ours MiB"], _ = process(command)
+        whole, (took["ours KiB"],) = process(OURS, "sample", str(path), "-o", out, "--quiet")
     took["parts"] = took["read"] + took["randn"] + took["write"]
     took["ours"] = whole - took["import"]
     return took
@@ -215,11 +222,11 @@ def main() -> None:
             of = {name: middle(took[name] for took in rounds) for name in rounds[0]}
             faster = middle(took["usual"] / took["ours"] for took in rounds)
             over = middle(took["ours"] / took["parts"] for took in rounds)
-            peak = max(took["ours MiB"] - took["import MiB"] for took in rounds)
+            peak = max(took["ours KiB"] - took["import KiB"] for took in rounds) / 1024
             print(
                 f"| {gib} GiB {dtype} | {of['usual']:.2f} s | {of['read']:.2f} + {of['randn']:.2f} + "
                 f"{of['write']:.2f} = {of['parts']:.2f} s | {of['ours']:.2f} s | {faster:.1f} | {over:.2f} | "
-                f"import torch + {peak:.0f} MiB (usual: {of['usual MiB'] - of['import MiB']:.0f}) |",
+                f"import torch + {peak:.0f} MiB (usual: {(of['usual KiB'] - of['import KiB']) / 1024:.0f}) |",
                 flush=True,
             )
     print("\nCPU µs of one thread for a block of 131,072 latents:\n")
