@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
+from latentkit.comparison import differences
 from latentkit.findings import Finding, verdict
 from latentkit.normalization import Factors
 from latentkit.outliers import SampleKl
@@ -24,8 +25,12 @@ def document_of(
     findings: Sequence[Finding],
     factors: Factors,
     sample_kl: SampleKl | None,
+    against: tuple[Summary, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it."""
+    """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it.
+
+    ``against``: the summary of another input, and how that was read.
+    """
     return {
         "schema": SCHEMA,
         "measure": "stats",
@@ -35,6 +40,7 @@ def document_of(
         "normalization": _plain(factors),
         "sample_kl": None if sample_kl is None else _sample_kl(sample_kl),
         **_plain(summary),
+        "against": None if against is None else _against(summary, *against),
     }
 
 
@@ -52,6 +58,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value.value if isinstance(value, StrEnum) else value
+
+
+def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
+    return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _plain(other)}
 
 
 def _sample_kl(sample_kl: SampleKl) -> dict[str, Any]:

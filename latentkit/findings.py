@@ -310,6 +310,8 @@ def _factors(
 
 def _half_precision(summary: Summary, sample_kl: SampleKl | None) -> Iterator[Finding]:
     """What the usual formulas, e^l and ½ Σ (m² + e^l − 1 − l), lose in 16 bits."""
+    if summary.overall.logvar is None:
+        return
     count = summary.overall.count
     for hazards in summary.overall.hazards:
         dtype, under = hazards.dtype, hazards.var_under

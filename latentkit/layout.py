@@ -5,7 +5,7 @@ those behind are ``inner``. A view of that shape costs no copy, and one code pat
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 
 #: Ranks whose layout is not in doubt: batch first, channels second.
@@ -75,7 +75,6 @@ def layout_with_channel(rank: int, channel_dim: int) -> str:
     return "b" + "".join("c" if position == axis else next(free) for position in range(1, rank))
 
 
-@lru_cache(maxsize=1024)  # a folder of a million images has few shapes
 def split_axes(shape: tuple[int, ...], layout: str) -> Axes:
     """Sort the axes of ``shape`` by ``layout``; raises ``ValueError`` when their numbers differ."""
     if len(shape) != len(layout):

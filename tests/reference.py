@@ -48,6 +48,9 @@ def logvar_of(raw: float, parameterization: str = "logvar", clamp: tuple[float, 
 def spread(logvar: Number) -> tuple[Number, Number]:
     """e^l and e^l − 1 − l."""
     var = mp.exp(logvar)
+    if abs(logvar) < mp.mpf("1e-15"):
+        # 50 digits do not outlast the cancellation; what the series leaves out is under 1e-46 of it.
+        return var, logvar**2 / 2 + logvar**3 / 6 + logvar**4 / 24
     return var, var - 1 - logvar
 
 

@@ -219,3 +219,33 @@ def test_what_needs_a_posterior_refuses_latents(cli: Cli, command: tuple[str, ..
     path = SAMPLE_DATA / "latents.safetensors"
     outcome = cli(command[0], path, *command[1:], "--parameterization", "none")
     assert outcome.status == 2 and "stats reads them" in outcome.complaint
+
+
+def test_two_encoders_side_by_side(cli: Cli) -> None:
+    document = cli("stats", HEALTHY, "--against", COLLAPSED).json
+    assert list(faults_of(document, SCHEMA)) == []
+    against = document["against"]
+    assert against["summary"]["samples"] == 256 and against["summary"]["collapsed_channels"] == 3
+    found = {(entry["figure"], entry["channel"]) for entry in against["differences"]}
+    assert {("active", 0), ("active", 2), ("active", 3), ("kl_element", None), ("kl_element", 1), ("sd", 1)} <= found
+    assert ("active", 1) not in found and ("sd", 0) not in found
+    sentences = [entry["sentence"] for entry in against["differences"]]
+    assert "channel 0: active, and collapsed there" in sentences
+    assert "over all: the KL is 1.857 nats an element, 0.1067 there" in sentences
+
+
+def test_the_same_encoder_differs_in_nothing(cli: Cli) -> None:
+    for other in (SAMPLE_DATA / "healthy-bf16.safetensors", SAMPLE_DATA / "shards"):
+        assert cli("stats", HEALTHY, "--against", other).json["against"]["differences"] == []
+
+
+def test_both_are_drawn_in_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = cli("stats", HEALTHY, "--against", COLLAPSED, "--format", "table").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "active → collapsed" in out and "differences of more than a tenth" in out
+
+
+def test_encoders_of_other_widths_are_not_compared(cli: Cli) -> None:
+    outcome = cli("stats", HEALTHY, "--against", SAMPLE_DATA / "tokens.safetensors", "--layout", "blc")
+    assert outcome.status == 2

@@ -20,6 +20,7 @@ from latentkit.conditions import Condition, held, parse, why_undefined
 from latentkit.errors import DataError, RequestError
 from latentkit.normalization import check_target_std, document, factors_of
 from latentkit.storage.choice import Posterior
+from latentkit.storage.inputs import find_inputs
 from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found, find_posteriors
 from latentkit.storage.tables import CsvRows, jsonable, write_all
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from latentkit.findings import Finding
     from latentkit.normalization import Factors as Normalization
     from latentkit.outliers import SampleKl
+    from latentkit.state import State
     from latentkit.statistics import Summary
 
 EXAMPLES = """
@@ -46,6 +48,7 @@ class StatsFormat(StrEnum):
 
 
 _CHECKING = "Checking"
+_MERGING = "Parts"
 
 
 @dataclass
@@ -59,6 +62,13 @@ class Checking(Factors):
             rich_help_panel=_CHECKING,
         ),
     ] = field(default_factory=list)  # fmt: skip
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="OTHER", help="Another encoder's or epoch's outputs, to set beside these.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = None  # fmt: skip
     target_std: Annotated[
         float,
         typer.Option(
@@ -109,6 +119,23 @@ class Showing:
         return sorted(set(numbers))
 
 
+@dataclass
+class Merging:
+    """Runs over parts, and what they come to together."""
+
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="FILE", help="Write what was counted, for --merge; a small safetensors file.",
+            rich_help_panel=_MERGING,
+        ),
+    ] = None  # fmt: skip
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="FILES are states: give what one run over all gives.", rich_help_panel=_MERGING),
+    ] = False
+
+
 @dataclass(frozen=True)
 class Result:
     """All that a run came to."""
@@ -119,6 +146,8 @@ class Result:
     factors: "Normalization"
     readings: list[str]
     channels: list[int] | None
+    #: The summary that these figures are set beside, and how its input was read.
+    against: "tuple[Summary, list[str]] | None"
 
 
 def stats(
@@ -128,6 +157,7 @@ def stats(
     checking: Checking,
     computing: Computing,
     showing: Showing,
+    merging: Merging,
     writing: Writing,
     messages: Messages,
 ) -> None:
@@ -137,72 +167,118 @@ def stats(
     from_factors(checking.scaling_factor, checking.shift_factor)
     check_target_std(checking.target_std)
     form = _format(writing.output, showing.format)
-    for path in (writing.output, checking.save_normalization):
+    for path in (writing.output, checking.save_normalization, merging.state):
         if path is not None:
-            check_place(path, overwrite=writing.overwrite)
-    clamp = computing.clamp()
-    found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
-    _check_alike(found.posteriors)
-    channels = showing.chosen(found.posteriors[0].axes.channels)
-    if choosing.dry_run:
-        show_plan(found)
-        return
-
-    resolve_device(computing.device, messages)
-    say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
-    summary, sample_kl = _count(found, clamp, computing, messages)
-    result = _judge(summary, sample_kl, found.readings, channels, checking)
+            check_place(path, overwrite=writing.overwrite, inputs=files)
+    if merging.merge:
+        state, other = _merge(files, reading, choosing, checking, computing), None
+        channels = showing.chosen(state.statistics.channels)
+    else:
+        clamp = computing.clamp()
+        found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
+        other = _other(checking.against, reading, choosing, found)
+        channels = showing.chosen(found.posteriors[0].axes.channels)
+        if choosing.dry_run:
+            show_plan(found)
+            return
+        resolve_device(computing.device, messages)
+        say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
+        state = _count(found, clamp, computing, messages)
+    against = None
+    if other is not None:
+        against = (_count(other, clamp, computing, messages).statistics.summary(), other.readings)
+    result = _judge(state, channels, against, checking)
     _put(result, form, writing)
     if form is not StatsFormat.table:
-        _note_nonfinite(summary, messages)
+        _note_nonfinite(result.summary, messages)
+    if merging.state is not None:
+        from latentkit.state import to_bytes
+
+        _write(merging.state, to_bytes(state), writing)
     if checking.save_normalization is not None:
-        text = document(summary, result.factors)
-        with placed(checking.save_normalization, overwrite=writing.overwrite) as descriptor:
-            write_all(descriptor, text.encode())
+        _write(checking.save_normalization, document(result.summary, result.factors).encode(), writing)
     _check(conditions, result)
 
 
-def _count(
-    found: Found, clamp: tuple[float, float], computing: Computing, messages: Messages
-) -> "tuple[Summary, SampleKl | None]":
+def _merge(files: list[str], reading: Reading, choosing: Choosing, checking: Checking, computing: Computing) -> "State":
+    """States as one; options that say how to read tensors say nothing here, and are refused."""
+    clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
+    if reading != Reading() or choosing != Choosing() or clamped or checking.against is not None:
+        raise RequestError(
+            "--merge reads states, in which tensors, samples and clamp are settled: leave out the options on reading, "
+            "samples, the clamp and --against"
+        )
+    paths = [file.path for file in find_inputs(files)]
+
+    from latentkit.state import merged
+
+    state = merged(paths)
+    if state.statistics.samples == 0:
+        raise DataError(f"{paths[0]}: there are no samples in it")
+    return state
+
+
+def _other(against: str | None, reading: Reading, choosing: Choosing, found: Found) -> Found | None:
+    _check_alike(found.posteriors)
+    if against is None:
+        return None
+    other = find_posteriors([against], reading.selection(latents=True), choosing.choice())
+    _check_alike(other.posteriors)
+    first, theirs = found.posteriors[0], other.posteriors[0]
+    if theirs.axes.channels != first.axes.channels:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels} latent channels and {theirs.label} has {theirs.axes.channels}: "
+            f"they cannot be set side by side"
+        )
+    return other
+
+
+def _write(path: str, data: bytes, writing: Writing) -> None:
+    with placed(path, overwrite=writing.overwrite) as descriptor:
+        write_all(descriptor, data)
+
+
+def _count(found: Found, clamp: tuple[float, float], computing: Computing, messages: Messages) -> "State":
     from latentkit.counting import statistics_of
     from latentkit.outliers import SampleKl
+    from latentkit.state import State
 
     sample_kl = None if found.posteriors[0].parameterization == "none" else SampleKl()
-    summary = statistics_of(
+    statistics = statistics_of(
         found.spans,
         clamp,
         batch_size=computing.batch_size,
         workers=computing.workers,
         sample_kl=sample_kl,
         progress=lambda done: track(done, found.nbytes, messages),
-    ).summary()
-    scale = summary.overall.logvar
+    )
+    scale = statistics.summary().overall.logvar
     if scale is not None and scale.negative_count:
         raise DataError(
             f"{found.posteriors[0].file.path}: {scale.negative_count:,} values of the second half are negative, so "
-            f"they are no {summary.parameterization}; are they log-variances (--parameterization logvar)?"
+            f"they are no {statistics.parameterization}; are they log-variances (--parameterization logvar)?"
         )
-    return summary, sample_kl
+    return State(statistics, sample_kl, found.readings)
 
 
 def _judge(
-    summary: "Summary",
-    sample_kl: "SampleKl | None",
-    readings: list[str],
+    state: "State",
     channels: list[int] | None,
+    against: "tuple[Summary, list[str]] | None",
     checking: Checking,
 ) -> Result:
     from latentkit.findings import find
 
+    summary = state.statistics.summary()
     findings = find(
         summary,
-        sample_kl,
+        state.sample_kl,
         scaling_factor=checking.scaling_factor,
         shift_factor=checking.shift_factor,
         target_std=checking.target_std,
     )
-    return Result(summary, sample_kl, findings, factors_of(summary, checking.target_std), readings, channels)
+    factors = factors_of(summary, checking.target_std)
+    return Result(summary, state.sample_kl, findings, factors, state.readings, channels, against)
 
 
 def _put(result: Result, form: StatsFormat, writing: Writing) -> None:
@@ -222,7 +298,9 @@ def _put(result: Result, form: StatsFormat, writing: Writing) -> None:
         else:
             import json
 
-            whole = document_of(summary, result.readings, result.findings, result.factors, result.sample_kl)
+            whole = document_of(
+                summary, result.readings, result.findings, result.factors, result.sample_kl, result.against
+            )
             write_all(descriptor, (json.dumps(jsonable(whole), indent=1) + "\n").encode())
 
 

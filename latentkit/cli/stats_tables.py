@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentkit.cli.screen import aligned, count_of, harmless, number, stdout_console
+from latentkit.comparison import differences, state_of
 from latentkit.findings import Severity, largest_kl, verdict
 from latentkit.normalization import for_all, for_each
 
@@ -47,8 +48,11 @@ def draw(result: "Result") -> None:
         if clamped:
             _put(console, "Log-variances at the clamp and NaN, by channel", _clamp_by_channel(clamped))
     _put(console, *_channels(console, groups, overall), which)
-    _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
+    if overall.logvar is not None:
+        _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
     _draw_normalization(console, result)
+    if result.against is not None:
+        _draw_comparison(console, result, *result.against)
     _draw_findings(console, result)
 
 
@@ -206,7 +210,7 @@ def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, 
     columns["drawn sd"] = _numbers(row.drawn.sd for row in rows)
     columns["KL"] = _numbers(math.nan if row.kl is None else row.kl.element for row in rows)
     columns["share"] = [_share(row) for row in rows]
-    columns["state"] = [_state(row) for row in rows]
+    columns["state"] = [state_of(row) for row in rows]
     return columns
 
 
@@ -225,12 +229,6 @@ def _short(logvar: float) -> str:
 
 def _share(group: "Group") -> str:
     return "–" if group.kl is None or math.isnan(group.kl.share) else f"{group.kl.share:.1%}"
-
-
-def _state(group: "Group") -> str:
-    if group.active is None:
-        return ""
-    return "collapsed" if group.collapsed else "active" if group.active else "inactive"
 
 
 def _hazards(result: "Result") -> Table:
@@ -264,6 +262,44 @@ def _draw_normalization(console: "Console", result: "Result") -> None:
     for title, block in (("one factor for all", for_all(factors)), ("or a mean and sd a channel", for_each(factors))):
         console.print(Text(f"# {title}", style="dim"))
         console.print(Text(block), soft_wrap=True)
+    console.print()
+
+
+def _draw_comparison(console: "Console", result: "Result", other: "Summary", readings: Sequence[str]) -> None:
+    """Both side by side; what differs is told below, and bold."""
+    groups, which = _shown(result)
+    pairs = [(group, other.per_channel[group.channel or 0]) for group in groups]
+    pairs.append((result.summary.overall, other.overall))
+    found = differences(result.summary, other)
+    flagged = {(difference.figure, difference.channel) for difference in found}
+    table = _table()
+    table.add_column("ch", justify="right")
+    figures: list[tuple[str, str, Callable[[Group], float]]] = [
+        ("mean", "mean", lambda group: group.drawn.shift_factor),
+        ("sd", "sd", lambda group: group.drawn.sd),
+    ]
+    if all(overall.kl is not None for overall in pairs[-1]):
+        figures.append(("KL", "kl_element", lambda group: group.kl.element if group.kl else math.nan))
+    for heading, *_ in figures:
+        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("there", justify="right", no_wrap=True)
+    table.add_column("state")
+    for pair in pairs:
+        ours = pair[0]
+        cells = []
+        for _, name, read in figures:
+            style = "bold yellow" if (name, ours.channel) in flagged else ""
+            cells += [Text(number(read(group)), style=style) for group in pair]
+        states = list(dict.fromkeys(state_of(group) for group in pair))
+        if ours is result.summary.overall:
+            table.add_section()
+        table.add_row("all" if ours.channel is None else str(ours.channel), *cells, " → ".join(states))
+    _put(console, f"Beside {count_of(other.samples, 'sample')} there", table, which or "\n".join(readings))
+    console.print(Text(f"{count_of(len(found), 'difference')} of more than a tenth", style="bold"))
+    for difference in found[:_MANY]:
+        console.print(Text(f"• {difference.sentence}"))
+    if len(found) > _MANY:
+        console.print(Text(f"• and {len(found) - _MANY} more: -o FILE.json lists them"))
     console.print()
 
 

@@ -10,6 +10,7 @@ split and number of accumulators; moments agree to 1e-12 (means: of the standard
 ``extrema``       the least and the greatest, and where they stand
 ``counts``        counts by bit pattern: exact ones, of which all else is a function, and coarse ones
 ``accumulate``    ``Statistics``: blocks in, summary out
+``state``         what was counted as arrays, for another process to merge
 ``summary``       the figures, as frozen dataclasses
 ================  ==========================================================================================
 """

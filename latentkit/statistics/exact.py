@@ -79,39 +79,35 @@ class ExactCounts:
         self.grid.merge(other.grid)
 
     def facts(self, half: int) -> Facts:
-        quantity, counts = self.quantities[half], self._counts(half)
-        classes = quantity.classes(self.stored)
-        finite = classes.finite.numpy()
-        value, thresholds = quantity.value(self.stored).numpy(), quantity.thresholds
-        facts = Facts.none(len(counts), len(thresholds))
+        quantity, (stored, counts) = self.quantities[half], self._seen(half)
+        facts = Facts.none(self.channels, len(quantity.thresholds))
+        facts.total += counts.sum(axis=1)
+        classes = quantity.classes(stored)
+        for name, mask in classes._asdict().items():
+            getattr(facts, name)[:] = counts[:, mask.numpy()].sum(axis=1)
         if quantity.parameterization is not None:
-            remainder, variance = (table.numpy() for table in quantity.terms(self.stored))
-        for channel, row in enumerate(counts):
-            seen = np.flatnonzero(row)
-            n = row[seen].astype(np.int64)
-            facts.total[channel] = n.sum()
-            for name, mask in classes._asdict().items():
-                getattr(facts, name)[channel] = n[mask.numpy()[seen]].sum()
-            usual = seen[finite[seen]]
-            stored = self.stored.numpy()[usual, None]
-            n = row[usual].astype(np.int64)
-            facts.less[channel] = n @ (stored < thresholds)
-            facts.at_most[channel] = n @ (stored <= thresholds)
-            _add_weighted(facts.moments, channel, value[usual], n)
-            if quantity.parameterization is not None:
-                known = seen[~np.isnan(remainder[seen])]
-                for table, sums in ((remainder, facts.remainder), (variance, facts.variance)):
-                    sums.high[channel] = row[known] @ table[known]
+            known = (~classes.nan & ~classes.negative).numpy()
+            remainder, variance = quantity.terms(stored[known])
+            facts.remainder.add(counts[:, known] @ remainder.numpy())
+            facts.variance.add(counts[:, known] @ variance.numpy())
+        finite = classes.finite.numpy()
+        stored, counts = stored[finite], counts[:, finite]
+        facts.less += counts @ (stored.numpy()[:, None] < quantity.thresholds)
+        facts.at_most += counts @ (stored.numpy()[:, None] <= quantity.thresholds)
+        value = quantity.value(stored).numpy()
+        for channel, n in enumerate(counts):
+            _add_weighted(facts.moments, channel, value, n)
         return facts
 
     def cells(self, half: int) -> Cells:
-        quantity = self.quantities[half]
-        value = quantity.value(self.stored).masked_fill(~quantity.classes(self.stored).finite, torch.nan)
-        return Cells.of(value.numpy(), self._counts(half))
+        quantity, (stored, counts) = self.quantities[half], self._seen(half)
+        return Cells.of(quantity.value(stored).masked_fill(~quantity.classes(stored).finite, torch.nan).numpy(), counts)
 
-    def _counts(self, half: int) -> NDArray[np.int32] | NDArray[np.int64]:
-        counts: NDArray[np.int32] = self.grid.counts.numpy()
-        return counts[half * self.channels : (half + 1) * self.channels]
+    def _seen(self, half: int) -> tuple[Tensor, Ints]:
+        """The stored numbers (P,) that occur in any channel, and how often (C, P)."""
+        counts = self.grid.counts.numpy()[half * self.channels : (half + 1) * self.channels]
+        seen = np.flatnonzero(counts.any(axis=0))
+        return self.stored[torch.from_numpy(seen)], counts[:, seen].astype(np.int64)
 
     @property
     def nbytes(self) -> int:

@@ -6,6 +6,7 @@ Works on headers alone, so what it refuses is refused before torch is imported.
 import fnmatch
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from latentkit.errors import DataError, RequestError
 from latentkit.layout import Axes, default_layout, split_axes
@@ -280,7 +281,11 @@ def _axes(where: str, tensor: TensorInfo, layout: str | None, draws: str = "") -
         raise RequestError(
             f"{where} has {len(tensor.shape)} axes, {list(tensor.shape)}, and --layout {layout} names {len(layout)}"
         )
-    axes = split_axes(tensor.shape, layout)
+    axes = _split_axes(tensor.shape, layout)
     if 0 in axes.view[1:]:
         raise DataError(f"{where} is empty: its shape is {list(tensor.shape)}")
     return axes, layout
+
+
+# A folder of a million images has few shapes.
+_split_axes = lru_cache(maxsize=1024)(split_axes)

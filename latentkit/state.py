@@ -1,0 +1,128 @@
+"""What ``stats`` counted, as a file: runs over parts are merged into what one run over all would give.
+
+A state is a safetensors file: arrays, and one metadata entry of JSON. Never pickle.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from latentkit.errors import DataError, RequestError
+from latentkit.outliers import SampleKl
+from latentkit.parameterization import PARAMETERIZATIONS
+from latentkit.statistics import Place, Statistics
+from latentkit.statistics.state import Arrays, arrays_of, place_rows, places_of, restore
+
+_ENTRY = "latentkit_state"
+_VERSION = 1
+_MOST_CHANNELS = 1 << 20
+
+
+@dataclass(slots=True)
+class State:
+    """Statistics, the KL of each sample (None for latents already drawn), and how the input was read."""
+
+    statistics: Statistics
+    sample_kl: SampleKl | None
+    readings: list[str] = field(default_factory=list)
+
+    def merge(self, other: "State") -> None:
+        """Take what another has counted; raises ``ValueError`` where they do not fit."""
+        self.statistics.merge(other.statistics)
+        if self.sample_kl is not None and other.sample_kl is not None:
+            self.sample_kl.merge(other.sample_kl)
+        self.readings = list(dict.fromkeys(self.readings + other.readings))
+
+
+def to_bytes(state: State) -> bytes:
+    """The state as a safetensors file; equal states give equal bytes."""
+    names: dict[tuple[str, str], int] = {}
+
+    def number_of(place: Place) -> int:
+        return names.setdefault((place.name, place.key), len(names))
+
+    statistics, sample_kl = state.statistics, state.sample_kl
+    arrays = arrays_of(statistics, number_of)
+    facts: dict[str, Any] = {
+        "version": _VERSION,
+        "channels": statistics.channels,
+        "parameterization": statistics.parameterization,
+        "clamp": list(statistics.clamp),
+        "samples": statistics.samples,
+        "readings": state.readings,
+    }
+    if sample_kl is not None:
+        facts["nonfinite_samples"] = sample_kl.nonfinite
+        seen = np.flatnonzero(sample_kl.counts)
+        arrays["kl.cells"], arrays["kl.counts"] = seen, sample_kl.counts[seen]
+        for name, extremes in (("highest", sample_kl.highest), ("lowest", sample_kl.lowest)):
+            arrays[f"kl.{name}"] = np.array([value for value, _ in extremes], np.float64)
+            arrays[f"kl.{name}_at"] = place_rows([place for _, place in extremes], number_of)
+    # Names may be many and long: data have room, the header has little.
+    text = json.dumps(list(names)).encode(errors="surrogatepass")
+    arrays["names"] = np.frombuffer(text, np.uint8)
+    return save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {_ENTRY: json.dumps(facts)},
+    )
+
+
+def from_file(path: str) -> State:
+    """Read a state; raises ``DataError`` for a file that is none, or is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            entry = (file.metadata() or {}).get(_ENTRY)
+            if entry is None:
+                raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return _state(json.loads(entry), arrays)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError, IndexError) as error:
+        raise DataError(f"{path}: not a state that can be read: {str(error)[:200]}") from error
+
+
+def merged(paths: Sequence[str]) -> State:
+    """All states as one; raises ``RequestError`` where two are not of the same kind."""
+    whole = from_file(paths[0])
+    for path in paths[1:]:
+        other = from_file(path)
+        for what in ("channels", "parameterization", "clamp"):
+            ours, theirs = (getattr(state.statistics, what) for state in (whole, other))
+            if ours != theirs:
+                raise RequestError(f"{paths[0]} and {path} cannot be merged: their {what} are {ours} and {theirs}")
+        whole.merge(other)
+    return whole
+
+
+def _state(facts: dict[str, Any], arrays: Arrays) -> State:
+    if facts["version"] != _VERSION:
+        raise ValueError(f"its version is {facts['version']}, and this latentkit reads {_VERSION}")
+    channels, parameterization, samples = facts["channels"], facts["parameterization"], facts["samples"]
+    if not (
+        isinstance(channels, int) and 1 <= channels <= _MOST_CHANNELS and isinstance(samples, int) and samples >= 0
+    ):
+        raise ValueError(f"it counts {samples} samples of {channels} channels")
+    low, high = map(float, facts["clamp"])
+    names = [
+        (str(name), str(key)) for name, key in json.loads(arrays["names"].tobytes().decode(errors="surrogatepass"))
+    ]
+    statistics = Statistics(channels, parameterization, (low, high))
+    statistics.samples = samples
+    restore(statistics, arrays, names)
+    sample_kl = _sample_kl(facts, arrays, names) if parameterization in PARAMETERIZATIONS else None
+    return State(statistics, sample_kl, [str(reading) for reading in facts["readings"]])
+
+
+def _sample_kl(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]]) -> SampleKl:
+    sample_kl = SampleKl()
+    sample_kl.nonfinite = int(facts["nonfinite_samples"])
+    sample_kl.counts[arrays["kl.cells"]] = arrays["kl.counts"]
+    for name in ("highest", "lowest"):
+        places = places_of(arrays[f"kl.{name}_at"], names)
+        extremes = zip(arrays[f"kl.{name}"].tolist(), places, strict=True)
+        setattr(sample_kl, name, [(value, place) for value, place in extremes if place is not None])
+    return sample_kl

@@ -1,0 +1,159 @@
+"""States of ``stats``: merged parts are what one run over all gives, and no file is trusted."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from latentkit.counting import statistics_of
+from latentkit.errors import DataError, RequestError
+from latentkit.outliers import SampleKl
+from latentkit.state import State, from_file, merged, to_bytes
+from latentkit.storage.choice import Selection
+from latentkit.storage.plan import find_posteriors
+from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
+
+SHARDS = [SAMPLE_DATA / f"shards/moments-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
+
+
+def state_of(*paths: Path, parameterization: str | None = None) -> State:
+    found = find_posteriors(list(map(str, paths)), Selection(parameterization=parameterization))
+    sample_kl = None if parameterization == "none" else SampleKl()
+    return State(statistics_of(found.spans, (-30.0, 20.0), sample_kl=sample_kl), sample_kl, found.readings)
+
+
+def alike(one: Any, other: Any, where: str = "") -> None:
+    """Counts, extrema and quantiles are equal; moments and what follows from them to 1e-12."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            alike(one[name], other[name], f"{where}.{name}")
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for entries in zip(one, other, strict=True):
+            alike(*entries, where)
+    elif isinstance(one, float) and not any(
+        exact in where for exact in ("min", "max", "quantiles", "clamp", "highest")
+    ):
+        assert one == pytest.approx(other, rel=1e-11, abs=1e-12), where
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "F8_E5M2"])
+def test_a_state_reads_back_as_it_was(tmp_path: Path, dtype: str) -> None:
+    moments = moments_of(40, 3)
+    moments[3, 1, 0, 0], moments[4, 4, 1, 1], moments[5, 5, 0, 0] = torch.nan, torch.inf, -40
+    save_file({"moments": moments.to(DTYPES[dtype])}, tmp_path / "a.safetensors")
+    state = state_of(tmp_path / "a.safetensors")
+    (tmp_path / "a.state").write_bytes(to_bytes(state))
+    back = from_file(str(tmp_path / "a.state"))
+    assert repr(back.statistics.summary()) == repr(state.statistics.summary())
+    assert to_bytes(back) == to_bytes(state)
+    assert back.readings == state.readings
+
+
+def test_merged_states_are_what_one_run_gives(cli: Cli) -> None:
+    names = []
+    for number, path in enumerate(SHARDS):
+        names.append(f"{number}.state")
+        assert cli("stats", path, "--state", names[-1]).status == 0
+    whole = cli("stats", *SHARDS).json
+    random.Random(0).shuffle(names)
+    parts = cli("stats", "--merge", *names, "--state", "all.state")
+    assert parts.status == 0, parts.err
+    alike(parts.json, whole)
+    alike(cli("stats", "--merge", "all.state").json, whole)
+    assert cli("stats", "--merge", "[0-3].state").json["samples"] == 1285
+
+
+def test_other_dtypes_and_many_channels_merge(tmp_path: Path) -> None:
+    paths = []
+    for number, (dtype, count) in enumerate((("F32", 10), ("BF16", 11), ("F16", 1))):
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_file({"moments": moments_of(count, 40, dtype=dtype, seed=number)}, paths[-1])
+        (tmp_path / f"{number}.state").write_bytes(to_bytes(state_of(paths[-1])))
+    together = merged([str(path.with_suffix(".state")) for path in paths]).statistics.summary()
+    whole = state_of(*paths).statistics.summary()
+    assert together.samples == whole.samples == 22
+    assert together.overall.logvar and whole.overall.logvar
+    assert together.overall.logvar.quantiles == whole.overall.logvar.quantiles
+    assert together.overall.drawn.sd == pytest.approx(whole.overall.drawn.sd, rel=1e-12)
+    assert [group.mean.max_at for group in together.per_channel] == [group.mean.max_at for group in whole.per_channel]
+
+
+def test_states_of_latents_merge(tmp_path: Path) -> None:
+    state = state_of(SAMPLE_DATA / "latents.safetensors", parameterization="none")
+    (tmp_path / "a.state").write_bytes(to_bytes(state))
+    twice = merged([str(tmp_path / "a.state")] * 2)
+    assert twice.sample_kl is None and twice.statistics.samples == 1024
+
+
+def test_a_state_is_small_and_does_not_grow_with_the_samples(tmp_path: Path) -> None:
+    sizes = []
+    for count in (4000, 16000):
+        save_file({"moments": moments_of(count, 4, 4, 4, dtype="F16")}, tmp_path / "a.safetensors")
+        sizes.append(len(to_bytes(state_of(tmp_path / "a.safetensors"))))
+    assert sizes[1] < 1.4 * sizes[0] < 2 << 20
+
+
+def test_what_does_not_fit_is_refused_with_both_names(cli: Cli, tmp_path: Path) -> None:
+    assert cli("stats", SHARDS[0], "--state", "a.state").status == 0
+    assert cli("stats", SHARDS[1], "--state", "b.state", "--clamp-min", -20).status == 0
+    assert cli("stats", SAMPLE_DATA / "tokens.safetensors", "--layout", "blc", "--state", "c.state").status == 0
+    outcome = cli("stats", "--merge", "a.state", "b.state")
+    assert outcome.status == 2 and "a.state and b.state cannot be merged: their clamp" in outcome.complaint
+    assert "their channels are 4 and 8" in cli("stats", "--merge", "a.state", "c.state").complaint
+    for options in (
+        ("--key", "moments"),
+        ("--limit", 3),
+        ("--clamp-max", 10),
+        ("--against", "b.state"),
+        ("--dry-run",),
+    ):
+        assert cli("stats", "--merge", "a.state", *options).status == 2
+    assert cli("stats", "--merge", SHARDS[0]).status == 1
+    assert "not a state of stats" in cli("stats", "--merge", SHARDS[0]).complaint
+    assert cli("stats", SHARDS[0], "--state", "a.state").status == 2
+    with pytest.raises(RequestError):
+        merged([str(tmp_path / "a.state"), str(tmp_path / "b.state")])
+
+
+def test_conditions_and_findings_hold_for_merged_states(cli: Cli) -> None:
+    assert cli("stats", SAMPLE_DATA / "collapsed.safetensors", "--state", "a.state").status == 0
+    outcome = cli("stats", "--merge", "a.state", "--fail-if", "collapsed_channels > 2")
+    assert outcome.status == 3 and outcome.json["findings"][0]["kind"] == "collapsed"
+
+
+def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+    good = tmp_path / "good.state"
+    good.write_bytes(to_bytes(state_of(SAMPLE_DATA / "healthy-f32.safetensors")))
+    tensors = load_file(good)
+    length = int.from_bytes(good.read_bytes()[:8], "little")
+    facts = json.loads(json.loads(good.read_bytes()[8 : 8 + length])["__metadata__"]["latentkit_state"])
+
+    def damaged(tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+        path = tmp_path / "bad.state"
+        save_file(tensors, path, {"latentkit_state": json.dumps(facts)})
+        with pytest.raises(DataError, match=r"bad\.state: not a state that can be read"):
+            from_file(str(path))
+
+    for name, tensor in tensors.items():
+        damaged({key: other for key, other in tensors.items() if key != name}, facts)
+        if name.endswith(("cells", "_at")):
+            damaged(tensors | {name: tensor + 10**9}, facts)
+        if name.endswith(("high", "least", "less")):
+            damaged(tensors | {name: tensor[:1].clone()}, facts)
+    for name, value in (("version", 2), ("channels", 0), ("channels", 5), ("samples", -1), ("clamp", [1]),
+                        ("clamp", [3, 2]),
+                        ("parameterization", "x"), ("readings", 3)):  # fmt: skip
+        damaged(tensors, facts | {name: value})
+    for name in facts:
+        damaged(tensors, {key: value for key, value in facts.items() if key != name})
+    (tmp_path / "cut.state").write_bytes(good.read_bytes()[:-100])
+    with pytest.raises(DataError):
+        from_file(str(tmp_path / "cut.state"))
