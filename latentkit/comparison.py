@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from latentkit.findings import CLAMPED_SHARE
+from latentkit.findings.values import CLAMPED_SHARE
 from latentkit.statistics import Group, Summary
 from latentkit.statistics.summary import COLLAPSED_KL
 

@@ -28,6 +28,8 @@ _LOW = 0.25
 # More than this share are no outliers but a population of their own (at least so many may be).
 _MOST = 0.01
 _MOST_OF_FEW = 3
+# Samples that are counted at once.
+_TOGETHER = 1 << 14
 # Top halves of the patterns of float32 numbers from 0 up, infinity excluded.
 _CELLS = 0x7F80
 # A tail whose slope is less than this is taken to have it: KL is counted in cells 0.8 % wide.
@@ -47,17 +49,54 @@ class FarOut:
     worst: list[tuple[float, Place]]
 
 
+#: A KL and whose it is.
+Extreme = tuple[float, Place]
+
+
 class SampleKl:
     """KL of every sample in nats: counted by the top 16 bits of a float32 (0.8 %), with the extremes by name.
 
-    Bounded memory, and it merges: any order and split gives the same.
+    Bounded memory, and it merges: any order and split gives the same. ``counts`` are of the cells; ``highest`` and
+    ``lowest`` are the ``KEPT`` samples furthest out, worst first, and of equal ones the first by place.
     """
 
     def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(_CELLS, np.int64)
-        self.nonfinite = 0
-        self.highest: list[tuple[float, Place]] = []
-        self.lowest: list[tuple[float, Place]] = []
+        self._counts: NDArray[np.int64] = np.zeros(_CELLS, np.int64)
+        self._extremes: tuple[list[Extreme], list[Extreme]] = ([], [])
+        self._nonfinite = 0
+        # Many small inputs are taken together.
+        self._waiting: list[tuple[NDArray[np.float64], Span]] = []
+        self._waiting_count = 0
+
+    @classmethod
+    def restored(
+        cls, counts: NDArray[np.int64], nonfinite: int, highest: list[Extreme], lowest: list[Extreme]
+    ) -> "SampleKl":
+        """One that holds what another had."""
+        one = cls()
+        one._counts[:], one._nonfinite, one._extremes = counts, nonfinite, (highest, lowest)
+        return one
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        self._take_waiting()
+        return self._counts
+
+    @property
+    def nonfinite(self) -> int:
+        """Samples whose KL is NaN or infinite."""
+        self._take_waiting()
+        return self._nonfinite
+
+    @property
+    def highest(self) -> list[Extreme]:
+        self._take_waiting()
+        return self._extremes[0]
+
+    @property
+    def lowest(self) -> list[Extreme]:
+        self._take_waiting()
+        return self._extremes[1]
 
     @property
     def count(self) -> int:
@@ -66,32 +105,46 @@ class SampleKl:
 
     def add(self, values: NDArray[np.float64], span: Span) -> None:
         """Take the KL of a span's samples, ``(samples,)``."""
-        self.tally(values)
-        finite = np.isfinite(values)
-        posterior = span.posterior
-        for kept, sign in ((self.highest, 1.0), (self.lowest, -1.0)):
-            worst = sign * kept[-1][0] if len(kept) == KEPT else -math.inf
-            rows = np.flatnonzero(finite & (sign * values >= worst))
-            if len(rows) > KEPT:
-                rows = rows[np.argsort(-sign * values[rows], kind="stable")[:KEPT]]
-            for row in rows.tolist():
-                place = Place(posterior.file.path, posterior.key, span.first + row, 0)
-                kept.append((float(values[row]), place))
-            if len(rows):
-                kept[:] = heapq.nsmallest(KEPT, kept, key=lambda entry: (-sign * entry[0], entry[1]))
+        self._waiting.append((values, span))
+        self._waiting_count += len(values)
+        if self._waiting_count >= _TOGETHER:
+            self._take_waiting()
 
     def tally(self, values: NDArray[np.float64]) -> None:
         """Count values, ``(samples,)``, without their places."""
         finite = values[np.isfinite(values)]
-        self.nonfinite += len(values) - len(finite)
-        self.counts += np.bincount(_cell(finite), minlength=len(self.counts))
+        self._nonfinite += len(values) - len(finite)
+        self._counts += np.bincount(_cell(finite), minlength=_CELLS)
+
+    def _take_waiting(self) -> None:
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        values = np.concatenate([part for part, _ in waiting])
+        self.tally(values)
+        ends = np.cumsum([len(part) for part, _ in waiting])
+        for kept, sign in zip(self._extremes, (1.0, -1.0), strict=True):
+            keys = np.where(np.isfinite(values), sign * values, -np.inf)
+            least = sign * kept[-1][0] if len(kept) == KEPT else -math.inf
+            if len(keys) > KEPT:
+                least = max(least, float(np.partition(keys, -KEPT)[-KEPT]))
+            for row in np.flatnonzero((keys >= least) & (keys > -np.inf)).tolist():
+                part = int(np.searchsorted(ends, row, side="right"))
+                _, span = waiting[part]
+                index = span.first + row - int(ends[part]) + span.count
+                place = Place(span.posterior.file.path, span.posterior.key, index, 0)
+                kept.append((float(values[row]), place))
+            kept[:] = _furthest(kept, sign)
 
     def merge(self, other: "SampleKl") -> None:
         """Take what another has counted."""
-        self.counts += other.counts
-        self.nonfinite += other.nonfinite
-        self.highest = heapq.nsmallest(KEPT, self.highest + other.highest, key=lambda entry: (-entry[0], entry[1]))
-        self.lowest = heapq.nsmallest(KEPT, self.lowest + other.lowest, key=lambda entry: (entry[0], entry[1]))
+        self._take_waiting()
+        self._counts += other.counts
+        self._nonfinite += other.nonfinite
+        self._extremes = (
+            _furthest(self.highest + other.highest, 1.0),
+            _furthest(self.lowest + other.lowest, -1.0),
+        )
 
     def at_least(self, value: float) -> int:
         """How many samples have a KL of at least ``value``, to 0.8 %: those in cells wholly above it."""
@@ -113,7 +166,7 @@ class SampleKl:
         """Samples whose KL is far below the others'."""
         return self._far(self.lowest, -1.0)
 
-    def _far(self, extremes: list[tuple[float, Place]], sign: float) -> FarOut | None:
+    def _far(self, extremes: list[Extreme], sign: float) -> FarOut | None:
         n = self.count
         if n < LEAST_SAMPLES:
             return None
@@ -147,6 +200,10 @@ def tail_bound(exceeded_by: Callable[[float], float], n: int) -> float:
     middle, quarter, shoulder = (exceeded_by(share) for share in (0.5, 0.25, 0.1))
     slope = max((quarter - middle) / math.log(2), (shoulder - quarter) / math.log(2.5), _LEAST_SLOPE)
     return shoulder + slope * (1 + _SLOPE_ERROR / math.sqrt(n)) * math.log(0.1 * n / CHANCE)
+
+
+def _furthest(extremes: list[Extreme], sign: float) -> list[Extreme]:
+    return heapq.nsmallest(KEPT, extremes, key=lambda entry: (-sign * entry[0], entry[1]))
 
 
 def _cell(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -61,7 +61,7 @@ def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAU
         logvar = raw.clamp(low, high)
         return Scale(logvar, torch.exp(0.5 * logvar), torch.exp(logvar))
     if parameterization == "var":
-        var = _not_negative(raw).clamp(_exp(low), _exp(high))
+        var = _not_negative(raw).clamp(_exp(low, raw.dtype), _exp(high, raw.dtype))
         return Scale(torch.log(var).clamp(low, high), torch.sqrt(var), var)
     if parameterization == "std":
         std = _not_negative(raw)
@@ -69,7 +69,7 @@ def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAU
         std = _softplus(raw if raw.device.type == "mps" else raw.double()) + _SOFTPLUS_FLOOR
     else:
         raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
-    std = std.clamp(_exp(0.5 * low), _exp(0.5 * high))
+    std = std.clamp(_exp(0.5 * low, std.dtype), _exp(0.5 * high, std.dtype))
     # The logarithm of a rounded bound may lie just outside.
     scale = (2 * torch.log(std)).clamp(low, high), std, std * std
     return Scale(*(tensor.to(raw.dtype) for tensor in scale))
@@ -95,8 +95,9 @@ def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(near, torch.log1p(excess.masked_fill(~near, 0.0)), far)
 
 
-def _exp(bound: float) -> float:
-    return math.exp(bound) if bound < 709 else math.inf
+def _exp(bound: float, dtype: torch.dtype) -> float:
+    """e^bound as a bound for tensors of ``dtype``: infinite where they cannot hold it."""
+    return math.exp(bound) if bound < math.log(torch.finfo(dtype).max) else math.inf
 
 
 def _not_negative(raw: Tensor) -> Tensor:

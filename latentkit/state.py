@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
-from latentkit.outliers import SampleKl
+from latentkit.outliers import Extreme, SampleKl
 from latentkit.parameterization import PARAMETERIZATIONS
 from latentkit.statistics import Place, Statistics
 from latentkit.statistics.state import Arrays, arrays_of, place_rows, places_of, restore
@@ -118,11 +118,11 @@ def _state(facts: dict[str, Any], arrays: Arrays) -> State:
 
 
 def _sample_kl(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]]) -> SampleKl:
-    sample_kl = SampleKl()
-    sample_kl.nonfinite = int(facts["nonfinite_samples"])
-    sample_kl.counts[arrays["kl.cells"]] = arrays["kl.counts"]
+    counts = np.zeros_like(SampleKl().counts)
+    counts[arrays["kl.cells"]] = arrays["kl.counts"]
+    extremes: list[list[Extreme]] = []
     for name in ("highest", "lowest"):
         places = places_of(arrays[f"kl.{name}_at"], names)
-        extremes = zip(arrays[f"kl.{name}"].tolist(), places, strict=True)
-        setattr(sample_kl, name, [(value, place) for value, place in extremes if place is not None])
-    return sample_kl
+        pairs = zip(arrays[f"kl.{name}"].tolist(), places, strict=True)
+        extremes.append([(value, place) for value, place in pairs if place is not None])
+    return SampleKl.restored(counts, int(facts["nonfinite_samples"]), *extremes)

@@ -74,7 +74,7 @@ def _log(x: Tensor) -> Tensor:
     series = torch.zeros_like(x)
     for power in range(23, 0, -2):
         series = series * (ratio * ratio) + 1 / power
-    log = (exponent - low.int()) * math.log(2) + 2 * ratio * series
+    log = (exponent.double() - low.double()) * math.log(2) + 2 * ratio * series
     return torch.where((x > 0) & (x < math.inf), log, torch.log(x))
 
 

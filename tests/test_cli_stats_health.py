@@ -249,3 +249,8 @@ def test_both_are_drawn_in_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_encoders_of_other_widths_are_not_compared(cli: Cli) -> None:
     outcome = cli("stats", HEALTHY, "--against", SAMPLE_DATA / "tokens.safetensors", "--layout", "blc")
     assert outcome.status == 2
+
+
+def test_one_name_for_two_outputs_is_refused(cli: Cli) -> None:
+    outcome = cli("stats", HEALTHY, "-o", "a.json", "--save-normalization", "a.json")
+    assert outcome.status == 2 and "two outputs" in outcome.complaint

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 import regimes
@@ -11,7 +14,7 @@ from regimes import DTYPES, Worst, far_means, generator_for, spread_of, stored, 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
+from latentkit.measures import Arithmetic, Values, kl_to_other, kl_to_prior, nll
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, scale_of
 from latentkit.pipeline import kl_values
 from latentkit.storage.blocks import BLOCK_ELEMENTS
@@ -20,7 +23,8 @@ from latentkit.storage.plan import find_posteriors
 from latentkit.tabulated import every_value, look_up_scale, tables_of
 from latentkit.workspace import Workspace
 
-WIDE, NARROW = DTYPES[:2], DTYPES[2:]
+NARROW = DTYPES[2:]
+Pair = tuple[Tensor, Tensor]
 
 
 def barely_there(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -29,12 +33,12 @@ def barely_there(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Ge
     return spread_of(small, small)(shape, dtype, generator)
 
 
-# Of float64, 128 squares of the farthest still have a sum.
-REGIMES = regimes.REGIMES | {"far means": far_means({torch.float64: 1e152}), "barely there": barely_there}
+# Of float64, the squares of as many as there are here still have a sum.
+REGIMES = regimes.REGIMES | {"far means": far_means({torch.float64: 1e150}), "barely there": barely_there}
 
 # (samples, outer, channels, inner), as the layouts bc, bchw, blc and bcthw with channels in the middle give them.
-SHAPES = [(12, 1, 1, 1), (2, 1, 4, 6), (2, 6, 4, 1), (2, 3, 2, 5)]
-CONSTANT = (4, 1, 2, 64)  # each sample one element again and again: errors do not average out
+SHAPES = [(8, 1, 1, 1), (1, 1, 4, 6), (1, 6, 4, 1), (2, 3, 2, 2)]
+CONSTANT = (3, 1, 2, 64)  # each sample one element again and again: errors do not average out
 
 
 def blocks(regime: str, parameterization: str, dtype: torch.dtype, *seed: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -54,6 +58,13 @@ def moments(mean: Tensor, raw: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, 
 def kl(mean: Tensor, raw: Tensor, parameterization: str, clamp: Clamp = DEFAULT_CLAMP, **options: bool) -> list[float]:
     options = {"per_channel": False} | options
     return kl_to_prior(mean, raw, parameterization, Arithmetic(clamp), Workspace(), **options).ravel().tolist()
+
+
+def kl_to_another(one: Pair, other: Pair, parameterization: str, *, symmetric: bool = False) -> Values:
+    partner = *other, parameterization
+    return kl_to_other(
+        *one, parameterization, partner, Arithmetic(), Workspace(), per_channel=False, symmetric=symmetric
+    )
 
 
 def single(mean: Tensor, raw: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
@@ -101,7 +112,7 @@ def test_kl_is_right(regime: str, parameterization: str, dtype: torch.dtype, wor
 
 @every_cell
 def test_kl_per_channel_is_right(regime: str, parameterization: str, dtype: torch.dtype, worst: Worst) -> None:
-    for mean, raw in blocks(regime, parameterization, dtype, "per channel"):
+    for mean, raw in list(blocks(regime, parameterization, dtype, "per channel"))[2:]:
         values = iter(kl(mean, raw, parameterization, per_channel=True))
         for index in range(len(mean)):
             for channel in range(mean.shape[2]):
@@ -111,52 +122,45 @@ def test_kl_per_channel_is_right(regime: str, parameterization: str, dtype: torc
                 assert error <= kl_tolerance(dtype, parameterization), (mean.shape, index, channel)
 
 
-@pytest.mark.parametrize("symmetric", [False, True], ids=["one way", "symmetric"])
 @every_cell
-def test_kl_to_another_is_right(
-    regime: str, parameterization: str, dtype: torch.dtype, symmetric: bool, worst: Worst
-) -> None:
-    generator = generator_for("other", regime, parameterization, dtype, symmetric)
+def test_kl_to_another_is_right(regime: str, parameterization: str, dtype: torch.dtype, worst: Worst) -> None:
+    generator = generator_for("other", regime, parameterization, dtype)
     for shape in (*SHAPES[:2], CONSTANT):
         mean, logvar = REGIMES[regime]((shape[0], 1 if shape is CONSTANT else math.prod(shape[1:])), dtype, generator)
         # Some equal, some nearly, some not.
         nearness = 10.0 ** torch.randint(-6, 1, (shape[0], 1), generator=generator)
-        nearness[0] = 0
+        nearness[0] = float(shape[0] == 1)
         shift, stretch = nearness * torch.randn(2, *mean.shape, dtype=torch.float64, generator=generator)
         pairs = (mean, logvar), (mean + shift * torch.exp(0.5 * logvar.clamp(*DEFAULT_CLAMP)), logvar + stretch)
         one, other = (
-            moments(*(h.repeat(1, math.prod(shape[1:]) // h.shape[1]) for h in halves), shape)
+            moments(*(half.repeat(1, math.prod(shape[1:]) // half.shape[1]) for half in halves), shape)
             for halves in (stored(*pair, dtype, parameterization) for pair in pairs)
         )
-        values = kl_to_other(
-            *one,
-            parameterization,
-            (*other, parameterization),
-            Arithmetic(),
-            Workspace(),
-            per_channel=False,
-            symmetric=symmetric,
+        forth, both = (
+            kl_to_another(one, other, parameterization, symmetric=symmetric).ravel() for symmetric in (False, True)
         )
-        for index, got in enumerate(values.ravel().tolist()):
-            stored_values = one[0][index], one[1][index], other[0][index], other[1][index]
-            expected, size = reference.kl_other(*stored_values, parameterization)
-            if symmetric:
-                back, back_size = reference.kl_other(*stored_values[2:], *stored_values[:2], parameterization)
-                expected, size = expected + back, size + back_size
-            error = reference.relative_error(got, expected)
-            allowed = tolerance(dtype)
-            clamped = regime in ("lower bound", "upper bound", "wide") and dtype == torch.float64
-            if (parameterization == "softplus" or (clamped and parameterization != "logvar")) and expected:
-                # Two that are nearly equal, where one of the σ was rounded: by softplus, or to a bound of the clamp.
-                allowed += float(1e-15 * size / expected)
-            worst.note("symmetric" if symmetric else "other", dtype, parameterization, regime, error)
-            assert error <= allowed, (shape, index)
+        for index in range(shape[0]):
+            first, second = ([half[index] for half in posterior] for posterior in (one, other))
+            there = reference.kl_other(*first, *second, parameterization)
+            back = reference.kl_other(*second, *first, parameterization)
+            for measure, got, (expected, size) in (
+                ("other", forth[index], there),
+                ("symmetric", both[index], (there[0] + back[0], there[1] + back[1])),
+            ):
+                error = reference.relative_error(float(got), expected)
+                worst.note(measure, dtype, parameterization, regime, error)
+                allowed = tolerance(dtype)
+                clamped = regime in ("lower bound", "upper bound", "wide") and dtype == torch.float64
+                if (parameterization == "softplus" or (clamped and parameterization != "logvar")) and expected:
+                    # Nearly equal ones, where one σ was rounded: by softplus, or to a bound of the clamp.
+                    allowed += float(1e-15 * size / expected)
+                assert error <= allowed, (measure, shape, index)
 
 
 @every_cell
 def test_nll_is_right(regime: str, parameterization: str, dtype: torch.dtype, worst: Worst) -> None:
     generator = generator_for("nll", regime, parameterization, dtype)
-    for mean, raw in blocks(regime, parameterization, dtype, "nll"):
+    for mean, raw in list(blocks(regime, parameterization, dtype, "nll"))[::2]:
         std = scale_of(raw.double(), parameterization).std
         # At the mean, as the posterior draws them, a hundred σ away, and farther than σ can tell.
         distance = torch.tensor([0.0, 1.0, 100.0, 1e12])[torch.randint(4, (len(mean), 1, 1, 1), generator=generator)]
@@ -179,33 +183,44 @@ def test_nll_is_right(regime: str, parameterization: str, dtype: torch.dtype, wo
 # ---- many dimensions ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["bcd", "bdc"])
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+LARGE = [
+    ("one hot dimension", 16_384),
+    ("typical", 1_000_000),
+    ("near the prior 1e-5", 1_000_000),
+    ("far means", 140_000),
+]
+
+
 @pytest.mark.parametrize(
-    ("regime", "dimensions"),
-    [("one hot dimension", 16_384), ("typical", 1_000_000), ("near the prior 1e-5", 1_000_000), ("far means", 140_000)],
+    ("size", "dtype", "parameterization", "layout"),
+    [
+        *product(LARGE, DTYPES, ["logvar"], ["bcd"]),
+        *product(LARGE, [torch.float64, torch.float32], ["std", "softplus"], ["bdc"]),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_samples_of_many_dimensions_are_right(
-    regime: str, dimensions: int, dtype: torch.dtype, parameterization: str, layout: str, tmp_path, worst: Worst
+    size: tuple[str, int], dtype: torch.dtype, parameterization: str, layout: str, tmp_path: Path, worst: Worst
 ) -> None:
-    generator = generator_for(regime, dimensions, dtype, parameterization)
+    """Large ones are computed in pieces."""
+    regime, dimensions = size
+    generator = generator_for(size, dtype, parameterization)
     # Few distinct elements, each many times in random places, so that 50 digits stay quick; the first is kept single.
-    chosen = torch.randint(1, 300, (dimensions,), generator=generator)
+    chosen = torch.randint(1, 100, (dimensions,), generator=generator)
     chosen[7] = 0
-    mean, raw = (half[0, chosen] for half in stored(*REGIMES[regime]((1, 300), dtype, generator), dtype, parameterization))
-    if dtype == torch.float64 and regime == "far means":
-        mean = mean / 1e3
-    halves = [half.view((1, 4, -1) if layout == "bcd" else (1, -1, 4)) for half in (mean, raw)]
-    save_file({"moments": torch.cat(halves, dim=layout.index("c"))}, tmp_path / "a.safetensors")
+    halves = stored(*REGIMES[regime]((1, 100), dtype, generator), dtype, parameterization)
+    mean, raw = (half[0, chosen] for half in halves)
+    shape = (1, 4, -1) if layout == "bcd" else (1, -1, 4)
+    both = torch.cat([mean.view(shape), raw.view(shape)], dim=layout.index("c"))
+    save_file({"moments": both}, tmp_path / "a.safetensors")
     selection = Selection(layout=layout, parameterization=parameterization)
     spans = find_posteriors([str(tmp_path / "a.safetensors")], selection).spans
     ((_, values), _) = next(kl_values(spans, Arithmetic()))
-    expected, size = reference.kl(mean, raw, parameterization)
+    expected, parts = reference.kl(mean, raw, parameterization)
     error = reference.relative_error(float(values[0, 0]), expected)
-    worst.note("kl, large", dtype, parameterization, f"{regime}, {dimensions:,}", error)
+    worst.note("kl large", dtype, parameterization, f"{regime}, {dimensions:,}", error)
     rounded_before = dtype == torch.float64 and parameterization == "softplus"
-    assert error <= tolerance(dtype) + (float(1e-15 * size / expected) if rounded_before else 0.0)
+    assert error <= tolerance(dtype) + (float(1e-15 * parts / expected) if rounded_before else 0.0)
 
 
 # ---- where float32 is trusted -------------------------------------------------------------------------------------
@@ -214,23 +229,24 @@ def test_samples_of_many_dimensions_are_right(
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_no_float32_scale_passes_the_threshold_and_is_wrong(parameterization: str) -> None:
     """A dense walk over single elements; float64 is exact enough to judge float32."""
-    logvar = torch.cat([torch.linspace(-31, -1, 500_000), torch.linspace(-3, 4, 3_000_000), torch.linspace(4, 21, 500_000)])
+    logvar = torch.cat([torch.linspace(-31, 21, 200_000), torch.linspace(-3, 3, 500_000)])
     _, raw = stored(logvar.double(), logvar.double(), torch.float32, parameterization)
-    for mean in (0.0, 0.3, 1.1):
+    for mean in (0.0, 1.1):
         mean, raw = single(torch.full_like(raw, mean), raw)
-        wide = kl_to_prior(
-            mean, raw, parameterization, Arithmetic(precision="float64"), Workspace(), per_channel=False
-        )
+        wide = kl_to_prior(mean, raw, parameterization, Arithmetic(precision="float64"), Workspace(), per_channel=False)
         auto = kl_to_prior(mean, raw, parameterization, Arithmetic(), Workspace(), per_channel=False)
         assert (abs(auto - wide) <= 5e-7 * wide).all()
 
 
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "parameterization"),
+    [*product([torch.float32], PARAMETERIZATIONS), (torch.float16, "logvar"), (torch.bfloat16, "softplus")],
+    ids=str,
+)
 def test_no_choice_of_elements_makes_rounding_errors_add_up(dtype: torch.dtype, parameterization: str) -> None:
     """Samples of few elements, near the threshold and where e^l is largest for its last place: the worst of many."""
     generator = generator_for(dtype, parameterization)
-    shape = 300_000, 4
+    shape = 100_000, 4
     center = torch.tensor([-2.0, 0.0, 1.2, 1.387, 2.08])[torch.randint(5, shape, generator=generator)]
     logvar = center + 0.1 * torch.rand(shape, generator=generator)
     mean = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.5)
@@ -243,7 +259,7 @@ def test_no_choice_of_elements_makes_rounding_errors_add_up(dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_no_choice_of_latents_makes_the_rounding_of_nll_add_up(dtype: torch.dtype) -> None:
     generator = generator_for("nll", dtype)
-    shape = 200_000, 1, 4, 1
+    shape = 50_000, 1, 4, 1
     halves = stored(*spread_of(1.0, 4.0, -8.0)(shape, dtype, generator), dtype, "logvar")
     mean, raw = moments(*halves, shape)
     latents = (100 * torch.randn(shape, generator=generator)).clamp(-400, 400).to(torch.float32)
@@ -278,27 +294,56 @@ def test_a_clamp_of_ones_own_is_right(dtype: torch.dtype, parameterization: str,
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_every_value_of_a_table_is_right(dtype: torch.dtype, parameterization: str) -> None:
-    """Float32 entries within a rounding (half a unit, 2^-24), float64 ones within 28 bits."""
+    """Float32 entries are the nearest there are, float64 ones have their 28 bits.
+
+    All are checked against other formulas in float64, and those against 50 digits: 8-bit values all, others now and
+    then.
+    """
     patterns = every_value(dtype)
+    raw = patterns.double().numpy()
+    logvar, var, remainder = in_float64(raw, parameterization)
+    for place in range(0, len(raw), 1 if dtype.itemsize == 1 else 61):
+        expected = reference.logvar_of(float(raw[place]), parameterization)
+        values = float(logvar[place]), float(var[place]), float(remainder[place])
+        for value, exact in zip(values, (expected, *reference.spread(expected)), strict=True):
+            assert reference.relative_error(value, exact) <= 1e-12, raw[place]
+
     tables = tables_of(dtype, parameterization, DEFAULT_CLAMP)
+    nearest = 2.0**-24 * (1 + 1e-6)
+    assert_close(tables.remainder, remainder, nearest)
+    assert_close(tables.logvar, logvar, nearest)
+    assert_close(tables.inverse_var, 1 / var, nearest)
     scale = look_up_scale(patterns, parameterization, DEFAULT_CLAMP)
-    columns = [
-        column.double().tolist()
-        for column in (patterns, tables.remainder, tables.logvar, tables.inverse_var, scale.logvar, scale.std, scale.var)
-    ]
-    half, mpf = 2.0**-24 * (1 + 1e-6), reference.mp.mpf
-    for raw, remainder, logvar, inverse_var, wide_logvar, std, var in zip(*columns, strict=True):
-        expected = reference.logvar_of(raw, parameterization)
-        if reference.mp.isnan(expected):
-            assert all(map(math.isnan, (remainder, logvar, inverse_var, wide_logvar, std, var))), raw
-            continue
-        expected_var, expected_remainder = reference.spread(expected)
-        assert abs(mpf(remainder) - expected_remainder) <= expected_remainder * half + 2.0**-149, raw
-        assert abs(mpf(logvar) - expected) <= abs(expected) * half + 2.0**-149, raw
-        assert abs(mpf(inverse_var) * expected_var - 1) <= half, raw
-        assert abs(mpf(wide_logvar) - expected) <= abs(expected) * 1e-15 + 2e-16 * (parameterization == "softplus"), raw
-        assert abs(mpf(std) ** 2 / expected_var - 1) <= 2e-8, raw
-        assert abs(mpf(var) / expected_var - 1) <= 1e-8, raw
+    assert_close(scale.logvar, logvar, 1e-12)
+    assert_close(scale.std, np.sqrt(var), 2.0**-27)
+    assert_close(scale.var, var, 2.0**-27)
+
+
+def in_float64(raw: Values, parameterization: str) -> tuple[Values, Values, Values]:
+    """l, e^l and e^l − 1 − l, by formulas that latentkit does not use."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logvar = {
+            "logvar": lambda: raw,
+            "std": lambda: np.log1p(raw * raw - 1),
+            "var": lambda: np.log1p(raw - 1),
+            "softplus": lambda: 2 * np.log(np.logaddexp(0, raw) + 1e-4),
+        }[parameterization]()
+    # log1p keeps its digits near 1, log far from it; a negative scale is none.
+    if parameterization in ("std", "var"):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far = {"std": 2, "var": 1}[parameterization] * np.log(raw)
+        logvar = np.where(abs(far) > 0.5, far, logvar)
+        logvar[raw < 0] = np.nan
+    logvar = np.clip(logvar, *DEFAULT_CLAMP)
+    small = np.where(abs(logvar) < 0.5, logvar, 0)
+    series = sum(small**power / math.factorial(power) for power in range(15, 1, -1))
+    return logvar, np.exp(logvar), np.where(abs(logvar) < 0.5, series, np.expm1(logvar) - logvar)
+
+
+def assert_close(got: Tensor, expected: Values, tolerance: float) -> None:
+    """Equal but for a relative ``tolerance``, and for what is below float32's range; NaN where NaN is."""
+    error = abs(got.double().numpy() - expected)
+    assert ((error <= tolerance * abs(expected) + 2.0**-150) | (np.isnan(expected) & np.isnan(error))).all()
 
 
 # ---- the largest, the smallest, and what is no number ---------------------------------------------------------------
@@ -320,8 +365,7 @@ def test_the_farthest_mean_at_the_lower_clamp_is_right(dtype: torch.dtype) -> No
     """e^30 m² is beyond float32 by forty orders of magnitude."""
     far, zero, low = (torch.tensor([value], dtype=dtype) for value in (3e38, 0.0, -99.0))
     mean, raw, other_mean, other_raw = single(far, zero, zero, low)
-    other = other_mean, other_raw, "logvar"
-    got = kl_to_other(mean, raw, "logvar", other, Arithmetic(), Workspace(), per_channel=False, symmetric=False)
+    got = kl_to_another((mean, raw), (other_mean, other_raw), "logvar")
     expected, _ = reference.kl_other(mean, raw, other_mean, other_raw)
     assert reference.relative_error(got.item(), expected) <= 1e-8
     got = nll(other_mean, other_raw, "logvar", mean, Arithmetic(), Workspace())
@@ -334,8 +378,9 @@ def test_the_farthest_mean_at_the_lower_clamp_is_right(dtype: torch.dtype) -> No
 def test_values_that_are_not_finite_are_taken_as_ruled(dtype: torch.dtype, parameterization: str) -> None:
     """A NaN anywhere gives NaN, an infinite mean infinity, an infinite or zero scale the clamped value."""
     special = torch.tensor([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan]).to(dtype)
-    tiny = every_value(dtype)[1] if dtype in NARROW else torch.tensor(5e-324, dtype=torch.float64).to(dtype)
-    scales = torch.cat([special.double(), tiny.double().view(1)]).to(dtype)
+    smallest = {torch.float64: 1e-150, torch.float32: 1e-45}
+    tiny = smallest[dtype] if dtype in smallest else every_value(dtype)[1].item()
+    scales = torch.tensor([*special.tolist(), tiny], dtype=torch.float64).to(dtype)
     mean, raw = (axis.ravel() for axis in torch.meshgrid(special.double(), scales.double(), indexing="ij"))
     mean, raw = single(mean.to(dtype), raw.to(dtype))
     latents = torch.ones_like(mean.float()).to(dtype)

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,10 +12,11 @@ from latentkit.affine import from_factors
 from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import complain, note, track
-from latentkit.conditions import Condition, held, parse, why_undefined
+from latentkit.cli.stats_options import Checking, Merging, Showing, StatsFormat
+from latentkit.conditions import Condition, held, why_undefined
 from latentkit.errors import DataError, RequestError
 from latentkit.normalization import check_target_std, document, factors_of
 from latentkit.storage.choice import Posterior
@@ -39,101 +39,6 @@ latentkit stats sample_data/shards --save-normalization normalization.json
 
 latentkit stats sample_data/video.safetensors --fail-if 'clamped_fraction > 0.001' -o channels.csv
 """
-
-
-class StatsFormat(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-_CHECKING = "Checking"
-_MERGING = "Parts"
-
-
-@dataclass
-class Checking(Factors):
-    """What the figures are held against."""
-
-    fail_if: Annotated[
-        list[str],
-        typer.Option(
-            "--fail-if", metavar="COND", help="Exit with 3 if this holds, such as 'nan_count > 0'; repeatable.",
-            rich_help_panel=_CHECKING,
-        ),
-    ] = field(default_factory=list)  # fmt: skip
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against", metavar="OTHER", help="Another encoder's or epoch's outputs, to set beside these.",
-            rich_help_panel=_CHECKING,
-        ),
-    ] = None  # fmt: skip
-    target_std: Annotated[
-        float,
-        typer.Option(
-            "--target-std", metavar="S", help="Standard deviation of scaled latents; EDM2 takes 0.5.",
-            rich_help_panel="Scaling",
-        ),
-    ] = 1.0  # fmt: skip
-    save_normalization: Annotated[
-        str | None,
-        typer.Option(
-            "--save-normalization", metavar="FILE", help="Write scale and shift, for sample --normalization.",
-            rich_help_panel="Scaling",
-        ),
-    ] = None  # fmt: skip
-
-    def conditions(self) -> list[Condition]:
-        return [parse(text) for text in self.fail_if]
-
-
-@dataclass
-class Showing:
-    """What of the result is shown."""
-
-    format: Annotated[
-        StatsFormat | None,
-        typer.Option(
-            "--format", metavar="FORM", help="table on a terminal, json in a pipe, unless said; csv: a row a channel.",
-            rich_help_panel="Writing",
-        ),
-    ] = None  # fmt: skip
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            "--channels", metavar="LIST", help="Channels in the tables, such as 0,3,8-15.", rich_help_panel="Writing"
-        ),
-    ] = None
-
-    def chosen(self, count: int) -> list[int] | None:
-        """The channels that were asked for, of ``count``; None if none were."""
-        if self.channels is None:
-            return None
-        try:
-            numbers = [number for part in self.channels.split(",") for number in _range(part)]
-        except ValueError:
-            raise RequestError(f"--channels {self.channels!r}: give numbers and ranges, such as 0,3,8-15") from None
-        if max(numbers) >= count:
-            raise RequestError(f"--channels {self.channels}: there are {count} channels, 0 to {count - 1}")
-        return sorted(set(numbers))
-
-
-@dataclass
-class Merging:
-    """Runs over parts, and what they come to together."""
-
-    state: Annotated[
-        str | None,
-        typer.Option(
-            "--state", metavar="FILE", help="Write what was counted, for --merge; a small safetensors file.",
-            rich_help_panel=_MERGING,
-        ),
-    ] = None  # fmt: skip
-    merge: Annotated[
-        bool,
-        typer.Option("--merge", help="FILES are states: give what one run over all gives.", rich_help_panel=_MERGING),
-    ] = False
 
 
 @dataclass(frozen=True)
@@ -167,9 +72,11 @@ def stats(
     from_factors(checking.scaling_factor, checking.shift_factor)
     check_target_std(checking.target_std)
     form = _format(writing.output, showing.format)
-    for path in (writing.output, checking.save_normalization, merging.state):
-        if path is not None:
-            check_place(path, overwrite=writing.overwrite, inputs=files)
+    outputs = [path for path in (writing.output, checking.save_normalization, merging.state) if path is not None]
+    for path in outputs:
+        check_place(path, overwrite=writing.overwrite, inputs=files)
+        if outputs.count(path) > 1:
+            raise RequestError(f"{path}: is named for two outputs; give each its own")
     if merging.merge:
         state, other = _merge(files, reading, choosing, checking, computing), None
         channels = showing.chosen(state.statistics.channels)
@@ -331,14 +238,6 @@ def _format(output: str | None, format: StatsFormat | None) -> StatsFormat:
     if format is None and suffix not in ("json", "csv"):
         raise RequestError(f"{output}: stats are written as .json (everything) or .csv (a row a channel); or --format")
     return format or StatsFormat(suffix)
-
-
-def _range(part: str) -> range:
-    first, dash, last = part.partition("-")
-    numbers = range(int(first), int(last if dash else first) + 1)
-    if not numbers or numbers[0] < 0:
-        raise ValueError(part)
-    return numbers
 
 
 def _check_alike(posteriors: Sequence[Posterior]) -> None:

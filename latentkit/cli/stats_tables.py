@@ -1,14 +1,14 @@
 """The terminal's view of ``stats``: details first, and last what stays on screen: scale to paste, and the findings."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, count_of, harmless, number, stdout_console
+from latentkit.cli.screen import aligned, count_of, harmless, number, remark, stdout_console
 from latentkit.comparison import differences, state_of
 from latentkit.findings import Severity, largest_kl, verdict
 from latentkit.normalization import for_all, for_each
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from latentkit.statistics import Group, Summary
 
 _HEIGHT = 6
-_WIDEST = 9
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
 _MANY = 40
@@ -61,7 +60,7 @@ def _put(console: "Console", title: str, table: Table, caption: str | None = Non
     console.print(Text(title, style="bold"))
     console.print(table)
     if caption is not None:
-        console.print(Text("\n".join(map(harmless, caption.splitlines())), style="dim"))
+        console.print(remark(caption.splitlines()))
     console.print()
 
 
@@ -194,37 +193,29 @@ def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -
 def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, Sequence[RenderableType]]":
     columns: dict[str, Sequence[RenderableType]] = {
         "ch": ["all" if row.channel is None else str(row.channel) for row in rows],
-        "mean": _numbers(row.mean.mean for row in rows),
-        "sd": _numbers(row.mean.sd for row in rows),
+        "mean": aligned(row.mean.mean for row in rows),
+        "sd": aligned(row.mean.sd for row in rows),
     }
     if not has_scale:
-        columns["min"] = _numbers(row.mean.min for row in rows)
-        columns["max"] = _numbers(row.mean.max for row in rows)
-        columns["1 / sd"] = _numbers(row.drawn.scaling_factor for row in rows)
+        columns["min"] = aligned(row.mean.min for row in rows)
+        columns["max"] = aligned(row.mean.max for row in rows)
+        columns["1 / sd"] = aligned(row.drawn.scaling_factor for row in rows)
         return columns
     spreads = [row.logvar for row in rows if row.logvar is not None]
     columns["l min"] = [_short(spread.min) for spread in spreads]
     for name, place in (("l 1 %", 0), ("l 50 %", 3), ("l 99 %", -1)):
         columns[name] = [_short(spread.quantiles[place]) for spread in spreads]
     columns["l max"] = [_short(spread.max) for spread in spreads]
-    columns["drawn sd"] = _numbers(row.drawn.sd for row in rows)
-    columns["KL"] = _numbers(math.nan if row.kl is None else row.kl.element for row in rows)
+    columns["drawn sd"] = aligned(row.drawn.sd for row in rows)
+    columns["KL"] = aligned(math.nan if row.kl is None else row.kl.element for row in rows)
     columns["share"] = [_share(row) for row in rows]
     columns["state"] = [state_of(row) for row in rows]
     return columns
 
 
-def _numbers(values: Iterable[float]) -> "Sequence[RenderableType]":
-    """Points below each other, unless sizes differ so much that it would take too much room."""
-    values = list(values)
-    texts = [number(value) for value in values]
-    before = max(text.index(".") if "." in text and "e" not in text else len(text) for text in texts)
-    after = max(len(text) - text.index(".") if "." in text and "e" not in text else 0 for text in texts)
-    return aligned(values) if before + after <= _WIDEST else texts
-
-
 def _short(logvar: float) -> str:
-    return "–" if math.isnan(logvar) else f"{logvar:.2f}"
+    # Without the sign of a zero.
+    return "–" if math.isnan(logvar) else f"{round(logvar, 2) + 0.0:.2f}"
 
 
 def _share(group: "Group") -> str:

@@ -31,8 +31,8 @@ class Statistics:
         clamp: bounds of the log-variance.
 
     One thread at a time; each worker has its own, and they are merged at the end.
-    Memory: 0.5 MiB a channel and 16-bit or wider dtype up to 32 channels, 64 KiB above (as much again after 2^31
-    elements a channel), and 6 MiB of buffers.
+    Memory, for each dtype that occurs: 0.5 MiB a channel up to 32 channels, 64 KiB above (counts become 64 bits wide,
+    and take twice that, after 2^31 elements a channel); 1 KiB a channel for 8 bits. Buffers: 7 to 13 MiB.
     """
 
     def __init__(

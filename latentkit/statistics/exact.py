@@ -88,8 +88,8 @@ class ExactCounts:
         if quantity.parameterization is not None:
             known = (~classes.nan & ~classes.negative).numpy()
             remainder, variance = quantity.terms(stored[known])
-            facts.remainder.add(counts[:, known] @ remainder.numpy())
-            facts.variance.add(counts[:, known] @ variance.numpy())
+            facts.remainder.add((counts[:, known] * remainder.numpy()).sum(axis=1))
+            facts.variance.add((counts[:, known] * variance.numpy()).sum(axis=1))
         finite = classes.finite.numpy()
         stored, counts = stored[finite], counts[:, finite]
         facts.less += counts @ (stored.numpy()[:, None] < quantity.thresholds)
@@ -130,9 +130,10 @@ def _add_weighted(moments: Moments, channel: int, values: Floats, n: Ints) -> No
     count = n.sum()
     if count == 0:
         return
-    shift = np.float64(np.float32(n @ values / count))
+    # NumPy's pairwise sums: the same bits on any number of threads, which a matrix product does not promise.
+    shift = np.float64(np.float32((n * values).sum() / count))
     deviation = values - shift
-    rest = n @ deviation
-    squares = n @ (deviation * deviation) - rest * rest / count
+    rest = (n * deviation).sum()
+    squares = (n * deviation * deviation).sum() - rest * rest / count
     one = slice(channel, channel + 1)
     moments.add(np.array([count]), np.array([shift]), np.array([rest]), np.array([squares]), one)

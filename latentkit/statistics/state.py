@@ -46,7 +46,7 @@ def restore(statistics: Statistics, arrays: Mapping[str, NDArray[Any]], names: S
     Raises ``ValueError`` or ``KeyError`` for arrays that are not such.
     """
     for name in _DTYPES:
-        if f"{name}.cells" in arrays:
+        if any(key.startswith(f"{name}.") for key in arrays):
             counts = statistics._counts_for(getattr(torch, name))
             _fill(_grid(counts), *(arrays[f"{name}.{part}"].astype(np.int64) for part in ("cells", "counts")))
             for half, facts in enumerate(_kept_facts(counts)):

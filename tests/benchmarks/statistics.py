@@ -51,7 +51,7 @@ def on_threads(count: int, work: Callable[[int], None]) -> float:
 def blocks(path: Path, size: int, total: int, number: int, count: int, use: Callable[[int, Tensor], None]) -> None:
     """Read every ``count``-th block of ``size`` bytes into a buffer used again."""
     buffer = torch.empty(size, dtype=torch.uint8)
-    view = memoryview(buffer.numpy())
+    view = buffer.numpy().data
     descriptor = os.open(path, os.O_RDONLY)
     for offset in range(number * size, total, count * size):
         got = os.preadv(descriptor, [view[: min(size, total - offset)]], offset)

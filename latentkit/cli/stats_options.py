@@ -1,0 +1,113 @@
+"""The options of ``stats``."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from latentkit.cli.options import Factors
+from latentkit.conditions import Condition, parse
+from latentkit.errors import RequestError
+
+_CHECKING = "Checking"
+_MERGING = "Parts"
+
+
+class StatsFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@dataclass
+class Checking(Factors):
+    """What the figures are held against."""
+
+    fail_if: Annotated[
+        list[str],
+        typer.Option(
+            "--fail-if", metavar="COND", help="Exit with 3 if this holds, such as 'nan_count > 0'; repeatable.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = field(default_factory=list)  # fmt: skip
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="OTHER", help="Another encoder's or epoch's outputs, to set beside these.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = None  # fmt: skip
+    target_std: Annotated[
+        float,
+        typer.Option(
+            "--target-std", metavar="S", help="Standard deviation of scaled latents; EDM2 takes 0.5.",
+            rich_help_panel="Scaling",
+        ),
+    ] = 1.0  # fmt: skip
+    save_normalization: Annotated[
+        str | None,
+        typer.Option(
+            "--save-normalization", metavar="FILE", help="Write scale and shift, for sample --normalization.",
+            rich_help_panel="Scaling",
+        ),
+    ] = None  # fmt: skip
+
+    def conditions(self) -> list[Condition]:
+        return [parse(text) for text in self.fail_if]
+
+
+@dataclass
+class Showing:
+    """What of the result is shown."""
+
+    format: Annotated[
+        StatsFormat | None,
+        typer.Option(
+            "--format", metavar="FORM", help="table on a terminal, json in a pipe, unless said; csv: a row a channel.",
+            rich_help_panel="Writing",
+        ),
+    ] = None  # fmt: skip
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            "--channels", metavar="LIST", help="Channels in the tables, such as 0,3,8-15.", rich_help_panel="Writing"
+        ),
+    ] = None
+
+    def chosen(self, count: int) -> list[int] | None:
+        """The channels that were asked for, of ``count``; None if none were."""
+        if self.channels is None:
+            return None
+        try:
+            numbers = [number for part in self.channels.split(",") for number in _range(part)]
+        except ValueError:
+            raise RequestError(f"--channels {self.channels!r}: give numbers and ranges, such as 0,3,8-15") from None
+        if max(numbers) >= count:
+            raise RequestError(f"--channels {self.channels}: there are {count} channels, 0 to {count - 1}")
+        return sorted(set(numbers))
+
+
+@dataclass
+class Merging:
+    """Runs over parts, and what they come to together."""
+
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="FILE", help="Write what was counted, for --merge; a small safetensors file.",
+            rich_help_panel=_MERGING,
+        ),
+    ] = None  # fmt: skip
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="FILES are states: give what one run over all gives.", rich_help_panel=_MERGING),
+    ] = False
+
+
+def _range(part: str) -> range:
+    first, dash, last = part.partition("-")
+    numbers = range(int(first), int(last if dash else first) + 1)
+    if not numbers or numbers[0] < 0:
+        raise ValueError(part)
+    return numbers

@@ -1,0 +1,44 @@
+"""On a CUDA device: the numbers of the host, within the accuracy that is promised. Skipped where there is none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Cli, moments_of
+
+from latentkit import DiagonalGaussianDistribution
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("parameterization", ["logvar", "softplus"])
+def test_kl_and_nll_agree_with_the_host(cli: Cli, write: Write, dtype: str, parameterization: str) -> None:
+    moments = moments_of(40, 4, 8, 8, dtype=dtype)
+    write("a.safetensors", moments=moments, latents=moments[:, :4].contiguous())
+    options = ("--key", "moments", "--parameterization", parameterization, "--quiet")
+    for command in (("kl", "a.safetensors"), ("nll", "a.safetensors", "--latents", "a.safetensors")):
+        host = cli(*command, *options).values(command[0])
+        device = cli(*command, *options, "--device", "cuda").values(command[0])
+        assert device == pytest.approx(host, rel=1e-6)
+
+
+def test_sample_writes_the_same_bytes(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("a.safetensors", moments=moments_of(40, 4, 8, 8))
+    for device in ("cpu", "cuda"):
+        assert cli("sample", "a.safetensors", "-o", f"{device}.safetensors", "--device", device).status == 0
+    assert (tmp_path / "cpu.safetensors").read_bytes() == (tmp_path / "cuda.safetensors").read_bytes()
+
+
+def test_the_class_computes_where_its_parameters_are() -> None:
+    parameters = moments_of(5, 4, 8, 8, dtype="F16")
+    host, device = DiagonalGaussianDistribution(parameters), DiagonalGaussianDistribution(parameters.cuda())
+    assert device.kl().device.type == "cuda"
+    assert torch.allclose(device.kl().cpu(), host.kl(), rtol=1e-6)
+    assert device.sample(torch.Generator().manual_seed(0)).device.type == "cuda"
