@@ -21,9 +21,9 @@ from latentkit.workspace import Workspace
 
 Values = NDArray[np.float64]
 
-# Below these means of m² + h(l), float32 could be off by more than 5e-7 of the sum. With tables each of four steps costs
-# at most half a unit, 6e-8 of a term, and only the underflow of m² is left. The arithmetic form adds the errors of e^l,
-# or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
+# Below these means of m² + h(l), float32 could be off by more than 5e-7 of the sum. With tables each of four steps
+# costs at most half a unit, 6e-8 of a term, and only the underflow of m² is left. The arithmetic form adds the errors
+# of e^l, or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
 _LEAST_MEAN_TERM_TABULATED = 1e-30
 _LEAST_MEAN_TERM_COMPUTED = 1.2
 
@@ -52,7 +52,7 @@ def kl_to_prior(
     def exactly(mean: Tensor, raw: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
-        return sample_sums(terms.cpu(), workspace, per_channel=per_channel)
+        return sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
 
     if _needs_float64(mean, arithmetic) or (not can_tabulate(raw.dtype) and not _float32_holds(arithmetic)):
         return exactly(mean, raw)
@@ -114,7 +114,7 @@ def nll(
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         deviation = (latents.to(wide.device, wide.dtype) - wide) / scale.std
         terms = 0.5 * scale.logvar + 0.5 * deviation * deviation
-        return sample_sums(terms.cpu(), workspace) + constant
+        return sample_sums(terms.contiguous().cpu(), workspace) + constant
 
     constant = 0.5 * LOG_2PI * mean[0].numel()
     if _needs_float64(mean, arithmetic) or latents.dtype == torch.float64 or not can_tabulate(raw.dtype):

@@ -51,13 +51,14 @@ class Source:
     """Where latents came from, as their metadata says: ``runs`` of samples (first, count, step) of one input.
 
     ``reading`` is how the input was read: the key of its scale, if it has one of its own, layout, parameterization.
+    ``fingerprint`` is the input's size and the SHA-256 of its header: unlike a time, any copy of it has the same.
     """
 
     name: str
     key: str
     stream: str
     reading: tuple[str | None, str, str]
-    stamp: tuple[int, ...]
+    fingerprint: tuple[int, str]
     runs: tuple[Run, ...]
 
     @property
@@ -124,7 +125,8 @@ def _sources(spans: Sequence[Span], recipe: Recipe) -> list[dict[str, Any]]:
                 "layout": posterior.layout,
                 "parameterization": posterior.parameterization,
                 "stream": recipe.stream_of(posterior),
-                "stamp": posterior.header.stamp,
+                "bytes": posterior.header.stamp[0],
+                "header_sha256": posterior.header.digest,
                 "samples": _runs(group),
             }
         )
@@ -180,7 +182,7 @@ def _source(entry: Mapping[str, Any]) -> Source:
         raise ValueError("a source has no samples")
     name, key, stream = (_text(entry[field]) for field in ("name", "key", "stream"))
     reading = entry["scale_key"], entry["layout"], entry["parameterization"]
-    return Source(name, key, stream, reading, tuple(entry["stamp"]), runs)
+    return Source(name, key, stream, reading, (entry["bytes"], entry["header_sha256"]), runs)
 
 
 def _text(value: object) -> str:

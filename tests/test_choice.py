@@ -14,7 +14,7 @@ FILE = InputFile("a.safetensors", "a.safetensors", ".", searched=False)
 
 def header_of(metadata: dict[str, str] | None = None, **tensors: tuple[str, tuple[int, ...]]) -> Header:
     infos = {key: TensorInfo(key, dtype, shape, 0, 0) for key, (dtype, shape) in tensors.items()}
-    return Header("a.safetensors", (0, 0), infos, metadata or {})
+    return Header("a.safetensors", (0, 0), "", infos, metadata or {})
 
 
 M = ("F32", (2, 4, 3, 3))

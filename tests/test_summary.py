@@ -103,7 +103,8 @@ def test_a_histogram_counts_every_value_once() -> None:
 def posterior_called(name: str) -> Posterior:
     file = InputFile(name, name, ".", searched=False)
     tensor = TensorInfo("moments", "F32", (1000, 2), 0, 0)
-    return Posterior(file, Header(name, (0, 0), {}, {}), tensor, None, "bc", split_axes((1000, 1), "bc"), "logvar", "")
+    header = Header(name, (0, 0), "", {}, {})
+    return Posterior(file, header, tensor, None, "bc", split_axes((1000, 1), "bc"), "logvar", "")
 
 
 def top_of(count: int, *batches: tuple[list[list[float]], Span]) -> list[tuple[float, str, int, int]]:

@@ -94,8 +94,8 @@ def _check(posterior: Posterior, source: "Source", recipe: "Recipe", header: Hea
             f"{header.path}: its metadata has an affine of {recipe.affine.channels()} channels; {posterior.label} has "
             f"{posterior.axes.channels}"
         )
-    if source.stamp != posterior.header.stamp:
-        note(messages, f"{posterior.file.path}: its size or time is not that of the input of {header.path}")
+    if source.fingerprint != (posterior.header.stamp[0], posterior.header.digest):
+        note(messages, f"{posterior.file.path}: its size or header is not that of the input of {header.path}")
 
 
 def _tensor(header: Header, key: str, spans: Sequence[Span], recipe: "Recipe") -> TensorInfo:

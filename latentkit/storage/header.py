@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from hashlib import sha256
 from math import prod
 from typing import Any
 
@@ -42,10 +43,15 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What a file holds; equal to itself alone. ``stamp`` (bytes, mtime in ns) tells whether it is still the same."""
+    """What a file holds; equal to itself alone.
+
+    ``stamp`` (bytes, mtime in ns) tells whether it is still the same file; ``digest``, the SHA-256 of the header's own
+    bytes, is the same for every copy.
+    """
 
     path: str
     stamp: tuple[int, int]
+    digest: str
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
 
@@ -68,12 +74,13 @@ def read_header(path: str) -> Header:
         except SafetensorError as error:
             raise DataError(_damage(path, error, status.st_size)) from error
         try:
-            entries = json.loads(file.read(length))
+            text = file.read(length)
+            entries = json.loads(text)
         except ValueError as error:
             raise DataError(f"{path}: changed while it was being read; run again when its writer is done") from error
     metadata = entries.pop("__metadata__", None) or {}
     tensors = {key: _tensor_info(key, entry, 8 + length) for key, entry in entries.items()}
-    return Header(path, (status.st_size, status.st_mtime_ns), tensors, metadata)
+    return Header(path, (status.st_size, status.st_mtime_ns), sha256(text).hexdigest(), tensors, metadata)
 
 
 def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
