@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -24,8 +25,10 @@ Result = TypeVar("Result")
 #: What a sink takes: a span, its samples' values ``(samples, k)``, and the bytes read for them.
 Progressing = Iterator[tuple[tuple[Span, Values], int]]
 
-# Blocks under way a worker: one in hand, and others ready for when a slow one holds up the order.
-_AHEAD = 4
+# Tasks under way a worker: one in hand, and others ready for when a slow one holds up the order.
+_AHEAD = 3
+# Blocks in a task at most: handing over takes the interpreter, which the workers need too.
+_MOST_BLOCKS = 16
 
 
 def default_workers() -> int:
@@ -52,24 +55,30 @@ def run(
         torch.set_grad_enabled(False)
         torch.set_num_threads(1)
 
-    def do(block: Block) -> Result:
-        return work(block, local.workspace)
+    def do(blocks: list[Block]) -> list[tuple[Block, Result]]:
+        return [(block, work(block, local.workspace)) for block in blocks]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentkit", initializer=begin)
-    pending: deque[tuple[Block, Future[Result]]] = deque()
+    pending: deque[Future[list[tuple[Block, Result]]]] = deque()
     try:
-        for block in blocks:
-            pending.append((block, pool.submit(do, block)))
+        for task in _tasks(iter(blocks), workers):
+            pending.append(pool.submit(do, task))
             if len(pending) >= _AHEAD * workers:
-                done, future = pending.popleft()
-                yield done, future.result()
+                yield from pending.popleft().result()
         while pending:
-            done, future = pending.popleft()
-            yield done, future.result()
+            yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         # Torch hands the number last set to threads started later: give it back what the user had.
         torch.set_num_threads(torch_threads)
+
+
+def _tasks(blocks: Iterator[Block], workers: int) -> Iterator[list[Block]]:
+    """Blocks by the handful: one each at first, so that little work is shared too, then more and more."""
+    submitted = 0
+    while task := list(islice(blocks, min(_MOST_BLOCKS, 1 + submitted // (2 * workers)))):
+        submitted += 1
+        yield task
 
 
 def kl_values(
