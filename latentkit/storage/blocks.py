@@ -19,10 +19,10 @@ from latentkit.storage.header import Header, TensorInfo
 from latentkit.storage.reading import DTYPE_BYTES, TORCH_DTYPES, as_bytes, read_at, read_bytes
 from latentkit.workspace import Workspace
 
-#: Elements of the mean in a block at most: few enough for a core's cache, enough that Python threads do not wait
-#: for the interpreter.
-BLOCK_ELEMENTS = 1 << 17
-
+#: Elements of the mean in a block of whole samples, at most: with fewer, threads wait for the interpreter.
+BLOCK_ELEMENTS = 1 << 19
+#: Elements in a piece of a sample, at most. Sums are by pieces: another number would change their last digits.
+PIECE_ELEMENTS = 1 << 17
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
 
@@ -76,21 +76,21 @@ class Block:
 
 @lru_cache(maxsize=1024)
 def pieces_of(axes: Axes) -> list[Piece]:
-    """Cut a sample into pieces of at most ``BLOCK_ELEMENTS``: runs of outer rows, of channels, or of one channel."""
+    """Cut a sample into pieces of at most ``PIECE_ELEMENTS``: runs of outer rows, of channels, or of one channel."""
     _, outer, channels, inner = axes.view
     everything = ((0, outer), (0, channels), (0, inner))
-    if channels * inner <= BLOCK_ELEMENTS:
-        step = BLOCK_ELEMENTS // (channels * inner)
+    if channels * inner <= PIECE_ELEMENTS:
+        step = PIECE_ELEMENTS // (channels * inner)
         return [Piece(rows, *everything[1:]) for rows in _ranges(outer, step)]
     rows = _ranges(outer, 1)
-    if inner <= BLOCK_ELEMENTS:
-        step = BLOCK_ELEMENTS // inner
+    if inner <= PIECE_ELEMENTS:
+        step = PIECE_ELEMENTS // inner
         return [Piece(row, run, everything[2]) for row in rows for run in _ranges(channels, step)]
     return [
         Piece(row, channel, run)
         for row in rows
         for channel in _ranges(channels, 1)
-        for run in _ranges(inner, BLOCK_ELEMENTS)
+        for run in _ranges(inner, PIECE_ELEMENTS)
     ]
 
 
