@@ -1,7 +1,8 @@
 """Posteriors where the arithmetic is easy and where it is hard, for the tests of accuracy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -96,3 +97,12 @@ class Worst:
 
 def generator_for(*names: object) -> torch.Generator:
     return torch.Generator().manual_seed(sum(map(ord, repr(names))))
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """On small tensors torch's threads do little but wait for each other, for minutes on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

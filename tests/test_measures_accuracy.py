@@ -10,7 +10,7 @@ import pytest
 import reference
 import regimes
 import torch
-from regimes import DTYPES, Worst, far_means, generator_for, spread_of, stored, tolerance
+from regimes import DTYPES, Worst, far_means, generator_for, one_torch_thread, spread_of, stored, tolerance
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +25,12 @@ from latentkit.workspace import Workspace
 
 NARROW = DTYPES[2:]
 Pair = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 def barely_there(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regimes import DTYPES, generator_for, spread_of, stored
+from regimes import DTYPES, generator_for, one_torch_thread, spread_of, stored
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +32,12 @@ SOME = [torch.float64, torch.float32, torch.bfloat16]
 
 #: Samples near the prior, typical, and beyond float32, so that some are done again in float64.
 SPREADS = [spread_of(1e-20, 1e-20), spread_of(1e-3, 1e-3), spread_of(1.0, 2.0, -2.0), spread_of(1e25, 1.0)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 def data(
@@ -220,7 +226,9 @@ def test_16_and_8_bits_give_the_same_bits_on_any_vector_width(capability: str) -
     if "NPY_DISABLE_CPU_FEATURES" in environment:
         environment["NPY_DISABLE_CPU_FEATURES"] = vector_features()
     command = [sys.executable, "-W", "ignore", __file__]
-    ran = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        command, env=os.environ | environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
     assert ran.stdout.splitlines() == list(fingerprint())
 
 

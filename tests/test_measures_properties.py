@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regimes import DTYPES
+from regimes import DTYPES, one_torch_thread
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
@@ -31,6 +32,12 @@ from latentkit.workspace import Workspace
 quickly = settings(max_examples=80, deadline=None)
 
 SHAPE = (3, 2, 4, 2)  # (samples, outer, channels, inner)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with one_torch_thread():
+        yield
 
 
 @st.composite

@@ -27,7 +27,6 @@ app = typer.Typer(
     name="latentkit",
     help="Measure and sample the diagonal Gaussian posterior of saved VAE-encoder outputs.",
     epilog=_EXAMPLES,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -61,7 +60,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     _prepare_streams()
     try:
-        status = app(standalone_mode=False)
+        # Alone, it says what there is; that is no wrong usage.
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -237,14 +237,12 @@ def run(command: list[str]) -> tuple[float, int]:
 def floor(path: Path, dtype: torch.dtype) -> float:
     """Seconds to read, cast and exponentiate a file's elements, each alone, on all cores."""
     elements = path.stat().st_size // dtype.itemsize
-    stored, wide = torch.zeros(CHUNK, dtype=dtype), torch.zeros(CHUNK)
     casts = 0 if dtype == torch.float32 else elements // CHUNK
+    stored, wide = torch.ones(CHUNK, dtype=dtype), torch.randn(CHUNK)
     return (
         _on_all_cores(lambda part, parts: _read(path, part, parts))
-        + _on_all_cores(lambda _, parts: _repeat(lambda own: own.copy_(stored), wide, casts // parts))
-        + _on_all_cores(
-            lambda _, parts: _repeat(lambda own: torch.exp(own, out=own), wide, elements // 2 // CHUNK // parts)
-        )
+        + _on_all_cores(lambda _, parts: _repeat(lambda own: own.copy_(stored), casts // parts))
+        + _on_all_cores(lambda _, parts: _repeat(lambda own: torch.exp(wide, out=own), elements // 2 // CHUNK // parts))
     )
 
 
@@ -255,8 +253,8 @@ def _read(path: Path, part: int, parts: int) -> None:
             os.preadv(file.fileno(), [buffer], offset)
 
 
-def _repeat(work: Callable[[torch.Tensor], object], like: torch.Tensor, times: int) -> None:
-    own = torch.zeros_like(like)
+def _repeat(work: Callable[[torch.Tensor], object], times: int) -> None:
+    own = torch.zeros(CHUNK)
     for _ in range(times):
         work(own)
 

@@ -151,6 +151,7 @@ def steps(path: Path, blocks: int = 500) -> dict[str, float]:
     words = np.random.Philox(key=1).random_raw(latents.numel() // 2).view(np.int32)
     philox, table = np.random.Philox(key=1), noise.std_table(raw.dtype) if raw.element_size() == 2 else None
     out, mean32 = torch.empty(shape, dtype=raw.dtype), torch.empty(shape)
+    chunks = max(1, latents.numel() // noise.CHUNK)
     index = torch.empty(shape, dtype=torch.int32)
 
     def sigma() -> None:
@@ -167,7 +168,10 @@ def steps(path: Path, blocks: int = 500) -> dict[str, float]:
         "all but the write": whole,
         "read": lambda block: read_posterior(block, workspace),
         "bits": lambda _: philox.random_raw(latents.numel() // 2),
-        "table": lambda _: noise._normals(words, latents.view(-1).numpy(), workspace.scratch),
+        "table": lambda _: [
+            noise._normals(part, into, workspace.scratch)
+            for part, into in zip(np.split(words, chunks), np.split(latents.view(-1).numpy(), chunks), strict=True)
+        ],
         "σ": lambda _: sigma(),
         "mean, product, sum": lambda _: noise.draw(mean32.copy_(mean), std, latents),
         "cast": lambda _: noise.store(latents, out),

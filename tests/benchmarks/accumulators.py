@@ -1,6 +1,6 @@
 """``Statistics`` next to the floor of DESIGN §7 (read + cast + exp), in seconds per GiB, by dtype and threads.
 
-Run: python tests/benchmarks/statistics.py [--mib 256] [--channels 4] [--inner 1024] [--tokens]
+Run: python tests/benchmarks/accumulators.py [--mib 256] [--channels 4] [--inner 1024] [--tokens]
 """
 
 import argparse
