@@ -46,6 +46,7 @@ def draw(result: "Result") -> None:
         clamped = [group for group in groups if _touches_clamp(group)]
         if clamped:
             _put(console, "Log-variances at the clamp and NaN, by channel", _clamp_by_channel(clamped))
+        _put(console, "Log-variances by channel, raw", _logvars(groups))
     _put(console, *_channels(console, groups, overall), which)
     if overall.logvar is not None:
         _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
@@ -168,6 +169,25 @@ def _clamp_by_channel(groups: Sequence["Group"]) -> Table:
         counts = [clamp.below, clamp.at_low, clamp.at_high, clamp.above]
         counts += [logvar.minus_inf_count, logvar.plus_inf_count, logvar.nan_count]
         table.add_row(str(group.channel), *(f"{count:,}" for count in counts))
+    return table
+
+
+def _logvars(groups: Sequence["Group"]) -> Table:
+    """The raw log-variances of each channel: extremes, mean and standard deviation."""
+    table = _table()
+    for heading in ("ch", "finite", "min", "mean", "sd", "max", "distance to a bound"):
+        table.add_column(heading, justify="right")
+    spreads = [group.logvar for group in groups if group.logvar is not None]
+    columns = (
+        [f"{spread.finite:,}" for spread in spreads],
+        aligned(spread.min for spread in spreads),
+        aligned(spread.mean for spread in spreads),
+        aligned(spread.sd for spread in spreads),
+        aligned(spread.max for spread in spreads),
+        aligned(group.clamp.margin for group in groups if group.clamp is not None),
+    )
+    for group, *cells in zip(groups, *columns, strict=True):
+        table.add_row(str(group.channel), *cells)
     return table
 
 
