@@ -8,6 +8,8 @@ float64, from the same bytes, so that a healthy sample pays nothing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ Values = NDArray[np.float64]
 # of e^l, or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
 _LEAST_MEAN_TERM_TABULATED = 1e-30
 _LEAST_MEAN_TERM_COMPUTED = 1.2
+
+# A block is read at once, so that threads seldom wait for the interpreter, and computed in parts of so many elements.
+_CACHED_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +63,44 @@ def kl_to_prior(
     harmful = arithmetic.precision == "auto" and not can_tabulate(raw.dtype) and not _float32_holds(arithmetic.clamp)
     if _needs_float64(mean, arithmetic) or harmful:
         return exactly(mean, raw)
-    terms = workspace.take("terms", tuple(mean.shape), torch.float32)
-    terms.copy_(mean)
-    terms.mul_(terms)
     if can_tabulate(raw.dtype):
-        tables = tables_of(raw.dtype, parameterization, arithmetic.clamp)
-        terms.add_(look_up(tables.remainder, raw, "looked_up", workspace))
-        least = _LEAST_MEAN_TERM_TABULATED
+        table, least = tables_of(raw.dtype, parameterization, arithmetic.clamp).remainder, _LEAST_MEAN_TERM_TABULATED
     else:
-        terms.add_(_computed_remainder(raw, parameterization, arithmetic.clamp, workspace))
-        least = _LEAST_MEAN_TERM_COMPUTED
-    values = 0.5 * sample_sums(terms, workspace, per_channel=per_channel)
+        table, least = None, _LEAST_MEAN_TERM_COMPUTED
+    n, _, channels, _ = mean.shape
+    values = np.empty((n, channels if per_channel else 1))
+    for part in workspace.prepared(_parts, mean, raw):
+        part.terms.copy_(part.mean).mul_(part.terms)
+        if table is not None:
+            part.terms.add_(look_up(table, part.raw, "looked_up", workspace))
+        else:
+            part.terms.add_(_computed_remainder(part.raw, parameterization, arithmetic.clamp, workspace))
+        values[part.rows] = sample_sums(part.terms, workspace, per_channel=per_channel)
+    values *= 0.5
     if arithmetic.precision == "auto":
-        least *= 0.5 * terms[0].numel() / values.shape[1]
+        least *= 0.5 * prod(mean.shape[1:]) / values.shape[1]
         _again(~((values >= least) & np.isfinite(values)).all(axis=1), values, exactly, mean, raw)
     return values
+
+
+class _Part(NamedTuple):
+    """Some samples of a block, as many as a core's cache holds with all that is computed of them."""
+
+    rows: slice
+    mean: Tensor
+    raw: Tensor
+    terms: Tensor
+
+
+def _parts(workspace: Workspace, mean: Tensor, raw: Tensor) -> list[_Part]:
+    n, *rest = mean.shape
+    step = max(1, _CACHED_ELEMENTS // max(1, prod(rest)))
+    starts = range(0, n, step)
+    rows = [slice(start, min(start + step, n)) for start in starts]
+    return [
+        _Part(part, mean[part], raw[part], workspace.take("terms", (part.stop - part.start, *rest), torch.float32))
+        for part in rows
+    ]
 
 
 def kl_to_other(

@@ -20,7 +20,7 @@ from latentkit.storage.reading import DTYPE_BYTES, TORCH_DTYPES, as_bytes, read_
 from latentkit.workspace import Workspace
 
 #: Elements of the mean in a block of whole samples, at most: with fewer, threads wait for the interpreter.
-BLOCK_ELEMENTS = 1 << 19
+BLOCK_ELEMENTS = 1 << 20
 #: Elements in a piece of a sample, at most. Sums are by pieces: another number would change their last digits.
 PIECE_ELEMENTS = 1 << 17
 # Each span of a block costs an open file, in and perhaps out.
