@@ -124,6 +124,7 @@ def compare(name: str, path: Path, folder: Path, rounds: int) -> None:
         for key, command in (imports | commands).items():
             wall, peak[key] = run(command)
             seconds[key].append(wall)
+            print(f"{key}: {wall:.2f} s", file=sys.stderr)
     base = {key: statistics.median(values) for key, values in seconds.items()}
     print(f"**{name}**, 1 GiB: floor {base['floor']:.3f} s, `import torch` {base['torch']:.2f} s\n")
     print("| what | s, less imports | spread | of the floor | of latentkit's | peak MiB, over `import torch` |")

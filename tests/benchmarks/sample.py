@@ -233,7 +233,7 @@ def main() -> None:
                 f"import torch + {peak:.0f} MiB (usual: {(of['usual KiB'] - of['import KiB']) / 1024:.0f}) |",
                 flush=True,
             )
-    print("\nCPU µs of one thread for a block of 131,072 latents:\n")
+    print("\nCPU µs of one thread for a block of 1,048,576 latents:\n")
     names = list(next(iter(profile.values())))
     print(f"| | {' | '.join(names)} |\n| --- |{' ---: |' * len(names)}")
     for dtype, took in profile.items():
