@@ -68,7 +68,7 @@ def kl_to_prior(
     else:
         table, least = None, _LEAST_MEAN_TERM_COMPUTED
     n, _, channels, _ = mean.shape
-    values = np.empty((n, channels if per_channel else 1))
+    values: Values = np.empty((n, channels if per_channel else 1))
     for part in workspace.prepared(_parts, mean, raw):
         part.terms.copy_(part.mean).mul_(part.terms)
         if table is not None:
@@ -79,7 +79,8 @@ def kl_to_prior(
     values *= 0.5
     if arithmetic.precision == "auto":
         least *= 0.5 * prod(mean.shape[1:]) / values.shape[1]
-        _again(~((values >= least) & np.isfinite(values)).all(axis=1), values, exactly, mean, raw)
+        held: NDArray[np.bool_] = ((values >= least) & np.isfinite(values)).all(axis=1)
+        _again(~held, values, exactly, mean, raw)
     return values
 
 

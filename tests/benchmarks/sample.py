@@ -141,7 +141,7 @@ def round_of(path: Path, nbytes: int, elements: int) -> dict[str, float]:
 
 
 def steps(path: Path, blocks: int = 500) -> dict[str, float]:
-    """CPU µs that one thread takes for each step of a block of 131,072 latents."""
+    """CPU µs that one thread takes for each step of a block of 1,048,576 latents."""
     torch.set_num_threads(1)
     plan = list(plan_blocks(find_posteriors([str(path)], Selection()).spans))[:blocks]
     workspace, recipe = Workspace(), Recipe()
