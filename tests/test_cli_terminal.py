@@ -304,7 +304,7 @@ def test_the_bar_is_gone_before_an_error_is_said(terminal: Terminal, write: Writ
     moments = moments_of(300, 8, 16, 16, dtype="F16")
     moments[299, 0, 0, 0] = torch.nan
     write("a.safetensors", moments=moments)
-    seen = terminal("kl", "a.safetensors", "--on-nonfinite", "error", piped=True)
+    seen = terminal("kl", "a.safetensors", "--batch-size", 32, "--on-nonfinite", "error", piped=True)
     assert seen.status == 1
     assert seen.screen.rindex("\x1b[?25h") < seen.screen.index("sample 299")
 
