@@ -1,4 +1,4 @@
-"""Measures: a block of posteriors -> KL, NLL or latents of its samples.
+"""Measures: a block of posteriors -> KL or NLL of its samples.
 
 16- and 8-bit posteriors go through tables and float32, float32 ones through float32 arithmetic; sums are float64.
 Where float32 cannot keep the accuracy (near the prior, beyond its range), the rows concerned are done again in

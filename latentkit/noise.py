@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp
+from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, SOFTPLUS_FLOOR, Clamp
 
 #: Written into the metadata of what is drawn. Any change of a bit, in noise or latents, takes a new number.
 RECIPE = 1
 
 #: Elements worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
 CHUNK = 1 << 17
-
-_SOFTPLUS_FLOOR = 1e-4
 
 
 class Scratch:
@@ -149,7 +147,7 @@ def _unclamped_std(raw: NDArray[np.float64], parameterization: str) -> NDArray[n
     if parameterization == "var":
         return np.sqrt(raw)
     if parameterization == "softplus":
-        return np.maximum(raw, 0) + np.log1p(np.exp(-np.abs(raw))) + _SOFTPLUS_FLOOR
+        return np.maximum(raw, 0) + np.log1p(np.exp(-np.abs(raw))) + SOFTPLUS_FLOOR
     raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
 
 

@@ -16,7 +16,7 @@ DEFAULT_CLAMP: Clamp = (-30.0, 20.0)
 
 # Stable Audio's Oobleck adds this to softplus, so that no standard deviation is zero
 # (diffusers, autoencoder_oobleck.py).
-_SOFTPLUS_FLOOR = 1e-4
+SOFTPLUS_FLOOR = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAU
     if parameterization == "std":
         std = _not_negative(raw)
     elif parameterization == "softplus":
-        std = _softplus(raw if raw.device.type == "mps" else raw.double()) + _SOFTPLUS_FLOOR
+        std = softplus_std(raw if raw.device.type == "mps" else raw.double())
     else:
         raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
     std = std.clamp(_exp(0.5 * low, std.dtype), _exp(0.5 * high, std.dtype))
@@ -104,6 +104,7 @@ def _not_negative(raw: Tensor) -> Tensor:
     return raw.masked_fill(raw < 0, math.nan)
 
 
-def _softplus(raw: Tensor) -> Tensor:
+def softplus_std(raw: Tensor) -> Tensor:
+    """σ = softplus(s) + 1e-4, in the dtype of ``raw``, before any clamp."""
     # torch's own threshold of 20 drops a term of 1e-10, which float64 can see.
-    return torch.nn.functional.softplus(raw, threshold=40)
+    return torch.nn.functional.softplus(raw, threshold=40) + SOFTPLUS_FLOOR

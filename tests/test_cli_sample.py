@@ -468,3 +468,14 @@ def test_the_sample_data_can_be_drawn(cli: Cli, tmp_path: Path, path: str) -> No
     options = {"tokens": ("--layout", "blc"), "mean-std": ("--parameterization", "std")}.get(path, ())
     assert cli("sample", SAMPLE_DATA / f"{path}.safetensors", "-o", "out.safetensors", *options).status == 0
     assert latents_of(tmp_path / "out.safetensors").isfinite().all()
+
+
+def test_a_search_passes_over_the_output_below_it(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("d/a.safetensors", moments=moments_of(5))
+    options = ("--parameterization", "logvar", "--overwrite")
+    assert cli("sample", "d", "-o", "d/out", *options).status == 0
+    before = (tmp_path / "d/out/a.safetensors").read_bytes()
+    again = cli("sample", "d", "-o", "d/out", *options)
+    assert (again.status, "passed over 1 file" in again.err) == (0, True)
+    assert files_below(tmp_path / "d") == ["a.safetensors", "out/a.safetensors"]
+    assert (tmp_path / "d/out/a.safetensors").read_bytes() == before

@@ -1,13 +1,12 @@
 """``--dry-run``: the plan, by headers alone."""
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 
 from latentkit.cli.screen import plain_table, remark, stdout_console
 from latentkit.storage.plan import Found
+from latentkit.storage.writer import free_space
 
 
 def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()) -> None:
@@ -19,7 +18,7 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
         "bytes_in": found.nbytes,
     }
     if folder is not None:
-        facts |= {"files_out": len(sizes), "bytes_out": sum(sizes), "bytes_free": _free(folder)}
+        facts |= {"files_out": len(sizes), "bytes_out": sum(sizes), "bytes_free": free_space(folder)}
     if not sys.stdout.isatty():
         print(json.dumps({**facts, "read": found.readings}))
         return
@@ -29,10 +28,3 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:,}")
     stdout_console().print(table, remark(found.readings))
-
-
-def _free(folder: str) -> int:
-    place = os.path.abspath(folder)
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    return shutil.disk_usage(place).free

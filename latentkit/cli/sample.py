@@ -170,7 +170,9 @@ def sample(
     check_device_name(computing.device)
     clamp = computing.clamp()
     _check(drawing, placing)
-    found = find_posteriors(files, reading.selection(), choosing.choice(), relative_to=drawing.relative_to)
+    found = find_posteriors(
+        files, reading.selection(), choosing.choice(), relative_to=drawing.relative_to, leave_out=placing.output
+    )
     if placing.verify is not None:
         verify(found, placing.verify, computing, messages)
         return

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from latentkit.statistics import Summary
 
 EXAMPLES = """
+[bold]Examples[/bold]
+
 latentkit stats sample_data/healthy-f16.safetensors
 
 latentkit stats sample_data/shards --save-normalization normalization.json

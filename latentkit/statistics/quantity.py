@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.distributions import exp_remainder
-from latentkit.parameterization import Clamp, Scale, scale_of
-
-_SOFTPLUS_FLOOR = 1e-4
+from latentkit.parameterization import SOFTPLUS_FLOOR, Clamp, Scale, scale_of, softplus_std
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Quantity:
             case "var":
                 return torch.log(stored)
             case "softplus":
-                return 2 * torch.log(_softened(stored))
+                return 2 * torch.log(softplus_std(stored))
         raise ValueError(f"{self.parameterization!r} is no parameterization")
 
     def variance(self, stored: Tensor, out: Tensor) -> Tensor:
@@ -114,7 +112,7 @@ class Quantity:
             case "var":
                 return out.copy_(stored)
             case "softplus":
-                return torch.square(_softened(stored), out=out)
+                return torch.square(softplus_std(stored), out=out)
         return torch.exp(stored, out=out)
 
     def scale(self, stored: Tensor) -> Scale:
@@ -132,10 +130,6 @@ class Quantity:
         return float(exp_remainder(wide, wide.exp())), float(wide.exp())
 
 
-def _softened(stored: Tensor) -> Tensor:
-    return torch.nn.functional.softplus(stored, threshold=40) + _SOFTPLUS_FLOOR
-
-
 def stored_at(logvar: float, parameterization: str) -> float:
     """The scale parameter that stands for a log-variance: the inverse of ``Quantity.value``.
 
@@ -148,7 +142,7 @@ def stored_at(logvar: float, parameterization: str) -> float:
     std = _exp(0.5 * logvar)
     if parameterization == "std":
         return std
-    softened = std - _SOFTPLUS_FLOOR
+    softened = std - SOFTPLUS_FLOOR
     if softened <= 0:
         return math.nan
     return softened + math.log(-math.expm1(-softened)) if math.isfinite(softened) else math.inf

@@ -1,5 +1,6 @@
 """Arguments -> posteriors to read, by headers alone."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,20 +41,26 @@ def find_posteriors(
     choice: SampleChoice | None = None,
     *,
     relative_to: str | None = None,
-    leave_out: Iterable[str] = (),
+    leave_out: str | None = None,
 ) -> Found:
     """Find the posteriors of all files that ``arguments`` stand for.
 
-    A search passes over what latentkit drew, and over the paths in ``leave_out`` (a run's own output).
-    Raises ``RequestError`` or ``DataError`` for the first file that cannot be read so, and ``DataError`` when there
-    is no sample at all.
+    A search passes over what latentkit drew, and over the file or folder ``leave_out`` (a run's own output) where
+    that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
+    so, and ``DataError`` when there is no sample at all.
     """
     files = find_inputs(arguments, relative_to=relative_to)
-    left_out = set(leave_out)
     posteriors: list[Posterior] = []
     drawn = []
+    own = 0
     for file in files:
-        if file.searched and file.path in left_out:
+        if (
+            file.searched
+            and leave_out is not None
+            and _within(file.path, leave_out)
+            and not _within(file.root, leave_out)
+        ):
+            own += 1
             continue
         header = read_header(file.path)
         if file.searched and is_drawn(header) and selection.parameterization is None:
@@ -67,7 +74,12 @@ def find_posteriors(
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
     spans = choose_samples(filled, choice)
     used = tuple(dict.fromkeys(span.posterior for span in spans))
-    return Found(used, spans, len(posteriors) - len(filled), len(drawn))
+    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own)
+
+
+def _within(path: str, place: str) -> bool:
+    path, place = os.path.realpath(path), os.path.realpath(place)
+    return path == place or path.startswith(os.path.join(place, ""))
 
 
 def refuse_equal_names(posteriors: Iterable[Posterior]) -> None:

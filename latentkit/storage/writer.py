@@ -60,15 +60,22 @@ def lay_out(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> L
     return Layout(header, {key: start + begin for key, begin in begins.items()}, start + end)
 
 
-def check_free_space(folder: str, needed: int) -> None:
-    """Raise ``DataError`` when the file system of ``folder`` (or its nearest existing parent) has less room."""
+def free_space(folder: str) -> int:
+    """Bytes free on the file system of ``folder``, or of its nearest parent that is there."""
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
     if not hasattr(os, "statvfs"):
-        return
+        import shutil
+
+        return shutil.disk_usage(place).free
     status = os.statvfs(place)
-    free = status.f_bavail * status.f_frsize
+    return status.f_bavail * status.f_frsize
+
+
+def check_free_space(folder: str, needed: int) -> None:
+    """Raise ``DataError`` when the file system of ``folder`` has less room."""
+    free = free_space(folder)
     if free < needed:
         raise DataError(f"{folder}: the output needs {needed:,} bytes and {free:,} are free; nothing was written")
 
