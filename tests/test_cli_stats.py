@@ -113,3 +113,11 @@ def test_one_sample_has_no_active_channels_yet(cli: Cli, write: Write) -> None:
     outcome = cli("stats", "a.safetensors", "--format", "table")
     assert outcome.status == 0
     assert "–" in outcome.out
+
+
+def test_a_negative_standard_deviation_is_refused_with_its_place(cli: Cli, write: Write) -> None:
+    moments = moments_of(5).abs()
+    moments[3, 2:] = -1.0
+    write("a.safetensors", moments=moments)
+    outcome = cli("stats", "a.safetensors", "--parameterization", "std", "--quiet")
+    assert (outcome.status, "in a.safetensors, tensor 'moments', sample 3" in outcome.complaint) == (1, True)

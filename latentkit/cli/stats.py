@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from latentkit.normalization import Factors as Normalization
     from latentkit.outliers import SampleKl
     from latentkit.state import State
-    from latentkit.statistics import Summary
+    from latentkit.statistics import Place, Summary
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -165,9 +165,14 @@ def _count(found: Found, clamp: tuple[float, float], computing: Computing, messa
     if scale is not None and scale.negative_count:
         raise DataError(
             f"{found.posteriors[0].file.path}: {scale.negative_count:,} values of the second half are negative, so "
-            f"they are no {statistics.parameterization}; are they log-variances (--parameterization logvar)?"
+            f"they are no {statistics.parameterization}; the first value that is no number stands"
+            f"{_place(scale.nonfinite_at)}; are they log-variances (--parameterization logvar)?"
         )
     return State(statistics, sample_kl, found.readings)
+
+
+def _place(place: "Place | None") -> str:
+    return "" if place is None else f" in {place.name}, tensor {place.key!r}, sample {place.index}"
 
 
 def _judge(
