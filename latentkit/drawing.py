@@ -3,19 +3,36 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latentkit.noise import draw, fill_normal, std_float32, std_table, store, stream_key, stream_name
+from latentkit.noise import (
+    Scratch,
+    canonical_nan,
+    draw,
+    exp_bounds,
+    exp_half,
+    exp_tables,
+    normal_tables,
+    normals,
+    random_words,
+    std_float32,
+    std_table,
+    store,
+    stream_key,
+    stream_name,
+)
 from latentkit.parameterization import Clamp, scale_of
 from latentkit.pipeline import channel_values, locate
 from latentkit.recipe import Recipe
+from latentkit.scripted import PART_ELEMENTS, scripted
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
-from latentkit.tabulated import can_tabulate, look_up
+from latentkit.tabulated import can_tabulate, codes_of, look_up
 from latentkit.workspace import Workspace
 
 #: Takes one draw of a block's latents, in the output's dtype: ``(block, draw, latents)``.
@@ -38,66 +55,163 @@ class Drawn(NamedTuple):
 def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -> Drawn:
     """Draw a block's latents and hand them on, draw by draw."""
     stored, raw = read_posterior(block, workspace)
-    posterior = block.spans[0].posterior
-    dtype = TORCH_DTYPES[recipe.dtype_of(posterior)]
+    dtype = TORCH_DTYPES[recipe.dtype_of(block.spans[0].posterior)]
     out = workspace.take("out", block.shape, dtype)
-    # Where nothing is drawn, nothing need be rounded to float32.
-    exact = recipe.mode and dtype == torch.float64
-    latents = out if exact else workspace.take("latents", block.shape, torch.float32)
-    shift, scale = (_per_channel(values, block, latents.dtype) for values in (recipe.affine.shift, recipe.affine.scale))
-    clamped = overflowed = 0
-    nonfinite: set[int] = set()
-    if not recipe.mode:
-        mean = workspace.take("mean", block.shape, torch.float32).copy_(stored)
-        std, clamped = _std_of(raw, posterior.parameterization, recipe.clamp, workspace)
-        if recipe.temperature != 1.0:
-            std.mul_(recipe.temperature)
+    odd = torch.zeros(block.samples, dtype=torch.bool)
+    overflowed, all_within = 0, True
     for number in range(recipe.draws or 1):
         if recipe.mode:
-            latents.copy_(stored)
-            if not recipe.affine.is_identity:
-                latents.sub_(shift).mul_(scale)
+            overflowed += _mode(block, recipe, stored, out, odd)
         else:
-            _fill(block, number, recipe, latents, workspace)
-            draw(mean, std, latents, shift=shift, scale=scale)
-        if _all_small(latents, dtype):
-            out.copy_(latents)
-        else:
-            rows, too_large = _look(latents, dtype)
-            nonfinite.update(rows)
+            words = _words(block, number, recipe)
+            too_large, all_within = _drawn(block, recipe, stored, raw, words, out, odd, workspace)
             overflowed += too_large
-            store(latents, out)
         take(block, number, out)
-    first = locate(block, min(nonfinite)) if nonfinite else None
-    return Drawn(len(nonfinite), first, overflowed, clamped)
+    nonfinite = odd.nonzero().flatten().tolist()
+    clamped = 0 if all_within else _count_clamped(raw, block.spans[0].posterior.parameterization, recipe.clamp)
+    return Drawn(len(nonfinite), locate(block, nonfinite[0]) if nonfinite else None, overflowed, clamped)
 
 
-def _fill(block: Block, number: int, recipe: Recipe, noise: Tensor, workspace: Workspace) -> None:
-    row = 0
+def _mode(block: Block, recipe: Recipe, stored: Tensor, out: Tensor, odd: Tensor) -> int:
+    """The means, as ``_drawn`` gives latents."""
+    # Where nothing is drawn, nothing need be rounded to float32.
+    latents = stored.to(torch.float64 if out.dtype == torch.float64 else torch.float32)
+    shift, scale = _affine(block, recipe, latents.dtype)
+    if shift is not None:
+        latents = latents - shift
+    if scale is not None:
+        latents = latents * scale
+    store(latents, out)
+    finite = latents.isfinite()
+    odd |= ~finite.flatten(1).all(1)
+    return int((finite & out.isinf()).sum())
+
+
+def _words(block: Block, number: int, recipe: Recipe) -> Tensor:
+    """The random bits of one draw of the block."""
+    words = []
     for span in block.spans:
-        posterior = span.posterior
-        key = _stream_key(recipe.seed, stream_name(recipe.stream_of(posterior), posterior.key))
-        rows = noise[row : row + span.count]
-        fill_normal(rows, key, number, block.position(span.first), workspace.scratch)
-        row += span.count
+        key = _stream_key(recipe.seed, stream_name(recipe.stream_of(span.posterior), span.posterior.key))
+        words.append(random_words(span.count * prod(block.piece.shape), key, number, block.position(span.first)))
+    return words[0] if len(words) == 1 else torch.cat(words)
 
 
 _stream_key = lru_cache(maxsize=1024)(stream_key)
 _std_table = lru_cache(maxsize=8)(std_table)
 
 
-def _std_of(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspace) -> tuple[Tensor, int]:
-    """σ in float32, and how many log-variances were clamped on the way."""
-    shape = tuple(raw.shape)
-    std = workspace.take("std", shape, torch.float32)
+def _drawn(
+    block: Block,
+    recipe: Recipe,
+    stored: Tensor,
+    raw: Tensor,
+    words: Tensor,
+    out: Tensor,
+    odd: Tensor,
+    workspace: Workspace,
+) -> tuple[int, bool]:
+    """Draw into ``out``, and set ``odd`` for samples that are not finite.
+
+    Returns how many latents overflowed, and whether it is certain that no log-variance was clamped.
+    """
+    parameterization, clamp = block.spans[0].posterior.parameterization, recipe.clamp
     if can_tabulate(raw.dtype):
-        std = look_up(_std_table(raw.dtype, parameterization, clamp), raw, "std", workspace)
+        tables = [_std_table(raw.dtype, parameterization, clamp)]
+        raw = codes_of(raw)
+    elif parameterization == "logvar":
+        tables = [*exp_tables()]
+        raw = raw.float()
     else:
-        std.copy_(raw)
-        std_float32(std, std, parameterization, clamp, scratch=workspace.scratch)
-    low, high = _within(clamp)
-    all_within = float(std.amin()) > low and float(std.amax()) < high
-    return std, 0 if all_within else _count_clamped(raw, parameterization, clamp)
+        tables = []
+        std = workspace.take("std", block.shape, torch.float32)
+        raw = std_float32(raw.float(), std, parameterization, clamp, scratch=workspace.prepared(_scratch))
+    step = max(1, PART_ELEMENTS // prod(block.piece.shape))
+    overflowed, all_within = _draw(
+        stored,
+        raw,
+        tables,
+        exp_bounds(clamp),
+        _within(clamp),
+        words,
+        [*normal_tables()],
+        recipe.temperature,
+        *_affine(block, recipe, torch.float32),
+        (out, workspace.prepared(_bits, out), odd),
+        canonical_nan(out.dtype),
+        _largest_squares(out.dtype),
+        workspace.prepared(_buffers, step * prod(block.piece.shape)),
+        step,
+    )
+    return overflowed, all_within
+
+
+def _scratch(workspace: Workspace) -> Scratch:
+    del workspace
+    return Scratch()
+
+
+def _bits(workspace: Workspace, out: Tensor) -> Tensor:
+    del workspace
+    return out.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()])
+
+
+def _buffers(workspace: Workspace, elements: int) -> list[Tensor]:
+    """Those of ``Scratch``, then two of float32, of which the first is there as int32 too."""
+    latents, std = (workspace.take(name, (elements,), torch.float32) for name in ("latents", "part std"))
+    return [*Scratch(elements).buffers, latents, latents.view(torch.int32), std]
+
+
+@scripted
+def _draw(
+    stored: Tensor,
+    raw: Tensor,
+    tables: list[Tensor],
+    bounds: tuple[float, float],
+    within: tuple[float, float],
+    words: Tensor,
+    normal: list[Tensor],
+    temperature: float,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    outs: tuple[Tensor, Tensor, Tensor],
+    nan_bits: int,
+    largest_squares: float,
+    buffers: list[Tensor],
+    step: int,
+) -> tuple[int, bool]:
+    """``_drawn``, ``step`` samples at a time.
+
+    ``raw`` is float32 σ where there are no ``tables``, bit patterns where there is one, and float32 log-variance where
+    there are those of ``exp_half``. ``outs``: the latents, their memory as integers, and ``odd``. No σ strictly
+    between ``within`` was clamped.
+    """
+    out, out_bits, odd = outs
+    overflowed, all_within = 0, True
+    for start in range(0, stored.size(0), step):
+        stop = min(start + step, stored.size(0))
+        target, source = out[start:stop], raw[start:stop]
+        count = target.numel()
+        first = start * (count // (stop - start))
+        index, mean, std = [buffers[number][:count].view_as(target) for number in (0, 1, 7)]
+        flat = buffers[5][:count]
+        normals(words[first : first + count], normal[0], normal[1], flat, buffers[6][:count], buffers[:5])
+        if len(tables) == 1:
+            look_up(tables[0], source, index, std)
+        elif len(tables) == 2:
+            exp_half(source, bounds[0], bounds[1], tables[0], tables[1], std, buffers[:5])
+        else:
+            std.copy_(source)
+        all_within = all_within and float(std.amin()) > within[0] and float(std.amax()) < within[1]
+        mean.copy_(stored[start:stop])
+        latents = draw(mean, std, flat.view_as(target), temperature, shift, scale)
+        target.copy_(latents)
+        # A sum of squares shows, in one pass, that nothing is NaN, infinite, or too large for the output's dtype.
+        if not float(torch.dot(flat, flat)) < largest_squares:
+            finite = latents.isfinite()
+            odd[start:stop].logical_or_(finite.flatten(1).all(1).logical_not())
+            overflowed += int((finite & target.isinf()).sum())
+            out_bits[start:stop].masked_fill_(latents.isnan(), nan_bits)
+    return overflowed, all_within
 
 
 @lru_cache(maxsize=8)
@@ -108,28 +222,23 @@ def _within(clamp: Clamp) -> tuple[float, float]:
 
 
 def _count_clamped(raw: Tensor, parameterization: str, clamp: Clamp) -> int:
-    logvar = raw.double()
-    if parameterization != "logvar":
-        logvar = scale_of(logvar, parameterization, (-math.inf, math.inf)).logvar
-    return int((logvar < clamp[0]).sum() + (logvar > clamp[1]).sum())
+    count = 0
+    for part in torch.split(raw, max(1, PART_ELEMENTS // raw[0].numel())):
+        logvar = part.double()
+        if parameterization != "logvar":
+            logvar = scale_of(logvar, parameterization, (-math.inf, math.inf)).logvar
+        count += int((logvar < clamp[0]).sum() + (logvar > clamp[1]).sum())
+    return count
 
 
-def _per_channel(values: tuple[float, ...], block: Block, dtype: torch.dtype) -> float | Tensor:
-    return values[0] if len(values) == 1 else channel_values(values, block).to(dtype)
+def _affine(block: Block, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """Shift and scale, None where they change nothing."""
+    shift, scale = recipe.affine.shift, recipe.affine.scale
+    return (
+        None if set(shift) == {0.0} else channel_values(shift, block).to(dtype),
+        None if set(scale) == {1.0} else channel_values(scale, block).to(dtype),
+    )
 
 
-def _all_small(latents: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the sum of squares shows, in one pass, that nothing is NaN, infinite, or too large for ``dtype``."""
-    flat = latents.view(-1)
-    return float(torch.dot(flat, flat)) < (torch.finfo(dtype).max ** 2 / 2 if dtype == torch.float16 else 1e38)
-
-
-def _look(latents: Tensor, dtype: torch.dtype) -> tuple[list[int], int]:
-    """The rows that are not all finite, and how many latents ``dtype`` cannot hold."""
-    limit = torch.finfo(dtype).max
-    # NaN is on no side of a limit.
-    if -limit <= float(latents.amin()) and float(latents.amax()) <= limit:
-        return [], 0
-    finite = latents.isfinite()
-    rows = (~finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
-    return rows, int((finite & latents.to(dtype).isinf()).sum())
+def _largest_squares(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max ** 2 / 2 if dtype == torch.float16 else 1e38

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.distributions import LOG_2PI, exp_remainder
+from latentkit.kernels import kl_logvar, kl_tabulated, nll_tabulated
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
-from latentkit.sums import sample_sums
-from latentkit.tabulated import can_tabulate, look_up, look_up_scale, tables_of
+from latentkit.scripted import PART_ELEMENTS
+from latentkit.sums import fold, folded_width, row_sums, sample_sums
+from latentkit.tabulated import can_tabulate, codes_of, look_up_scale, tables_of
 from latentkit.workspace import Workspace
 
 Values = NDArray[np.float64]
@@ -29,9 +30,6 @@ Values = NDArray[np.float64]
 # of e^l, or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
 _LEAST_MEAN_TERM_TABULATED = 1e-30
 _LEAST_MEAN_TERM_COMPUTED = 1.2
-
-# A block is read at once, so that threads seldom wait for the interpreter, and computed in parts of so many elements.
-_CACHED_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +56,57 @@ def kl_to_prior(
     def exactly(mean: Tensor, raw: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
-        return sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
+        return sample_sums(terms, per_channel=per_channel)
 
     harmful = arithmetic.precision == "auto" and not can_tabulate(raw.dtype) and not _float32_holds(arithmetic.clamp)
     if _needs_float64(mean, arithmetic) or harmful:
-        return exactly(mean, raw)
-    if can_tabulate(raw.dtype):
-        table, least = tables_of(raw.dtype, parameterization, arithmetic.clamp).remainder, _LEAST_MEAN_TERM_TABULATED
-    else:
-        table, least = None, _LEAST_MEAN_TERM_COMPUTED
-    n, _, channels, _ = mean.shape
-    values: Values = np.empty((n, channels if per_channel else 1))
-    for part in workspace.prepared(_parts, mean, raw):
-        part.terms.copy_(part.mean).mul_(part.terms)
-        if table is not None:
-            part.terms.add_(look_up(table, part.raw, "looked_up", workspace))
-        else:
-            part.terms.add_(_computed_remainder(part.raw, parameterization, arithmetic.clamp, workspace))
-        values[part.rows] = sample_sums(part.terms, workspace, per_channel=per_channel)
-    values *= 0.5
+        return _in_parts(exactly, arithmetic, mean, raw)
+    wide = _kl_rows(mean, raw, parameterization, arithmetic.clamp, workspace, per_channel=per_channel)
+    values = 0.5 * row_sums(wide).reshape(len(mean), -1)
     if arithmetic.precision == "auto":
+        least = _LEAST_MEAN_TERM_TABULATED if can_tabulate(raw.dtype) else _LEAST_MEAN_TERM_COMPUTED
         least *= 0.5 * prod(mean.shape[1:]) / values.shape[1]
         held: NDArray[np.bool_] = ((values >= least) & np.isfinite(values)).all(axis=1)
         _again(~held, values, exactly, mean, raw)
     return values
 
 
-class _Part(NamedTuple):
-    """Some samples of a block, as many as a core's cache holds with all that is computed of them."""
+def _kl_rows(
+    mean: Tensor, raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspace, *, per_channel: bool
+) -> Tensor:
+    """Float64 rows whose sums are m² + h(l) of each sample, or of each of its channels."""
+    columns = mean.shape[2] if per_channel else 1
+    if per_channel:
+        mean, raw = mean.transpose(1, 2), raw.transpose(1, 2)
+    wide = _wide(mean, columns, workspace)
+    if can_tabulate(raw.dtype):
+        step, buffers = _buffers(mean, torch.int32, workspace)
+        table = tables_of(raw.dtype, parameterization, clamp).remainder
+        kl_tabulated(mean, codes_of(raw), table, wide, columns, buffers, step)
+        return wide
+    step, buffers = _buffers(mean, torch.float32, workspace)
+    if parameterization == "logvar":
+        kl_logvar(mean, raw, *clamp, wide, columns, buffers, step)
+        return wide
+    for start in range(0, len(mean), step):
+        part = slice(start, start + step)
+        scale = scale_of(raw[part], parameterization, clamp)
+        terms = mean[part].square() + (scale.var - 1 - scale.logvar)
+        fold(terms.contiguous().view(len(terms) * columns, -1), wide[start * columns : (start + step) * columns])
+    return wide
 
-    rows: slice
-    mean: Tensor
-    raw: Tensor
-    terms: Tensor
+
+def _wide(mean: Tensor, columns: int, workspace: Workspace) -> Tensor:
+    width = folded_width(prod(mean.shape[1:]) // columns)
+    return workspace.take("wide", (len(mean) * columns, width), torch.float64)
 
 
-def _parts(workspace: Workspace, mean: Tensor, raw: Tensor) -> list[_Part]:
-    n, *rest = mean.shape
-    step = max(1, _CACHED_ELEMENTS // max(1, prod(rest)))
-    starts = range(0, n, step)
-    rows = [slice(start, min(start + step, n)) for start in starts]
-    return [
-        _Part(part, mean[part], raw[part], workspace.take("terms", (part.stop - part.start, *rest), torch.float32))
-        for part in rows
-    ]
+def _buffers(mean: Tensor, last: torch.dtype, workspace: Workspace) -> tuple[int, list[Tensor]]:
+    """How many samples are worked on at once, and three buffers for them: two of float32 and one of ``last``."""
+    _, *rest = mean.shape
+    step = max(1, PART_ELEMENTS // prod(rest))
+    dtypes = {"terms": torch.float32, "terms 2": torch.float32, "terms 3": last}
+    return step, [workspace.take(name, (step, *rest), dtype) for name, dtype in dtypes.items()]
 
 
 def kl_to_other(
@@ -110,7 +115,6 @@ def kl_to_other(
     parameterization: str,
     other: tuple[Tensor, Tensor, str],
     arithmetic: Arithmetic,
-    workspace: Workspace,
     *,
     per_channel: bool,
     symmetric: bool,
@@ -120,17 +124,22 @@ def kl_to_other(
     ``other`` is (mean, raw, parameterization), of equal shape or with one sample for all. Always in float64: the
     difference of two log-variances, rounded to float32, would cost 2e-6.
     """
-    m1, scale1 = _float64(mean, raw, parameterization, arithmetic)
-    m2, scale2 = _float64(*other, arithmetic)
-    if can_tabulate(raw.dtype) and can_tabulate(other[1].dtype):
-        # Their log-variances are far enough apart for a plain difference, which is the same on every machine.
-        log_ratio = scale1.logvar - scale2.logvar
-    else:
-        log_ratio = log_variance_ratio(scale1, parameterization, scale2, other[2])
-    terms = _kl_terms(m1 - m2, scale1, scale2, log_ratio)
-    if symmetric:
-        terms += _kl_terms(m1 - m2, scale2, scale1, -log_ratio)
-    return sample_sums(terms.contiguous().cpu(), workspace, per_channel=per_channel)
+
+    def exactly(mean: Tensor, raw: Tensor, other_mean: Tensor, other_raw: Tensor) -> Values:
+        m1, scale1 = _float64(mean, raw, parameterization, arithmetic)
+        m2, scale2 = _float64(other_mean, other_raw, other[2], arithmetic)
+        if can_tabulate(raw.dtype) and can_tabulate(other_raw.dtype):
+            # Their log-variances are far enough apart for a plain difference, which is the same on every machine.
+            log_ratio = scale1.logvar - scale2.logvar
+        else:
+            log_ratio = log_variance_ratio(scale1, parameterization, scale2, other[2])
+        terms = _kl_terms(m1 - m2, scale1, scale2, log_ratio)
+        if symmetric:
+            terms += _kl_terms(m1 - m2, scale2, scale1, -log_ratio)
+        return sample_sums(terms, per_channel=per_channel)
+
+    other_mean, other_raw = (tensor.expand_as(mean) for tensor in other[:2])
+    return _in_parts(exactly, arithmetic, mean, raw, other_mean, other_raw)
 
 
 def nll(
@@ -145,19 +154,16 @@ def nll(
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         deviation = (latents.to(wide.device, wide.dtype) - wide) / scale.std
         terms = 0.5 * scale.logvar + 0.5 * deviation * deviation
-        return sample_sums(terms.contiguous().cpu(), workspace) + constant
+        return sample_sums(terms) + constant
 
     constant = 0.5 * LOG_2PI * mean[0].numel()
     if _needs_float64(mean, arithmetic) or latents.dtype == torch.float64 or not can_tabulate(raw.dtype):
-        return exactly(mean, raw, latents)
+        return _in_parts(exactly, arithmetic, mean, raw, latents)
     tables = tables_of(raw.dtype, parameterization, arithmetic.clamp)
-    terms = workspace.take("terms", tuple(mean.shape), torch.float32)
-    terms.copy_(latents)
-    terms.sub_(workspace.take("mean", tuple(mean.shape), torch.float32).copy_(mean))
-    terms.mul_(terms)
-    terms.mul_(look_up(tables.inverse_var, raw, "looked_up", workspace))
-    terms.add_(look_up(tables.logvar, raw, "looked_up", workspace))
-    values = 0.5 * sample_sums(terms, workspace) + constant
+    wide = _wide(mean, 1, workspace)
+    step, buffers = _buffers(mean, torch.int32, workspace)
+    nll_tabulated(mean, codes_of(raw), latents, tables.inverse_var, tables.logvar, wide, buffers, step)
+    values = 0.5 * row_sums(wide).reshape(-1, 1) + constant
     if arithmetic.precision == "auto":
         _again(~np.isfinite(values[:, 0]), values, exactly, mean, raw, latents)
     return values
@@ -197,14 +203,13 @@ def _kl_terms(difference: Tensor, scale1: Scale, scale2: Scale, log_ratio: Tenso
     return 0.5 * deviation * deviation + 0.5 * exp_remainder(log_ratio, ratio * ratio)
 
 
-def _computed_remainder(raw: Tensor, parameterization: str, clamp: Clamp, workspace: Workspace) -> Tensor:
-    """e^l − 1 − l of a float32 scale, by subtraction."""
-    out = workspace.take("remainder", tuple(raw.shape), torch.float32)
-    if parameterization != "logvar":
-        scale = scale_of(raw, parameterization, clamp)
-        return torch.sub(scale.var, 1, out=out).sub_(scale.logvar)
-    logvar = torch.clamp(raw, *clamp, out=workspace.take("logvar", tuple(raw.shape), torch.float32))
-    return torch.exp(logvar, out=out).sub_(1).sub_(logvar)
+def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: Tensor) -> Values:
+    """``measure`` of some samples at a time: what float64 takes is not to leave the cache."""
+    n, *rest = tensors[0].shape
+    # A device has memory enough, and no use for small parts.
+    step = n if arithmetic.device != "cpu" else max(1, PART_ELEMENTS // prod(rest))
+    parts = [slice(start, start + step) for start in range(0, n, step)]
+    return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
 
 
 def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:

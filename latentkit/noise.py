@@ -17,32 +17,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, SOFTPLUS_FLOOR, Clamp
+from latentkit.scripted import PART_ELEMENTS, scripted
 
 #: Written into the metadata of what is drawn. Any change of a bit, in noise or latents, takes a new number.
 RECIPE = 1
 
-#: Elements worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
-CHUNK = 1 << 17
+# Normals whose bits are made at once: a thread that makes few waits more often for the interpreter.
+_WORDS = 1 << 20
 
 
 class Scratch:
-    """Buffers for one thread at a time: ``fill_normal`` and ``std_float32`` allocate little else."""
+    """Buffers for one thread at a time: one of int32, three of float32, and the first of these as int32."""
 
-    def __init__(self) -> None:
-        self._whole = torch.empty(4, CHUNK, dtype=torch.float32)
-        self._count = -1
-
-    def resize(self, count: int) -> None:
-        """Make views of ``count`` elements, unless they are there: views hold the interpreter's lock as operations do.
-
-        Arithmetic is NumPy's, whose calls hold that lock for less time than torch's; look-ups are torch's.
-        """
-        if count != self._count:
-            self._count = count
-            self.tensors = self._whole[:, :count].unbind()
-            self.index = self.tensors[0].view(torch.int32)
-            self.floats = [tensor.numpy() for tensor in self.tensors]
-            self.bits = [array.view(np.int32) for array in self.floats]
+    def __init__(self, elements: int = PART_ELEMENTS) -> None:
+        floats = torch.empty(3, elements).unbind()
+        self.buffers = [torch.empty(elements, dtype=torch.int32), *floats, floats[0].view(torch.int32)]
 
 
 def stream_name(name: str, key: str) -> str:
@@ -71,44 +60,58 @@ def fill_normal(out: Tensor, key: tuple[int, int], draw: int, position: int, scr
         draw: 0 ≤ draw < 2**64.
         position: row-major index of the first element in the whole latent tensor, 0 ≤ position < 2**60.
         scratch: this thread's; threads with a scratch each may run at once.
-
-    The bits are Philox 4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
     """
-    flat = out.view(-1).numpy()
+    flat = out.view(-1)
+    for start in range(0, len(flat), _WORDS):
+        part = flat[start : start + _WORDS]
+        words = random_words(len(part), key, draw, position + start)
+        normals(words, *normal_tables(), part, part.view(torch.int32), scratch.buffers)
+    return out
+
+
+def random_words(count: int, key: tuple[int, int], draw: int, position: int) -> Tensor:
+    """The random bits of ``count`` normals, int32, addressed as in ``fill_normal``.
+
+    They are Philox 4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+    """
     # As arrays, since a list that mixes numbers below and above 2^63 would pass through float64 on its way.
     counter = np.array([position // 8, draw, 0, 0], np.uint64)
     # NumPy counts up before it gives: these are the words of counters (position // 8 + 1, draw, 0, 0) and on.
     philox = np.random.Philox(key=np.array(key, np.uint64), counter=counter)
-    start, skip = 0, position % 8
-    while start < len(flat):
-        stop = min(start + CHUNK - skip, len(flat))
-        words = philox.random_raw((skip + stop - start + 1) // 2).view(np.int32)
-        _normals(words[skip : skip + stop - start], flat[start:stop], scratch)
-        start, skip = stop, 0
-    return out
+    skip = position % 8
+    return torch.from_numpy(philox.random_raw((skip + count + 1) // 2).view(np.int32))[skip : skip + count]
 
 
-def _normals(words: NDArray[np.int32], out: NDArray[np.float32], scratch: Scratch) -> None:
-    """One 32-bit word, one normal: bit 31 is its sign, the others choose a line of the table and a place on it."""
-    values, slopes = _tables()
-    scratch.resize(len(words))
-    index, v, v_bits = scratch.bits[0], scratch.floats[1], scratch.bits[1]
-    np.bitwise_and(words, 0x7FFFFFFF, out=v, casting="unsafe")  # rounds to float32
-    np.bitwise_and(v_bits, 0x3FFF, out=out, casting="unsafe")  # r
-    np.right_shift(v_bits, 14, out=index)
-    looked_up, line = scratch.tensors[1], scratch.floats[1]
-    torch.index_select(slopes, 0, scratch.index, out=looked_up)
-    np.multiply(out, line, out=out)
-    torch.index_select(values, 0, scratch.index, out=looked_up)
-    np.add(out, line, out=out)
-    # What the table gives is not negative; this is copysign in a third of its time.
-    sign, out_bits = index, out.view(np.int32)
-    np.bitwise_and(words, np.int32(-(2**31)), out=sign)
-    np.bitwise_or(out_bits, sign, out=out_bits)
+@scripted
+def normals(
+    words: Tensor, values: Tensor, slopes: Tensor, out: Tensor, out_bits: Tensor, buffers: list[Tensor]
+) -> None:
+    """One 32-bit word, one normal: bit 31 is its sign, the others choose a line of the table and a place on it.
+
+    All are flat; ``values`` and ``slopes`` are T and D, ``buffers`` those of ``Scratch``, and ``out_bits`` is the
+    memory of ``out`` as int32 (TorchScript cannot take another view of a tensor).
+    """
+    step = buffers[0].size(0)
+    for start in range(0, words.size(0), step):
+        stop = min(start + step, words.size(0))
+        index, line, v_bits = buffers[0][: stop - start], buffers[1][: stop - start], buffers[4][: stop - start]
+        normal = out[start:stop]
+        torch.bitwise_and(words[start:stop], 0x7FFFFFFF, out=index)
+        line.copy_(index)  # v, rounded to float32
+        torch.bitwise_and(v_bits, 0x3FFF, out=index)
+        normal.copy_(index)  # r
+        torch.bitwise_right_shift(v_bits, 14, out=index)
+        torch.index_select(slopes, 0, index, out=line)
+        normal.mul_(line)
+        torch.index_select(values, 0, index, out=line)
+        normal.add_(line)
+        # What the table gives is not negative; this is copysign in a third of its time.
+        torch.bitwise_and(words[start:stop], -0x80000000, out=index)
+        out_bits[start:stop].bitwise_or_(index)
 
 
 @cache
-def _tables() -> tuple[Tensor, Tensor]:
+def normal_tables() -> tuple[Tensor, Tensor]:
     """T and D, spread so that the upper 18 bits of a float32 are the index: 0, then 127 · 512 (the float 1.0) on.
 
     What lies between is never touched, and so takes no memory.
@@ -165,12 +168,7 @@ def std_float32(
     correctly rounded; ``softplus`` is the same on one machine only, as it needs the machine's exp and log.
     """
     if parameterization == "logvar":
-        # Beyond these bounds σ is zero or infinite in float32.
-        torch.clamp(raw, *(min(max(bound, -210.0), 180.0) for bound in clamp), out=out)
-        flat = out.view(-1).numpy()
-        with np.errstate(invalid="ignore", over="ignore"):
-            for start in range(0, len(flat), CHUNK):
-                _exp_half(flat[start : start + CHUNK], scratch)
+        exp_half(raw, *exp_bounds(clamp), *exp_tables(), out, scratch.buffers)
         return out
     out.copy_(raw)
     if parameterization == "std":
@@ -180,34 +178,45 @@ def std_float32(
         with np.errstate(invalid="ignore"):
             np.sqrt(out.numpy(), out=out.numpy())  # torch.sqrt is not correctly rounded
     else:
-        for chunk in torch.split(out.view(-1), CHUNK):
+        for chunk in torch.split(out.view(-1), PART_ELEMENTS):
             chunk.copy_(torch.from_numpy(_unclamped_std(chunk.double().numpy(), parameterization)))
     return out.clamp_(*_std_bounds(clamp))
 
 
-def _exp_half(x: NDArray[np.float32], scratch: Scratch) -> None:
-    """``exp(x / 2)`` in place, for float32 x in [-210, 180] or NaN: E (1 + q), with k/256 the multiple nearest to x,
+@scripted
+def exp_half(
+    x: Tensor, least: float, greatest: float, high: Tensor, low: Tensor, out: Tensor, buffers: list[Tensor]
+) -> None:
+    """``exp(x / 2)`` of float32 x, NaN too, after a clamp: E (1 + q), with k/256 the multiple nearest to x,
     E = exp(k / 512) from a table, and q = f/2 + f²/8 for the f = x - k/256 that is left.
+
+    ``least`` and ``greatest`` are from ``exp_bounds``, ``high`` and ``low`` from ``exp_tables``; ``buffers`` are those
+    of ``Scratch``. ``out`` is contiguous, and may be ``x``.
     """
-    table_high, table_low = _exp_table()
-    scratch.resize(len(x))
-    _, b, high, low = scratch.floats
-    np.add(x, 49152.0, out=b)  # whose last place is 1/256: the sum rounds x to it, and k is its low bits
-    np.bitwise_and(scratch.bits[1], 0x1FFFF, out=scratch.bits[0])  # within the table whatever a NaN's bits are
-    torch.index_select(table_high, 0, scratch.index, out=scratch.tensors[2])
-    torch.index_select(table_low, 0, scratch.index, out=scratch.tensors[3])
-    np.subtract(b, 49152.0, out=b)
-    f = np.subtract(x, b, out=x)  # exact
-    np.multiply(f, 0.125, out=b)
-    np.add(b, 0.5, out=b)
-    q = np.multiply(b, f, out=b)
-    np.multiply(q, high, out=q)
-    np.add(q, low, out=q)
-    np.add(q, high, out=x)
+    torch.clamp(x, least, greatest, out=out)
+    step = buffers[0].size(0)
+    for part in torch.split(out.view(-1), step):
+        index, b, e_high, e_low, b_bits = [buffer[: part.size(0)] for buffer in buffers]
+        torch.add(part, 49152.0, out=b)  # whose last place is 1/256: the sum rounds x to it, and k is its low bits
+        torch.bitwise_and(b_bits, 0x1FFFF, out=index)  # within the table whatever a NaN's bits are
+        torch.index_select(high, 0, index, out=e_high)
+        torch.index_select(low, 0, index, out=e_low)
+        b.sub_(49152.0)
+        part.sub_(b)  # f, exact
+        torch.mul(part, 0.125, out=b)
+        b.add_(0.5).mul_(part)  # q
+        b.mul_(e_high).add_(e_low)
+        torch.add(b, e_high, out=part)
+
+
+def exp_bounds(clamp: Clamp) -> tuple[float, float]:
+    """The clamp within which ``exp_half`` computes: beyond these bounds σ is zero or infinite in float32."""
+    low, high = (min(max(bound, -210.0), 180.0) for bound in clamp)
+    return low, high
 
 
 @cache
-def _exp_table() -> tuple[Tensor, Tensor]:
+def exp_tables() -> tuple[Tensor, Tensor]:
     """``exp(k / 512)`` as a sum of two float32, indexed by the low 17 bits of k, for -2^16 ≤ k < 2^16."""
     coarse = np.array([_exp(i / 2) for i in (*range(256), *range(-256, 0))])
     fine = np.array([_exp(i / 512) for i in range(256)])
@@ -232,21 +241,21 @@ def _exp(x: float) -> float:
     return float(Decimal(x).exp(Context(prec=30, traps=[])))
 
 
+@scripted
 def draw(
     mean: Tensor,
     std: Tensor,
     eps: Tensor,
-    *,
     temperature: float = 1.0,
-    shift: float | Tensor = 0.0,
-    scale: float | Tensor = 1.0,
+    shift: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Latents ``(mean + (temperature · std) · eps - shift) · scale``, each step rounded to float32.
 
     Args:
         mean, std, eps: float32 of one shape, on one device. ``eps`` becomes the result; ``std`` is overwritten
             when there is a temperature.
-        shift, scale: numbers (rounded to float32), or float32 tensors that broadcast, as one value a channel does.
+        shift, scale: float32 tensors that broadcast, such as one number, or one a channel.
 
     Steps that change nothing are left out. Products and sums stay apart: a fused one would round once where two
     roundings are promised.
@@ -254,32 +263,35 @@ def draw(
     if temperature != 1.0:
         std.mul_(temperature)
     eps.mul_(std).add_(mean)
-    if isinstance(shift, Tensor) or shift != 0.0:
+    if shift is not None:
         eps.sub_(shift)
-    if isinstance(scale, Tensor) or scale != 1.0:
+    if scale is not None:
         eps.mul_(scale)
     return eps
 
 
-_CANONICAL_NAN = {
-    torch.float16: (torch.int16, 0x7E00),
-    torch.bfloat16: (torch.int16, 0x7FC0),
-    torch.float32: (torch.int32, 0x7FC00000),
-    torch.float64: (torch.int64, 0x7FF8000000000000),
-}
+_CANONICAL_NAN = {torch.float16: 0x7E00, torch.bfloat16: 0x7FC0, torch.float32: 0x7FC00000, torch.float64: 0x7FF8 << 48}
+
+
+def canonical_nan(dtype: torch.dtype) -> int:
+    """The bits of every NaN that is written: they are the one thing that processors do not agree on.
+
+    Raises ``TypeError`` for an output dtype other than float16, bfloat16, float32 and float64.
+    """
+    if dtype not in _CANONICAL_NAN:
+        raise TypeError(f"latents are stored as float16, bfloat16, float32 or float64, not as {dtype}")
+    return _CANONICAL_NAN[dtype]
 
 
 def store(latents: Tensor, out: Tensor) -> Tensor:
-    """Round float32 latents once to the dtype of ``out``, and give every NaN the same bits; returns ``out``.
+    """Round float32 latents once to the dtype of ``out``, with the canonical NaN; returns ``out``.
 
-    The bits of a NaN are the one thing that processors do not agree on. Raises ``TypeError`` for an output dtype
-    other than float16, bfloat16, float32 and float64.
+    Raises as ``canonical_nan`` does.
     """
-    if out.dtype not in _CANONICAL_NAN:
-        raise TypeError(f"latents are stored as float16, bfloat16, float32 or float64, not as {out.dtype}")
+    bits = canonical_nan(out.dtype)
     out.copy_(latents)
     # A sum is NaN if any term is (or if infinities cancel, which costs time only): the quickest look there is.
     if bool(latents.sum().isnan()):
-        integer, bits = _CANONICAL_NAN[out.dtype]
+        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()]
         out.view(integer).masked_fill_(latents.isnan(), bits)
     return out

@@ -106,9 +106,8 @@ def kl_values(
             partner = partners[posterior]
             other = (*read_posterior(_facing(block, partner), workspace, "other"), partner.parameterization)
             values = kl_to_other(
-                mean, raw, posterior.parameterization, other, arithmetic, workspace, per_channel=per_channel,
-                symmetric=symmetric,
-            )  # fmt: skip
+                mean, raw, posterior.parameterization, other, arithmetic, per_channel=per_channel, symmetric=symmetric
+            )
         _refuse_negative(values, block, raw)
         return values
 

@@ -10,14 +10,13 @@ or to 28 bits, comes out equal everywhere, as no value lies within a few float64
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentkit.distributions import exp_remainder
 from latentkit.parameterization import Clamp, Scale, scale_of
-from latentkit.workspace import Workspace
+from latentkit.scripted import scripted
 
 _CODES = {1: torch.uint8, 2: torch.uint16}
 
@@ -47,7 +46,7 @@ def tables_of(dtype: torch.dtype, parameterization: str, clamp: Clamp) -> Tables
 def look_up_scale(raw: Tensor, parameterization: str, clamp: Clamp) -> Scale:
     """The scale of 16- or 8-bit ``raw`` (any strides) in float64, the same bits on every CPU but for ``softplus``."""
     tables = _scales_of(raw.dtype, parameterization, clamp)
-    index = raw.view(_CODES[raw.element_size()]).to(torch.int32).reshape(-1)
+    index = codes_of(raw).to(torch.int32).reshape(-1)
     found = (table.index_select(0, index).view(raw.shape) for table in (tables.logvar, tables.std, tables.var))
     return Scale(*found)
 
@@ -92,24 +91,14 @@ def every_value(dtype: torch.dtype) -> Tensor:
     return torch.arange(1 << 8 * dtype.itemsize, dtype=torch.int32).to(_CODES[dtype.itemsize]).view(dtype)
 
 
-def look_up(table: Tensor, raw: Tensor, name: str, workspace: Workspace) -> Tensor:
-    """``table`` at the bit patterns of ``raw`` (16 or 8 bits, any strides): in the workspace's buffer ``name``."""
-    views = workspace.prepared(_views, raw, name, table.dtype)
-    views.indices.copy_(views.codes)
-    torch.index_select(table, 0, views.flat_indices, out=views.flat)
-    return views.found
+def codes_of(raw: Tensor) -> Tensor:
+    """The bit patterns of ``raw``, as unsigned numbers in the same memory."""
+    return raw.view(_CODES[raw.element_size()])
 
 
-class _Views(NamedTuple):
-    codes: Tensor
-    indices: Tensor
-    flat_indices: Tensor
-    found: Tensor
-    flat: Tensor
-
-
-def _views(workspace: Workspace, raw: Tensor, name: str, dtype: torch.dtype) -> _Views:
-    shape = tuple(raw.shape)
-    # Indices of 32 bits are read twice as fast as those of 64.
-    indices, found = workspace.take("index", shape, torch.int32), workspace.take(name, shape, dtype)
-    return _Views(raw.view(_CODES[raw.element_size()]), indices, indices.view(-1), found, found.view(-1))
+@scripted
+def look_up(table: Tensor, codes: Tensor, index: Tensor, out: Tensor) -> Tensor:
+    """``out`` = ``table`` at bit patterns of any strides; ``index`` is an int32 buffer. All have the codes' shape."""
+    index.copy_(codes)  # of 32 bits, which are read twice as fast as 64
+    torch.index_select(table, 0, index.view(-1), out=out.view(-1))
+    return out

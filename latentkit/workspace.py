@@ -1,14 +1,11 @@
 """Memory that a thread uses again for every block."""
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from math import prod
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-
-from latentkit.noise import Scratch
 
 Made = TypeVar("Made")
 
@@ -22,11 +19,6 @@ class Workspace:
         self._buffers: dict[str, Tensor] = {}
         self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
         self._prepared: dict[Hashable, tuple[object, Any]] = {}
-
-    @cached_property
-    def scratch(self) -> Scratch:
-        """The thread's buffers for noise."""
-        return Scratch()
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape on the CPU, not initialized, on the memory that ``name`` had before."""

@@ -99,7 +99,7 @@ def test_equal_bits_to_the_second_implementation(seed: int, name: str, draw: int
 
 @pytest.mark.parametrize("position", [0, 5, 2**60 - 1])
 def test_equal_bits_across_chunks(position: int) -> None:
-    count = 3 * noise.CHUNK + 5
+    count = 3 * noise._WORDS + 5
     assert same_bits(normals(KEY, 3, position, count), reference.normals(KEY, 3, position, count))
 
 
@@ -136,7 +136,9 @@ def test_table_step_on_the_words_where_it_could_go_wrong() -> None:
     words = np.array([w for w in {*powers, *ties, 2**32 - 1} if 0 <= w < 2**32], np.int64).astype(np.uint32)
     words = np.concatenate([words, words ^ np.uint32(2**31)])
     out = torch.empty(len(words))
-    noise._normals(words.view(np.int32), out.numpy(), SCRATCH)
+    noise.normals(
+        torch.from_numpy(words.view(np.int32)), *noise.normal_tables(), out, out.view(torch.int32), SCRATCH.buffers
+    )
     assert same_bits(out.numpy(), reference.normals_of(words))
 
 
@@ -345,8 +347,8 @@ def test_latents_have_the_references_bits(
     else:
         std = noise.std_table(spreads.dtype)[spreads.view(torch.int16).int() & 0xFFFF]
     eps = noise.fill_normal(torch.empty(shape), KEY, 1, 99, SCRATCH)
-    as32 = [float(a) if isinstance(a, float) else torch.from_numpy(a.astype(np.float32)) for a in (shift, scale)]
-    z = noise.draw(means.float(), std, eps, temperature=temperature, shift=as32[0], scale=as32[1])
+    as32 = [torch.from_numpy(np.asarray(a, np.float32)) for a in (shift, scale)]
+    z = noise.draw(means.float(), std, eps, temperature, *as32)
     ours = noise.store(z, torch.empty(shape, dtype=stored[out_dtype]))
     theirs = reference.sample(
         *(raw(means), raw(spreads), dtype),
@@ -469,7 +471,8 @@ for name, dtype in {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.f
     else:
         std = noise.std_table(dtype)[spread.view(torch.int16).int() & 0xFFFF]
     eps = noise.fill_normal(torch.empty(len(std)), reference.GOLDEN_KEY, draw, position, scratch)
-    stored = noise.store(noise.draw(mean.float(), std, eps, **call), torch.empty_like(mean))
+    affine = {name: torch.tensor(call[name], dtype=torch.float32) for name in ("shift", "scale")}
+    stored = noise.store(noise.draw(mean.float(), std, eps, call["temperature"], **affine), torch.empty_like(mean))
     latents[name] = hashlib.sha256(stored.view(torch.uint8).numpy()).hexdigest()
 print(json.dumps([torch.backends.cpu.get_cpu_capability(), tables.hexdigest(), latents]))
 """
@@ -536,7 +539,8 @@ def test_the_guides_single_steps(head: str) -> None:
     for given_, bits, decimal in (line.split() for line in found[1].splitlines()):
         out = torch.empty(1)
         if head.startswith("word"):
-            noise._normals(np.array([int(given_, 16)], np.uint32).view(np.int32), out.numpy(), SCRATCH)
+            word = torch.from_numpy(np.array([int(given_, 16)], np.uint32).view(np.int32))
+            noise.normals(word, *noise.normal_tables(), out, out.view(torch.int32), SCRATCH.buffers)
         else:
             noise.std_float32(torch.tensor([float(given_)]), out, scratch=SCRATCH)
         assert [bits, decimal] == [f"{out.numpy().view(np.uint32)[0]:08x}", f"{out.item():.9g}"]

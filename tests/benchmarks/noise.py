@@ -32,15 +32,15 @@ def randn(count: int) -> None:
 
 def bits(count: int) -> None:
     philox = np.random.Philox(key=np.array(KEY, np.uint64))
-    for _ in range(0, count, noise.CHUNK):
-        philox.random_raw(noise.CHUNK // 2)
+    for _ in range(0, count, BLOCK):
+        philox.random_raw(BLOCK // 2)
 
 
 def table(count: int) -> None:
-    words = np.random.Philox(key=1).random_raw(noise.CHUNK // 2).view(np.int32)
-    out, scratch = np.empty(noise.CHUNK, np.float32), noise.Scratch()
-    for _ in range(0, count, noise.CHUNK):
-        noise._normals(words, out, scratch)
+    words, out = noise.random_words(BLOCK, KEY, 0, 0), torch.empty(BLOCK)
+    bits, buffers = out.view(torch.int32), noise.Scratch().buffers
+    for _ in range(0, count, BLOCK):
+        noise.normals(words, *noise.normal_tables(), out, bits, buffers)
 
 
 def std(count: int) -> None:

@@ -32,6 +32,7 @@ from latentkit.recipe import Recipe
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
+from latentkit.tabulated import codes_of, look_up
 from latentkit.workspace import Workspace
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -148,18 +149,17 @@ def steps(path: Path, blocks: int = 500) -> dict[str, float]:
     shape = plan[0].shape
     latents, std = torch.randn(shape), torch.rand(shape)
     mean, raw = (half.clone() for half in read_posterior(plan[0], workspace))
-    words = np.random.Philox(key=1).random_raw(latents.numel() // 2).view(np.int32)
-    philox, table = np.random.Philox(key=1), noise.std_table(raw.dtype) if raw.element_size() == 2 else None
+    philox, words = np.random.Philox(key=1), noise.random_words(latents.numel(), (1, 2), 0, 0)
+    scratch, flat = noise.Scratch(), latents.view(-1)
+    table = noise.std_table(raw.dtype) if raw.element_size() == 2 else None
     out, mean32 = torch.empty(shape, dtype=raw.dtype), torch.empty(shape)
-    chunks = max(1, latents.numel() // noise.CHUNK)
     index = torch.empty(shape, dtype=torch.int32)
 
     def sigma() -> None:
         if table is None:
-            noise.std_float32(std.copy_(raw), std, scratch=workspace.scratch)
+            noise.std_float32(raw, std, scratch=scratch)
         else:
-            index.copy_(raw.view(torch.uint16))
-            torch.index_select(table, 0, index.view(-1), out=std.view(-1))
+            look_up(table, codes_of(raw), index, std)
 
     def whole(block: Block) -> None:
         draw_block(block, recipe, lambda *_: None, workspace)
@@ -168,10 +168,7 @@ def steps(path: Path, blocks: int = 500) -> dict[str, float]:
         "all but the write": whole,
         "read": lambda block: read_posterior(block, workspace),
         "bits": lambda _: philox.random_raw(latents.numel() // 2),
-        "table": lambda _: [
-            noise._normals(part, into, workspace.scratch)
-            for part, into in zip(np.split(words, chunks), np.split(latents.view(-1).numpy(), chunks), strict=True)
-        ],
+        "table": lambda _: noise.normals(words, *noise.normal_tables(), flat, flat.view(torch.int32), scratch.buffers),
         "σ": lambda _: sigma(),
         "mean, product, sum": lambda _: noise.draw(mean32.copy_(mean), std, latents),
         "cast": lambda _: noise.store(latents, out),
