@@ -15,6 +15,7 @@ from torch import Tensor
 from latentkit.affine import Affine
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
+from latentkit.scripted import as_written
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior, read_values
 from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.pairing import Latents
@@ -56,7 +57,8 @@ def run(
         torch.set_num_threads(1)
 
     def do(blocks: list[Block]) -> list[tuple[Block, Result]]:
-        return [(block, work(block, local.workspace)) for block in blocks]
+        with as_written():
+            return [(block, work(block, local.workspace)) for block in blocks]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentkit", initializer=begin)
     pending: deque[Future[list[tuple[Block, Result]]]] = deque()
