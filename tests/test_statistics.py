@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentkit.statistics import Group, Origin, Place, Statistics, Summary
 from latentkit.statistics.counts import Grid
+from latentkit.workspace import Workspace
 
 DTYPES = [
     torch.float64,
@@ -472,11 +473,11 @@ def test_beyond_float64_is_infinite_and_warns_of_nothing() -> None:
 def test_counts_grow_past_32_bits() -> None:
     one, other = Grid(1, 4, room=5), Grid(1, 4, room=5)
     index = torch.tensor([[1, 1, 3, 3]])
-    one.add(slice(0, 1), index)
+    one.add(slice(0, 1), index, Workspace())
     assert one.counts.dtype == torch.int32
-    other.add(slice(0, 1), index)
+    other.add(slice(0, 1), index, Workspace())
     one.merge(other)
-    one.add(slice(0, 1), index)
+    one.add(slice(0, 1), index, Workspace())
     assert one.counts.dtype == torch.int64
     assert one.counts.tolist() == [[0, 6, 0, 6]]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentkit.distributions import exp_remainder
 from latentkit.parameterization import Scale
+from latentkit.scripted import scripted
 from latentkit.statistics.counts import (
     Cells,
     Counts,
@@ -78,18 +79,15 @@ class CoarseCounts:
 
     def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
         stored = self._rows[rows, :width]
+        self._count_cells(rows, stored)
         run = self._run if self._run is not None and self._run.rows == rows else None
-        extremes = []
-        for chunk in stored.split(chunk_width(len(stored)), dim=1):  # type: ignore[no-untyped-call]
-            single, wide = self._views_of(chunk)
-            source = single if chunk.dtype == torch.float32 else wide
-            extremes.append((source.amin(1), source.amax(1)))
-            self.grid.add(rows, self._cells(rows, single))
-            if run is not None:
-                run.sum(wide, self._buffers)
-        least = torch.stack([low for low, _ in extremes]).amin(0).double().numpy()
-        greatest = torch.stack([high for _, high in extremes]).amax(0).double().numpy()
-        if run is None or not run.commit(stored, least, greatest):
+        if run is None:
+            ends = [stored.amin(1), stored.amax(1)]
+        else:
+            *sums, low, high = run.sum(stored, self._buffers)
+            ends = [low, high]
+        least, greatest = (end.double().numpy() for end in ends)
+        if run is None or not run.commit(stored, sums, least, greatest):
             least, greatest = self._count_any(rows, stored, least, greatest, segments, extrema)
         elif not run.is_between_thresholds(least, greatest, width):
             for half, part in run.parts:
@@ -98,25 +96,25 @@ class CoarseCounts:
         if not extrema.inside(rows, least, greatest):
             extrema.add(rows.start, least, greatest, stored, segments)
 
-    def _views_of(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers in float32, for their cells, and in float64."""
-        wide = chunk if chunk.dtype == torch.float64 else self._buffers.take("wide", tuple(chunk.shape), torch.float64)
-        if wide is not chunk:
-            wide.copy_(chunk)
-        if chunk.dtype == torch.float32:
-            return chunk, wide
-        if chunk.dtype == torch.float64:
-            chunk = chunk.clamp(-_FLOAT32_MAX, _FLOAT32_MAX)
-        return self._buffers.take("single", tuple(chunk.shape), torch.float32).copy_(chunk), wide
+    def _count_cells(self, rows: slice, stored: Tensor) -> None:
+        if stored.dtype == torch.float32 and self._fold is None:
+            self.grid.add(rows, _top_halves(stored), self._buffers)
+            return
+        for chunk in torch.split(stored, chunk_width(len(stored)), dim=1):
+            self.grid.add(rows, self._cells(rows, chunk), self._buffers)
 
-    def _cells(self, rows: slice, single: Tensor) -> Tensor:
-        """The cell of each number: (r, N) int64."""
-        index = self._buffers.take("index", tuple(single.shape), torch.int64)
-        index.copy_(single.view(torch.uint16)[:, _TOP_HALVES])
-        if self._fold is not None:
-            for half, part in halves_of(rows, self.channels):
-                index[part] = self._fold[half].index_select(0, index[part].view(-1)).view(index[part].shape)
-        return index
+    def _cells(self, rows: slice, chunk: Tensor) -> Tensor:
+        """The cell of each number: (r, N) integers."""
+        if chunk.dtype != torch.float32:
+            if chunk.dtype == torch.float64:
+                chunk = chunk.clamp(-_FLOAT32_MAX, _FLOAT32_MAX)
+            chunk = self._buffers.take("single", tuple(chunk.shape), torch.float32).copy_(chunk)
+        if self._fold is None:
+            return _top_halves(chunk)
+        cells = self._buffers.take("cells", tuple(chunk.shape), torch.int64).copy_(_top_halves(chunk))
+        for half, part in halves_of(rows, self.channels):
+            cells[part] = self._fold[half].index_select(0, cells[part].view(-1)).view(cells[part].shape)
+        return cells
 
     def _count_any(
         self, rows: slice, stored: Tensor, least: Floats, greatest: Floats, segments: list[Segment], extrema: Extrema
@@ -132,7 +130,7 @@ class CoarseCounts:
                 least[part], greatest[part] = finite_extremes(wide, finite)
                 note_nonfinite(first, finite, segments, extrema)
                 here = slice(first, first + len(wide))
-                self.grid.take_out(here, self._cells(here, self._views_of(stored[part])[0]), ~finite)
+                self.grid.take_out(here, self._cells(here, stored[part]), ~finite)
             channel, width = first - half * self.channels, chunk_width(len(stored))
             self._count_thresholds(half, channel, stored[part], finite, least[part], greatest[part])
             for start in range(0, stored.shape[1], width):
@@ -166,8 +164,8 @@ class CoarseCounts:
         wide.sub_(torch.from_numpy(shift)[:, None])
         if finite is not None:
             wide.masked_fill_(~finite, 0)
-        rest, norm = _sum_and_norm(wide)
-        squares = norm * norm - rest * rest / torch.from_numpy(n)
+        rest, squares = _sum_and_square(wide)
+        squares = squares - rest * rest / torch.from_numpy(n)
         facts.moments.add(counted, shift, rest.numpy(), squares.numpy(), here)
 
     def _count_thresholds(
@@ -240,7 +238,6 @@ class _Run:
         # Of x − shift, (x − shift)², and of h(x) and e^x for log-variances x.
         self.sums = Sums(4, len(shift))
         self._shift = torch.from_numpy(shift)[:, None] if shift.any() else None
-        self._chunks: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     @classmethod
     def like(
@@ -274,33 +271,40 @@ class _Run:
         self.count_between += width * between
         return between
 
-    def sum(self, wide: Tensor, buffers: Workspace) -> None:
-        """Sum a chunk of rows, for ``commit``."""
-        variances = None
+    def sum(self, stored: Tensor, buffers: Workspace) -> list[Tensor]:
+        """Sums of rows, for ``commit``: x − shift, its square, and e^x of the scales; then the extremes."""
         half, part = self.parts[-1]
-        if half:
-            out = buffers.take("variance", tuple(wide[part].shape), torch.float64)
-            variances = self.quantities[half].variance(wide[part], out).sum(1)
-        wide = _values(self.quantities, self.parts, wide)
-        if self._shift is not None:
-            wide = wide - self._shift
-        self._chunks.append((*_sum_and_norm(wide), variances))
+        scales = part.start if half else len(stored)
+        width = min(stored.shape[1], chunk_width(len(stored)))
+        wide, variance = (buffers.take(name, (len(stored) * width,), torch.float64) for name in ("wide", "variance"))
+        if self.quantities[half].parameterization in (None, "logvar"):
+            return _sum_logvars(stored, scales, self._shift, wide, variance, width)
+        chunks = []
+        for chunk in torch.split(stored, width, dim=1):
+            values = wide[: chunk.numel()].view(chunk.shape).copy_(chunk)
+            least, greatest = values.amin(1), values.amax(1)
+            variances = self.quantities[half].variance(
+                values[part], variance[: values[part].numel()].view(values[part].shape)
+            )
+            values = torch.cat([self.quantities[each].value(values[rows]) for each, rows in self.parts])
+            if self._shift is not None:
+                values.sub_(self._shift)
+            chunks.append((*_sum_and_square(values), variances.sum(1), least, greatest))
+        *sums, lows, highs = (torch.stack(each) for each in zip(*chunks, strict=True))
+        return [*(each.sum(0) for each in sums), lows.amin(0), highs.amax(0)]
 
-    def commit(self, stored: Tensor, least: Floats, greatest: Floats) -> bool:
+    def commit(self, stored: Tensor, sums: Sequence[Tensor], least: Floats, greatest: Floats) -> bool:
         """Add what was summed if the rows are usual; else nothing."""
-        chunks, self._chunks = self._chunks, []
         if not self.is_usual(least, greatest):
             return False
         n = stored.shape[1]
-        rest = torch.stack([chunk[0] for chunk in chunks]).sum(0).numpy()
-        squares = torch.stack([chunk[1] for chunk in chunks]).square_().sum(0).numpy()
+        rest, squares, variance = (each.numpy() for each in sums)
         if _loses_digits(rest, squares, n).any():
             return False
         terms = np.zeros(self.sums.high.shape)
         terms[0], terms[1] = rest, squares
         half, part = self.parts[-1]
         if half:
-            variance = torch.stack([chunk[2] for chunk in chunks if chunk[2] is not None]).sum(0).numpy()
             remainder = variance - n - (rest[part] + n * self.shift[part])
             for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * n).tolist():
                 remainder[row] = self.quantities[half].terms(stored[part][row].double())[0].sum()
@@ -355,8 +359,42 @@ def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
     return remainder, variance
 
 
-def _sum_and_norm(rows: Tensor) -> tuple[Tensor, Tensor]:
-    return rows.sum(1), torch.linalg.vector_norm(rows, dim=1)
+@scripted
+def _sum_and_square(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return rows.sum(1), torch.linalg.vector_norm(rows, dim=1).square()
+
+
+@scripted
+def _sum_logvars(
+    stored: Tensor, scales: int, shift: Tensor | None, wides: Tensor, variances: Tensor, width: int
+) -> list[Tensor]:
+    """``_Run.sum`` of means and log-variances, of which the latter begin at row ``scales``."""
+    rows = stored.size(0)
+    rest = torch.zeros(rows, dtype=torch.float64)
+    squares = torch.zeros(rows, dtype=torch.float64)
+    variance = torch.zeros(rows - scales, dtype=torch.float64)
+    lows: list[Tensor] = []
+    highs: list[Tensor] = []
+    for chunk in torch.split(stored, width, dim=1):
+        wide = wides[: chunk.numel()].view_as(chunk)
+        wide.copy_(chunk)
+        source = chunk if chunk.dtype == torch.float32 else wide
+        lows.append(source.amin(1))
+        highs.append(source.amax(1))
+        if scales < rows:
+            some = wide[scales:]
+            variance.add_(torch.exp(some, out=variances[: some.numel()].view_as(some)).sum(1))
+        if shift is not None:
+            wide.sub_(shift)
+        sums = _sum_and_square(wide)
+        rest.add_(sums[0])
+        squares.add_(sums[1])
+    return [rest, squares, variance, torch.stack(lows).amin(0), torch.stack(highs).amax(0)]
+
+
+def _top_halves(single: Tensor) -> Tensor:
+    """Of each float32 pattern the upper 16 bits."""
+    return single.view(torch.uint16)[:, _TOP_HALVES]
 
 
 def _folding(quantity: Quantity) -> tuple[NDArray[np.int64], Floats]:

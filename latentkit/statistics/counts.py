@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentkit.scripted import scripted
 from latentkit.statistics.extrema import Extrema, Segment, first_place
 from latentkit.statistics.moments import Floats, Ints, Moments, Sums
 from latentkit.statistics.quantity import Quantity
+from latentkit.workspace import Workspace
 
 # Numbers worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
 _INT32_ROOM = 2**31 - 1
@@ -131,22 +133,21 @@ class Grid:
     def __init__(self, rows: int, cells: int, room: int = _INT32_ROOM) -> None:
         # NumPy's zeros take memory only where they are touched.
         self.counts = torch.from_numpy(np.zeros((rows, cells), np.int32))
-        self._ones = torch.ones(0, dtype=torch.int32)
+        self._ones = torch.ones(max(CHUNK, rows), dtype=torch.int32)
         self._room = room
         self._added = 0
 
-    def add(self, rows: slice, index: Tensor) -> None:
-        """Add one at each index: (r, N) int64, for some rows."""
-        self._reserve(index.shape[1])
-        if len(self._ones) < index.numel() or self._ones.dtype != self.counts.dtype:
-            self._ones = torch.ones(index.numel(), dtype=self.counts.dtype)
-        # Twice as fast as bincount, which also clears its result each time; a dense source is the fast one.
-        ones = self._ones[: index.numel()].view(index.shape)
-        self.counts[rows].scatter_add_(1, index, ones)
+    def add(self, rows: slice, cells: Tensor, buffers: Workspace) -> None:
+        """Add one at each cell: (r, N) of any integer dtype, for some rows."""
+        self._reserve(cells.shape[1])
+        if self._ones.dtype != self.counts.dtype:
+            self._ones = self._ones.to(self.counts.dtype)
+        index = buffers.take("index", (len(self._ones),), torch.int64)
+        _add_ones(self.counts[rows], cells, index, self._ones)
 
-    def take_out(self, rows: slice, index: Tensor, mask: Tensor) -> None:
+    def take_out(self, rows: slice, cells: Tensor, mask: Tensor) -> None:
         """Take back the ones that were added where ``mask`` is true."""
-        self.counts[rows].scatter_add_(1, index, -mask.to(self.counts.dtype))
+        self.counts[rows].scatter_add_(1, cells.long(), -mask.to(self.counts.dtype))
 
     def merge(self, other: "Grid") -> None:
         self._reserve(other._added)
@@ -160,6 +161,19 @@ class Grid:
     @property
     def nbytes(self) -> int:
         return self.counts.nbytes
+
+
+@scripted
+def _add_ones(counts: Tensor, cells: Tensor, indices: Tensor, ones: Tensor) -> None:
+    """Add one to ``counts`` (r, P) at each of ``cells`` (r, N), as many at once as the int64 ``indices`` hold."""
+    rows = cells.size(0)
+    width = max(1, indices.size(0) // rows)
+    for start in range(0, cells.size(1), width):
+        some = cells[:, start : start + width]
+        index = indices[: some.numel()].view(rows, -1)
+        index.copy_(some)
+        # Twice as fast as bincount, which also clears its result each time; a dense source is the fast one.
+        counts.scatter_add_(1, index, ones[: some.numel()].view(rows, -1))
 
 
 def finite_extremes(wide: Tensor, finite: Tensor) -> tuple[Floats, Floats]:

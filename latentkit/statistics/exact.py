@@ -14,7 +14,6 @@ from latentkit.statistics.counts import (
     Facts,
     Grid,
     by_channel,
-    chunk_width,
     finite_extremes,
     halves_of,
     lowest_of,
@@ -23,10 +22,8 @@ from latentkit.statistics.counts import (
 from latentkit.statistics.extrema import Extrema, Segment
 from latentkit.statistics.moments import Floats, Ints, Moments
 from latentkit.statistics.quantity import Quantity
-from latentkit.tabulated import every_value
+from latentkit.tabulated import codes_of, every_value
 from latentkit.workspace import Workspace
-
-_CODES = {1: torch.uint8, 2: torch.uint16}
 
 
 class ExactCounts:
@@ -51,9 +48,7 @@ class ExactCounts:
     def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
         stored = self._rows[rows, :width]
         before = self.grid.counts[rows].clone() if stored.element_size() == 1 else None
-        for chunk in stored.view(_CODES[stored.element_size()]).split(chunk_width(len(stored)), dim=1):  # type: ignore[no-untyped-call]
-            index = self._buffers.take("index", tuple(chunk.shape), torch.int64)
-            self.grid.add(rows, index.copy_(chunk))
+        self.grid.add(rows, codes_of(stored), self._buffers)
         if before is None:
             least, greatest = (self.stored.numpy()[patterns] for patterns in _extreme_patterns(stored))
         else:
