@@ -1,6 +1,6 @@
 """``Statistics``: blocks of posteriors in, a summary out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -77,7 +77,24 @@ class Statistics:
             self.samples += len(mean)
         whole = mean.shape[3] if origin.inner is None else origin.inner
         for views, place in _cut(halves, replace(origin, inner=whole), self._width):
-            self._gather(views, place)
+            self._gather(views, [(place, len(views[0]))])
+
+    def update_spans(self, mean: Tensor, raw: Tensor | None, spans: Sequence[tuple[Origin, int]]) -> None:
+        """Take a block of whole samples that come from several places: of each, so many samples.
+
+        As ``update`` for each, but that small ones are taken together. Raises as it does.
+        """
+        n, outer, channels, inner = mean.shape
+        if len(spans) > 1 and n * outer * inner <= self._width and channels == self.channels:
+            self._check(mean, raw, spans[0][0])
+            self.samples += n
+            self._gather([mean] if raw is None else [mean, raw], spans)
+            return
+        row = 0
+        for origin, count in spans:
+            rows = slice(row, row + count)
+            self.update(mean[rows], None if raw is None else raw[rows], origin)
+            row += count
 
     @property
     def _width(self) -> int:
@@ -95,8 +112,9 @@ class Statistics:
         if raw is not None and raw.shape != mean.shape:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and its scale {tuple(raw.shape)}")
 
-    def _gather(self, views: list[Tensor], origin: Origin) -> None:
+    def _gather(self, views: list[Tensor], spans: Sequence[tuple[Origin, int]]) -> None:
         """Put a block's numbers behind those that wait, and count when there are enough."""
+        channel_start = spans[0][0].channel_start
         n, outer, channels, inner = views[0].shape
         width = n * outer * inner
         start = self._segments[-1].stop if self._segments else 0
@@ -106,10 +124,12 @@ class Statistics:
             start = 0
         self._dtypes = dtypes
         for half, view in enumerate(views):
-            self._counts_for(view.dtype).put(half * self.channels + origin.channel_start, start, view)
-        self._segments.append(Segment(start, (n, outer, inner), origin, self.channels))
+            self._counts_for(view.dtype).put(half * self.channels + channel_start, start, view)
+        for origin, count in spans:
+            self._segments.append(Segment(start, (count, outer, inner), origin, self.channels))
+            start = self._segments[-1].stop
         if channels < self.channels:
-            self._flush(slice(origin.channel_start, origin.channel_start + channels))
+            self._flush(slice(channel_start, channel_start + channels))
 
     def _flush(self, channels: slice | None = None) -> None:
         """Count what waits, of some channels only if the rest holds nothing."""

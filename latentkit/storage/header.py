@@ -22,6 +22,11 @@ MAX_HEADER_BYTES = 16 << 20
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
+# Most headers are shorter, and read at once: there may be a million files.
+_FIRST_READ = 1 << 12
+_OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor as the header names it; ``offset`` counts bytes from the start of the file."""
@@ -64,20 +69,25 @@ def read_header(path: str) -> Header:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
-    with open(path, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        length = _header_length(path, file.read(9), status.st_size)
-        file.seek(8)
+    descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        start = os.read(descriptor, _FIRST_READ)
+        length = _header_length(path, start[:9], status.st_size)
         try:
             with safe_open(path, framework="np"):
                 pass
         except SafetensorError as error:
             raise DataError(_damage(path, error, status.st_size)) from error
-        try:
-            text = file.read(length)
-            entries = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}: changed while it was being read; run again when its writer is done") from error
+        while len(start) < 8 + length and (more := os.read(descriptor, 8 + length - len(start))):
+            start += more
+    finally:
+        os.close(descriptor)
+    text = start[8 : 8 + length]
+    try:
+        entries = json.loads(text.decode())
+    except ValueError as error:
+        raise DataError(f"{path}: changed while it was being read; run again when its writer is done") from error
     metadata = entries.pop("__metadata__", None) or {}
     tensors = {key: _tensor_info(key, entry, 8 + length) for key, entry in entries.items()}
     return Header(path, (status.st_size, status.st_mtime_ns), sha256(text).hexdigest(), tensors, metadata)

@@ -13,6 +13,9 @@ from latentkit.errors import RequestError
 #: Formats for rows, and the suffixes that choose them.
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 
+# Characters of CSV that are written at once.
+_TOGETHER = 1 << 15
+
 #: Columns of equal length, in the order they are written.
 Columns = Mapping[str, Sequence[Any]]
 
@@ -79,21 +82,26 @@ class CsvRows:
 
     def __init__(self, descriptor: int, header: Iterable[str]) -> None:
         self._descriptor = descriptor
-        self._header = tuple(header)
+        self._text = io.StringIO()
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        if names := tuple(header):
+            self._writer.writerow(names)
 
     def write(self, columns: Columns) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if self._header:
-            writer.writerow(self._header)
-            self._header = ()
-        writer.writerows(zip(*columns.values(), strict=True))
-        write_all(self._descriptor, text.getvalue().encode(errors="backslashreplace"))
+        self._writer.writerows(zip(*columns.values(), strict=True))
+        # Batches may be single rows of many small files.
+        if self._text.tell() >= _TOGETHER:
+            self._flush()
 
     def end(self, facts: Mapping[str, Any]) -> None:
-        """Write the header where no row has come before it; CSV has no place for facts."""
+        """Write what is left; CSV has no place for facts."""
         del facts
-        self.write({})
+        self._flush()
+
+    def _flush(self) -> None:
+        write_all(self._descriptor, self._text.getvalue().encode(errors="backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
 
 
 class JsonLines:
