@@ -1,6 +1,5 @@
 """The pipeline: a plan of blocks -> results in plan order, computed on threads."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latentkit.affine import Affine
+from latentkit.cores import available_cores
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
 from latentkit.scripted import as_written
@@ -32,13 +32,6 @@ _AHEAD = 3
 _MOST_BLOCKS = 16
 
 
-def default_workers() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run(
     blocks: Iterable[Block], work: Callable[[Block, Workspace], Result], workers: int | None = None
 ) -> Iterator[tuple[Block, Result]]:
@@ -47,7 +40,7 @@ def run(
     Each thread has its own workspace and one torch thread; what it returns must not lie in the workspace. Blocks
     are taken from the plan as results are consumed, so memory stays bounded.
     """
-    workers = workers or default_workers()
+    workers = workers or available_cores()
     local = threading.local()
     torch_threads = torch.get_num_threads()
 

@@ -2,6 +2,7 @@
 shrinks would kill the process."""
 
 import os
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -47,8 +48,8 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
 
     Raises ``DataError`` when the file is no longer the one whose header was read, or ends too early.
     """
-    descriptor = os.open(header.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
+        descriptor = _descriptor(header)
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != header.stamp:
             raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
@@ -60,8 +61,33 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
     except OSError as error:
         error.filename = header.path  # a descriptor's error names none
         raise
-    finally:
-        os.close(descriptor)
+
+
+class _Open:
+    """A file kept open by a thread from one read to the next: every call to the system waits for the interpreter."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.descriptor = os.open(header.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _Kept(threading.local):
+    file: _Open | None = None
+
+
+_kept = _Kept()
+
+
+def _descriptor(header: Header) -> int:
+    """A descriptor of the file that this thread read last, or opens now."""
+    if _kept.file is None or _kept.file.header is not header:
+        _kept.file = None  # closes the one before
+        _kept.file = _Open(header)
+    return _kept.file.descriptor
 
 
 def read_chunks(header: Header, tensor: TensorInfo, begin: int, end: int) -> Iterator[memoryview]:
@@ -81,7 +107,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
 def _read_some(descriptor: int, offset: int, out: memoryview) -> int:
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [out], offset)
-    # Windows has no positioned read, but each call here has a descriptor of its own.
+    # Windows has no positioned read, but each thread has a descriptor of its own.
     os.lseek(descriptor, offset, os.SEEK_SET)
     data = os.read(descriptor, len(out))
     out[: len(data)] = data
