@@ -7,7 +7,7 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -49,6 +49,8 @@ class Figure:
     meaning: str
     read: Read
     needs: Needs = Needs.nothing
+    #: The name of --with that gives it; None for what is always there.
+    extra: str | None = None
 
     def value(self, summary: "Summary", findings: "Sequence[Finding]") -> float:
         """NaN where it is undefined."""
@@ -95,6 +97,14 @@ def parse(text: str) -> Condition:
             + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FIGURES)}")
         )
     return Condition(match[1], match[2], number)
+
+
+def check_asked(conditions: Iterable[Condition], extras: Collection[str]) -> None:
+    """Raise ``RequestError`` for a condition on a figure that is not among the extras asked for with ``--with``."""
+    for condition in conditions:
+        extra = FIGURES[condition.name].extra
+        if extra is not None and extra not in extras:
+            raise RequestError(f"--fail-if {str(condition)!r}: {condition.name} takes --with {extra}")
 
 
 def held(
@@ -173,6 +183,16 @@ def _known(summary: "Summary", channels: int) -> float:
     return channels if summary.samples > 1 and summary.overall.kl is not None else math.nan
 
 
+def _effective_rank(summary: "Summary", _: "Sequence[Finding]") -> float:
+    correlation = summary.extras.correlation
+    return math.nan if correlation is None else correlation.effective_rank
+
+
+def _duplicate_count(summary: "Summary", _: "Sequence[Finding]") -> float:
+    duplicates = summary.extras.duplicates
+    return math.nan if duplicates is None else duplicates.duplicate_count
+
+
 def _of_severity(*severities: str) -> Read:
     return lambda _, findings: sum(finding.severity in severities for finding in findings)
 
@@ -231,4 +251,10 @@ FIGURES: dict[str, Figure] = {
         "1 / standard deviation of all latents", lambda summary, _: summary.overall.drawn.scaling_factor, _EVERYTHING
     ),
     "shift_factor": Figure("mean of all latents", lambda summary, _: summary.overall.drawn.shift_factor, _EVERYTHING),
+    "effective_rank": Figure(
+        "effective rank of the latents' channels (`--with correlation`)", _effective_rank, _EVERYTHING, "correlation"
+    ),
+    "duplicate_count": Figure(
+        "samples that are copies of earlier ones (`--with duplicates`)", _duplicate_count, extra="duplicates"
+    ),
 }

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from latentkit.extras import Extras
 from latentkit.measures import Arithmetic, Values, kl_to_prior
 from latentkit.outliers import SampleKl
 from latentkit.parameterization import Clamp
 from latentkit.pipeline import run, sample_values
+from latentkit.scripted import as_written
 from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
 from latentkit.storage.choice import Span
@@ -27,38 +29,49 @@ def statistics_of(
     batch_size: int | None = None,
     workers: int | None = None,
     sample_kl: SampleKl | None = None,
+    extras: Extras | None = None,
     progress: Callable[[Iterator[tuple[Measured, int]]], Iterator[Measured]] = _unwatched,
 ) -> Statistics:
     """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
 
-    ``sample_kl`` is handed the KL of every sample (latents already drawn have none). ``progress`` is handed an
-    iterator of results with the bytes read for each, and passes the results on.
+    ``sample_kl`` is handed the KL of every sample (latents already drawn have none), and ``extras`` every sample.
+    ``progress`` is handed an iterator of results with the bytes read for each, and passes the results on.
     """
     posterior = spans[0].posterior
     channels, parameterization = posterior.axes.channels, posterior.parameterization
     is_drawn = parameterization == "none"
     arithmetic = Arithmetic(clamp)
     accumulators: dict[Workspace, Statistics] = {}
+    parts: dict[Workspace, Extras] = {}
 
     def work(block: Block, workspace: Workspace) -> Values:
         if workspace not in accumulators:
             accumulators[workspace] = Statistics(channels, parameterization, clamp)
         mean, raw = (read_latents(block, workspace), None) if is_drawn else read_posterior(block, workspace)
-        row = 0
-        for span in block.spans:
-            rows = slice(row, row + span.count)
-            accumulators[workspace].update(mean[rows], None if raw is None else raw[rows], _origin(span, block))
-            row += span.count
+        if len(block.spans) > 1:
+            accumulators[workspace].update_spans(
+                mean, raw, [(_origin(span, block), span.count) for span in block.spans]
+            )
+        else:
+            accumulators[workspace].update(mean, raw, _origin(block.spans[0], block))
+        if extras is not None:
+            if workspace not in parts:
+                parts[workspace] = extras.part()
+            parts[workspace].update(block, mean, raw, workspace)
         if sample_kl is None or raw is None:
-            return np.zeros((row, 1))
+            return np.zeros((block.samples, 1))
         return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
     for span, values in progress(sample_values(run(plan_blocks(spans, batch_size), work, workers))):
         if sample_kl is not None and not is_drawn:
             sample_kl.add(values[:, 0], span)
     merged = Statistics(channels, parameterization, clamp)
-    for accumulator in accumulators.values():
-        merged.merge(accumulator)
+    with as_written():
+        for accumulator in accumulators.values():
+            merged.merge(accumulator)
+    for part in parts.values():
+        assert extras is not None
+        extras.merge(part)
     return merged
 
 

@@ -39,7 +39,8 @@ def document_of(
         "findings": _plain(findings),
         "normalization": _plain(factors),
         "sample_kl": None if sample_kl is None else _sample_kl(sample_kl),
-        **_plain(summary),
+        **_figures(summary),
+        "with": _plain(summary.extras),
         "against": None if against is None else _against(summary, *against),
     }
 
@@ -48,6 +49,13 @@ def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """The per-channel table, by column; NaN where a figure is undefined."""
     rows = [_row(group) for group in groups]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    figures: dict[str, Any] = _plain(summary)
+    # They have a name of their own.
+    del figures["extras"]
+    return figures
 
 
 def _plain(value: Any) -> Any:
@@ -61,7 +69,7 @@ def _plain(value: Any) -> Any:
 
 
 def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
-    return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _plain(other)}
+    return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _figures(other)}
 
 
 def _sample_kl(sample_kl: SampleKl) -> dict[str, Any]:
@@ -88,6 +96,7 @@ def _row(group: Group) -> dict[str, Any]:
         "latents_mean": group.drawn.shift_factor,
         "latents_sd": group.drawn.sd,
         "scaling_factor": group.drawn.scaling_factor,
+        "aggregate_kl": group.aggregate_kl,
     }
 
 

@@ -5,7 +5,7 @@ A state is a safetensors file: arrays, and one metadata entry of JSON. Never pic
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
+from latentkit.extras import Extras
 from latentkit.outliers import Extreme, SampleKl
 from latentkit.parameterization import PARAMETERIZATIONS
-from latentkit.statistics import Place, Statistics
+from latentkit.statistics import Place, Statistics, Summary
 from latentkit.statistics.state import Arrays, arrays_of, place_rows, places_of, restore
 
 _ENTRY = "latentkit_state"
@@ -25,17 +26,31 @@ _MOST_CHANNELS = 1 << 20
 
 @dataclass(slots=True)
 class State:
-    """Statistics, the KL of each sample (None for latents already drawn), and how the input was read."""
+    """Statistics, the KL of each sample (None for latents already drawn), how the input was read, and what was asked
+    for besides.
+    """
 
     statistics: Statistics
     sample_kl: SampleKl | None
     readings: list[str] = field(default_factory=list)
+    extras: Extras | None = None
+
+    @property
+    def extra_names(self) -> list[str]:
+        return [] if self.extras is None else self.extras.names
+
+    def summary(self) -> Summary:
+        """All figures."""
+        summary = self.statistics.summary()
+        return summary if self.extras is None else replace(summary, extras=self.extras.figures())
 
     def merge(self, other: "State") -> None:
         """Take what another has counted; raises ``ValueError`` where they do not fit."""
         self.statistics.merge(other.statistics)
         if self.sample_kl is not None and other.sample_kl is not None:
             self.sample_kl.merge(other.sample_kl)
+        if self.extras is not None and other.extras is not None:
+            self.extras.merge(other.extras)
         self.readings = list(dict.fromkeys(self.readings + other.readings))
 
 
@@ -63,6 +78,9 @@ def to_bytes(state: State) -> bytes:
         for name, extremes in (("highest", sample_kl.highest), ("lowest", sample_kl.lowest)):
             arrays[f"kl.{name}"] = np.array([value for value, _ in extremes], np.float64)
             arrays[f"kl.{name}_at"] = place_rows([place for _, place in extremes], number_of)
+    if state.extras is not None:
+        facts["with"] = state.extra_names
+        arrays |= {f"with.{name}": array for name, array in state.extras.arrays(number_of).items()}
     # Names may be many and long: data have room, the header has little.
     text = json.dumps(list(names)).encode(errors="surrogatepass")
     arrays["names"] = np.frombuffer(text, np.uint8)
@@ -94,6 +112,9 @@ def merged(paths: Sequence[str]) -> State:
             ours, theirs = (getattr(state.statistics, what) for state in (whole, other))
             if ours != theirs:
                 raise RequestError(f"{paths[0]} and {path} cannot be merged: their {what} are {ours} and {theirs}")
+        if whole.extra_names != other.extra_names:
+            ours, theirs = (" ".join(state.extra_names) or "none" for state in (whole, other))
+            raise RequestError(f"{paths[0]} and {path} cannot be merged: their --with are {ours} and {theirs}")
         whole.merge(other)
     return whole
 
@@ -114,7 +135,19 @@ def _state(facts: dict[str, Any], arrays: Arrays) -> State:
     statistics.samples = samples
     restore(statistics, arrays, names)
     sample_kl = _sample_kl(facts, arrays, names) if parameterization in PARAMETERIZATIONS else None
-    return State(statistics, sample_kl, [str(reading) for reading in facts["readings"]])
+    extras = _extras(facts, arrays, names, statistics)
+    return State(statistics, sample_kl, [str(reading) for reading in facts["readings"]], extras)
+
+
+def _extras(
+    facts: dict[str, Any], arrays: Arrays, names: list[tuple[str, str]], statistics: Statistics
+) -> Extras | None:
+    if not facts.get("with"):
+        return None
+    extras = Extras(facts["with"], statistics.channels, statistics.parameterization, statistics.clamp)
+    own = {key.removeprefix("with."): array for key, array in arrays.items() if key.startswith("with.")}
+    extras.restore(own, names)
+    return extras
 
 
 def _sample_kl(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]]) -> SampleKl:

@@ -18,6 +18,7 @@ from tests.conftest import SAMPLE_DATA, Cli, moments_of
 HEALTHY = SAMPLE_DATA / "healthy-f16.safetensors"
 COLLAPSED = SAMPLE_DATA / "collapsed.safetensors"
 CLAMPED = SAMPLE_DATA / "synthetic-clamp.safetensors"
+WITH_ALL = [part for name in ("correlation", "shape", "spectrum", "duplicates") for part in ("--with", name)]
 SCHEMA = json.loads(files("latentkit").joinpath("stats_schema.json").read_text())
 
 
@@ -84,6 +85,9 @@ def test_a_file_that_cannot_be_read_goes_before_a_condition(cli: Cli, tmp_path: 
         (CLAMPED, ()),
         (COLLAPSED, ("--scaling-factor", "2")),
         (SAMPLE_DATA / "per-image", ("--layout", "chw", "--limit", "1")),
+        (SAMPLE_DATA / "per-image", ("--layout", "chw", "--limit", "1", *WITH_ALL)),
+        (SAMPLE_DATA / "video.safetensors", WITH_ALL),
+        (CLAMPED, WITH_ALL),
     ],
 )
 def test_the_document_is_what_the_schema_says(cli: Cli, path: Path, options: tuple[str, ...]) -> None:

@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_summary() -> None:
     summary = summary_of(moments_of(50, 3))
     overall = summary.overall
     assert overall.kl is not None and overall.logvar is not None
-    values = {name: figure.value(summary, []) for name, figure in FIGURES.items()}
+    values = {name: figure.value(summary, []) for name, figure in FIGURES.items() if figure.extra is None}
     expected = {
         "samples": 50,
         "channels": 3,

@@ -15,8 +15,8 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import complain, note, track
-from latentkit.cli.stats_options import Checking, Merging, Showing, StatsFormat
-from latentkit.conditions import Condition, held, why_undefined
+from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
+from latentkit.conditions import Condition, check_asked, held, why_undefined
 from latentkit.errors import DataError, RequestError
 from latentkit.normalization import check_target_std, document, factors_of
 from latentkit.storage.choice import Posterior
@@ -61,6 +61,7 @@ def stats(
     files: Files,
     reading: Reading,
     choosing: Choosing,
+    asking: Asking,
     checking: Checking,
     computing: Computing,
     showing: Showing,
@@ -80,9 +81,12 @@ def stats(
         if outputs.count(path) > 1:
             raise RequestError(f"{path}: is named for two outputs; give each its own")
     if merging.merge:
-        state, other = _merge(files, reading, choosing, checking, computing), None
-        channels = showing.chosen(state.statistics.channels)
+        state = _merge(files, reading, choosing, asking, checking, computing)
+        check_asked(conditions, state.extra_names)
+        summary, against = state.summary(), None
+        channels = showing.chosen(summary.channels)
     else:
+        check_asked(conditions, asking.names)
         clamp = computing.clamp()
         found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
         other = _other(checking.against, reading, choosing, found)
@@ -92,30 +96,33 @@ def stats(
             return
         resolve_device(computing.device, messages)
         say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
-        state = _count(found, clamp, computing, messages)
-    against = None
-    if other is not None:
-        against = (_count(other, clamp, computing, messages).statistics.summary(), other.readings)
-    result = _judge(state, channels, against, checking)
+        state, summary = _count(found, clamp, asking.names, computing, messages)
+        against = None
+        if other is not None:
+            against = _count(other, clamp, [], computing, messages)[1], other.readings
+    result = _judge(state, summary, channels, against, checking)
     _put(result, form, writing)
     if form is not StatsFormat.table:
-        _note_nonfinite(result.summary, messages)
+        _note_nonfinite(summary, messages)
+        _note_left_out(summary, messages)
     if merging.state is not None:
         from latentkit.state import to_bytes
 
         _write(merging.state, to_bytes(state), writing)
     if checking.save_normalization is not None:
-        _write(checking.save_normalization, document(result.summary, result.factors).encode(), writing)
+        _write(checking.save_normalization, document(summary, result.factors).encode(), writing)
     _check(conditions, result)
 
 
-def _merge(files: list[str], reading: Reading, choosing: Choosing, checking: Checking, computing: Computing) -> "State":
+def _merge(
+    files: list[str], reading: Reading, choosing: Choosing, asking: Asking, checking: Checking, computing: Computing
+) -> "State":
     """States as one; options that say how to read tensors say nothing here, and are refused."""
     clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
-    if reading != Reading() or choosing != Choosing() or clamped or checking.against is not None:
+    if (reading, choosing, asking) != (Reading(), Choosing(), Asking()) or clamped or checking.against is not None:
         raise RequestError(
-            "--merge reads states, in which tensors, samples and clamp are settled: leave out the options on reading, "
-            "samples, the clamp and --against"
+            "--merge reads states, in which tensors, samples, clamp and --with are settled: leave out the options on "
+            "reading, samples, the clamp, --with and --against"
         )
     paths = [file.path for file in find_inputs(files)]
 
@@ -147,28 +154,37 @@ def _write(path: str, data: bytes, writing: Writing) -> None:
         write_all(descriptor, data)
 
 
-def _count(found: Found, clamp: tuple[float, float], computing: Computing, messages: Messages) -> "State":
+def _count(
+    found: Found, clamp: tuple[float, float], extras: list[str], computing: Computing, messages: Messages
+) -> "tuple[State, Summary]":
+    """What was counted, and the figures; ``extras`` names those asked for besides."""
     from latentkit.counting import statistics_of
+    from latentkit.extras import Extras
     from latentkit.outliers import SampleKl
     from latentkit.state import State
 
-    sample_kl = None if found.posteriors[0].parameterization == "none" else SampleKl()
+    first = found.posteriors[0]
+    sample_kl = None if first.parameterization == "none" else SampleKl()
+    more = Extras(extras, first.axes.channels, first.parameterization, clamp) if extras else None
     statistics = statistics_of(
         found.spans,
         clamp,
         batch_size=computing.batch_size,
         workers=computing.workers,
         sample_kl=sample_kl,
+        extras=more,
         progress=lambda done: track(done, found.nbytes, messages),
     )
-    scale = statistics.summary().overall.logvar
+    state = State(statistics, sample_kl, found.readings, more)
+    summary = state.summary()
+    scale = summary.overall.logvar
     if scale is not None and scale.negative_count:
         raise DataError(
-            f"{found.posteriors[0].file.path}: {scale.negative_count:,} values of the second half are negative, so "
+            f"{first.file.path}: {scale.negative_count:,} values of the second half are negative, so "
             f"they are no {statistics.parameterization}; the first value that is no number stands"
             f"{_place(scale.nonfinite_at)}; are they log-variances (--parameterization logvar)?"
         )
-    return State(statistics, sample_kl, found.readings)
+    return state, summary
 
 
 def _place(place: "Place | None") -> str:
@@ -177,13 +193,13 @@ def _place(place: "Place | None") -> str:
 
 def _judge(
     state: "State",
+    summary: "Summary",
     channels: list[int] | None,
     against: "tuple[Summary, list[str]] | None",
     checking: Checking,
 ) -> Result:
     from latentkit.findings import find
 
-    summary = state.statistics.summary()
     findings = find(
         summary,
         state.sample_kl,
@@ -208,7 +224,9 @@ def _put(result: Result, form: StatsFormat, writing: Writing) -> None:
         if form is StatsFormat.csv:
             chosen = result.channels if result.channels is not None else range(summary.channels)
             columns = channel_columns([summary.per_channel[channel] for channel in chosen])
-            CsvRows(descriptor, tuple(columns)).write(columns)
+            rows = CsvRows(descriptor, columns)
+            rows.write(columns)
+            rows.end({})
         else:
             import json
 
@@ -234,6 +252,13 @@ def _note_nonfinite(summary: "Summary", messages: Messages) -> None:
     nonfinite += scale.nan_count if scale is not None else 0
     if nonfinite:
         note(messages, f"{nonfinite:,} values are NaN, or infinite means: they are counted and left out of the figures")
+
+
+def _note_left_out(summary: "Summary", messages: Messages) -> None:
+    from latentkit.cli.stats_extras import left_out
+
+    for sentence in left_out(summary.extras):
+        note(messages, sentence)
 
 
 def _format(output: str | None, format: StatsFormat | None) -> StatsFormat:

@@ -11,6 +11,7 @@ from latentkit.conditions import Condition, parse
 from latentkit.errors import RequestError
 
 _CHECKING = "Checking"
+_ASKING = "More figures"
 _MERGING = "Parts"
 
 
@@ -18,6 +19,31 @@ class StatsFormat(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+class Extra(StrEnum):
+    correlation = "correlation"
+    shape = "shape"
+    spectrum = "spectrum"
+    duplicates = "duplicates"
+
+
+@dataclass
+class Asking:
+    """Figures that cost time."""
+
+    extra: Annotated[
+        list[Extra],
+        typer.Option(
+            "--with", metavar="NAME",
+            help="Also correlation of channels, shape (skewness, kurtosis), spectrum or duplicates; repeatable.",
+            rich_help_panel=_ASKING,
+        ),
+    ] = field(default_factory=list)  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        return [extra.value for extra in dict.fromkeys(self.extra)]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentkit.cli.screen import aligned, count_of, harmless, number, remark, stdout_console
+from latentkit.cli.stats_extras import extra_tables, left_out
 from latentkit.comparison import differences, state_of
 from latentkit.findings import Severity, largest_kl, verdict
 from latentkit.normalization import for_all, for_each
@@ -50,6 +51,7 @@ def draw(result: "Result") -> None:
     _put(console, *_channels(console, groups, overall), which)
     if overall.logvar is not None:
         _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
+    _draw_extras(console, result, groups)
     _draw_normalization(console, result)
     if result.against is not None:
         _draw_comparison(console, result, *result.against)
@@ -84,6 +86,7 @@ def _overview(summary: "Summary") -> Table:
     if overall.kl is not None:
         table.add_row("KL a sample [nats]", "", "", number(overall.kl.sample))
         table.add_row("KL an element [nats]", "", "", number(overall.kl.element))
+    table.add_row("aggregate's KL [nats]", "", "", number(overall.aggregate_kl))
     return table
 
 
@@ -194,11 +197,12 @@ def _logvars(groups: Sequence["Group"]) -> Table:
 def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -> tuple[str, Table]:
     """A row a channel, and one for all: the widest form that the screen has room for, so that no number is cut."""
     has_scale = overall.logvar is not None
-    extremes, share = {"l min", "l max"}, {"share"}
-    for padding, left_out in ((1, set()), (1, extremes), (0, extremes), (0, extremes | share)):
+    extremes, aggregate, share = {"l min", "l max"}, {"aggregate"}, {"share"}
+    narrow = extremes | aggregate
+    for padding, dropped in ((1, set()), (1, extremes), (1, narrow), (0, narrow), (0, narrow | share)):
         columns = _channel_columns([*groups, overall], has_scale=has_scale)
         table = _table(padding)
-        kept = [heading for heading in columns if heading not in left_out]
+        kept = [heading for heading in columns if heading not in dropped]
         for heading in kept:
             table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
         for number_of, cells in enumerate(zip(*(columns[heading] for heading in kept), strict=True)):
@@ -220,6 +224,7 @@ def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, 
         columns["min"] = aligned(row.mean.min for row in rows)
         columns["max"] = aligned(row.mean.max for row in rows)
         columns["1 / sd"] = aligned(row.drawn.scaling_factor for row in rows)
+        columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
         return columns
     spreads = [row.logvar for row in rows if row.logvar is not None]
     columns["l min"] = [_short(spread.min) for spread in spreads]
@@ -228,6 +233,7 @@ def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, 
     columns["l max"] = [_short(spread.max) for spread in spreads]
     columns["drawn sd"] = aligned(row.drawn.sd for row in rows)
     columns["KL"] = aligned(math.nan if row.kl is None else row.kl.element for row in rows)
+    columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
     columns["share"] = [_share(row) for row in rows]
     columns["state"] = [state_of(row) for row in rows]
     return columns
@@ -261,6 +267,15 @@ def _hazards(result: "Result") -> Table:
     for row, hazard in enumerate(hazards):
         table.add_row(hazard.dtype, *(cell(row) for cell in columns.values()))
     return table
+
+
+def _draw_extras(console: "Console", result: "Result", groups: Sequence["Group"]) -> None:
+    extras = result.summary.extras
+    for title, table, caption in extra_tables(extras, [group.channel or 0 for group in groups]):
+        _put(console, title, table, caption)
+    if sentences := left_out(extras):
+        console.print(remark(sentences))
+        console.print()
 
 
 def _draw_normalization(console: "Console", result: "Result") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from latentkit.findings.channels import collapsed, constant_scale, dead, deterministic, factors_off, unequal_scale
 from latentkit.findings.finding import Finding, Severity, where
-from latentkit.findings.values import clamped, far_out, half_precision, largest_kl, misread, nonfinite
+from latentkit.findings.values import clamped, copies, far_out, half_precision, largest_kl, misread, nonfinite
 from latentkit.outliers import SampleKl
 from latentkit.statistics import Summary
 
@@ -25,7 +25,7 @@ def find(
     """All findings, the most serious first.
 
     Args:
-        summary: the figures.
+        summary: the figures; copies of samples are found where it was asked for the duplicates.
         sample_kl: the KL of every sample, to find those far out.
         scaling_factor, shift_factor: those in use, to be compared with the latents' own; None: not compared.
         target_std: the standard deviation that scaled latents should have.
@@ -37,6 +37,7 @@ def find(
         *collapsed(summary),
         *misread(summary),
         *far_out(sample_kl),
+        *copies(summary),
         *unequal_scale(summary),
         *factors_off(summary, scaling_factor, shift_factor, target_std),
         *half_precision(summary, sample_kl),

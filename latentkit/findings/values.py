@@ -135,6 +135,24 @@ def far_out(sample_kl: SampleKl | None) -> Iterator[Finding]:
             )
 
 
+def copies(summary: Summary) -> Iterator[Finding]:
+    duplicates = summary.extras.duplicates
+    if duplicates is None or not duplicates.duplicate_count:
+        return
+    count, first = duplicates.duplicate_count, duplicates.pairs[0]
+    among = f" among the first {duplicates.samples_hashed:,}" if duplicates.is_capped else ""
+    yield Finding(
+        "duplicates",
+        Severity.warning,
+        f"{count:,} {plural(count, 'sample')}{among} {are(count)} {plural(count, 'a copy', 'copies')} of earlier ones, "
+        f"to the last byte; the first is {where(first.sample)}, which equals {where(first.copy_of)}",
+        count,
+        0,
+        "diffusion models memorize what is repeated: Carlini et al. 2023",
+        place=first.sample,
+    )
+
+
 def _listed(far: FarOut) -> str:
     shown = [f"{where(place)} ({value:.4g})" for value, place in far.worst[:3]]
     return "; ".join(shown) + (", and others" if far.count > len(shown) else "")

@@ -12,6 +12,11 @@ split and number of accumulators; moments agree to 1e-12 (means: of the standard
 ``accumulate``    ``Statistics``: blocks in, summary out
 ``state``         what was counted as arrays, for another process to merge
 ``summary``       the figures, as frozen dataclasses
+``centred``       samples about their mean, and how groups about different means merge
+``correlation``   covariance, correlation and effective rank of the channels
+``shape``         skewness and kurtosis
+``spectrum``      autocorrelation and power over space
+``duplicates``    samples that are copies of others
 ================  ==========================================================================================
 """
 

@@ -8,9 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from latentkit.parameterization import Clamp
+from latentkit.statistics.correlation import Correlation
 from latentkit.statistics.counts import Cells, Facts
+from latentkit.statistics.duplicates import Duplicates
 from latentkit.statistics.extrema import Extrema, Place
 from latentkit.statistics.quantity import HALF_PRECISIONS, Quantity
+from latentkit.statistics.shape import Shape
+from latentkit.statistics.spectrum import Spectrum
 
 #: Percentages of the quantiles, by NumPy's ``inverted_cdf``: the least value with at least as many up to it.
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -115,7 +119,8 @@ class Group:
     ``mean_variance`` is the variance of the means over samples and positions. ``drawn`` is of latents drawn from the
     posteriors, by the law of total variance (mean of the variances + variance of the means), ``means`` of the means
     alone. These, ``active`` and ``collapsed`` are NaN or None for fewer than two samples. What concerns the scale is
-    None for drawn latents. ``histogram`` counts finite log-variances below, between and above ``histogram_edges``.
+    None for drawn latents. ``aggregate_kl`` is KL(N(``drawn.shift_factor``, ``drawn.sd``²) ‖ N(0, 1)) in nats an
+    element. ``histogram`` counts finite log-variances below, between and above ``histogram_edges``.
     For all channels, ``active`` and ``collapsed`` are None.
     """
 
@@ -131,7 +136,24 @@ class Group:
     collapsed: bool | None
     drawn: Normalization
     means: Normalization
+    aggregate_kl: float
     histogram: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraFigures:
+    """What was asked for besides, by name; None where it was not.
+
+    All are of whole samples. ``nonfinite_samples`` (a mean that is not finite, a scale that is NaN or negative) are
+    left out of all but the duplicates, ``large_samples`` (of more elements than are held at once) of all.
+    """
+
+    correlation: Correlation | None = None
+    shape: Shape | None = None
+    spectrum: Spectrum | None = None
+    duplicates: Duplicates | None = None
+    nonfinite_samples: int = 0
+    large_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +176,7 @@ class Summary:
     collapsed_channels: int
     overall: Group
     per_channel: list[Group]
+    extras: ExtraFigures = ExtraFigures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +229,7 @@ def _group(
     if scale:
         drawn_variance += _ratio(scale.facts.variance.total[row], _known(scale.facts)[row])
     active = None if channel is None or math.isnan(variance) else variance > ACTIVE_VARIANCE
+    drawn = _normalization(center, drawn_variance)
     return Group(
         channel=channel,
         count=int(facts.total[row]),
@@ -217,8 +241,9 @@ def _group(
         mean_variance=variance,
         active=active,
         collapsed=None if active is None or kl is None else not active and kl.element < COLLAPSED_KL,
-        drawn=_normalization(center, drawn_variance),
+        drawn=drawn,
         means=_normalization(center, variance),
+        aggregate_kl=_aggregate_kl(drawn),
         histogram=_histogram(scale.cells, row, edges) if scale else [],
     )
 
@@ -226,6 +251,18 @@ def _group(
 def _normalization(mean: float, variance: float) -> Normalization:
     sd = math.sqrt(variance)
     return Normalization(mean, 1 / sd if sd else math.nan, sd)
+
+
+def _aggregate_kl(latents: Normalization) -> float:
+    """½ (μ² + s² − 1 − log s²): of a normal with the moments of the aggregate posterior, the latents of all samples.
+
+    The KL of the aggregate posterior itself, the marginal KL of Hoffman & Johnson, "ELBO surgery" (2016), is this and
+    its KL to that normal: never less.
+    """
+    excess = latents.sd**2 - 1
+    if math.isnan(excess):
+        return math.nan
+    return 0.5 * (latents.shift_factor**2 + (excess - math.log1p(excess) if excess > -1 else math.inf))
 
 
 def _spread(half: Half, row: int) -> Spread:

@@ -1,0 +1,137 @@
+"""The terminal's view of what ``stats --with`` adds, and words on what that does not cover."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from latentkit.cli.screen import aligned, count_of, harmless, number
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+    from rich.table import Table
+
+    from latentkit.statistics import Place
+    from latentkit.statistics.correlation import Correlation
+    from latentkit.statistics.duplicates import Duplicates
+    from latentkit.statistics.shape import Shape
+    from latentkit.statistics.spectrum import Lag, Spectrum
+    from latentkit.statistics.summary import ExtraFigures
+
+    #: A title, a table, and a caption.
+    Titled = tuple[str, Table, str | None]
+
+# The matrix of more channels has no room on a screen: the strongest pairs do.
+_MOST_COLUMNS = 8
+_MOST_ROWS = 12
+
+
+def left_out(extras: "ExtraFigures") -> list[str]:
+    """What the figures do not cover, a sentence each."""
+    sentences = []
+    if count := extras.nonfinite_samples:
+        sentences.append(
+            f"{count_of(count, 'sample')} with a value that is not finite: left out of correlation, shape, spectrum"
+        )
+    if count := extras.large_samples:
+        sentences.append(f"{count_of(count, 'sample')} of more than 5 million elements: left out of what --with gives")
+    if extras.spectrum is not None and (count := extras.spectrum.samples_without_axes):
+        sentences.append(
+            f"{count_of(count, 'sample')} without spatial axes (tokens, vectors): left out of the spectrum; if the "
+            f"tokens follow one another in time, call their axis t, as in --layout bct"
+        )
+    if extras.duplicates is not None and extras.duplicates.is_capped:
+        sentences.append(
+            f"copies are looked for among the first {extras.duplicates.samples_hashed:,} samples, by file, tensor and "
+            f"index"
+        )
+    return sentences
+
+
+def extra_tables(extras: "ExtraFigures", channels: Sequence[int]) -> "Iterator[Titled]":
+    """What was asked for, of these channels where there is a row a channel."""
+    if extras.correlation is not None:
+        yield _correlation(extras.correlation)
+    if extras.shape is not None:
+        yield _shape(extras.shape, channels)
+    if extras.spectrum is not None and extras.spectrum.lag1:
+        yield _lags(extras.spectrum.lag1, channels)
+    if extras.spectrum is not None and extras.spectrum.frequencies:
+        yield _power(extras.spectrum)
+    if extras.duplicates is not None:
+        yield _copies(extras.duplicates)
+
+
+def _correlation(correlation: "Correlation") -> "Titled":
+    matrix = correlation.matrix
+    if len(matrix) <= _MOST_COLUMNS:
+        table = _table("ch", *map(str, range(len(matrix))))
+        for channel, row in enumerate(matrix):
+            table.add_row(str(channel), *("–" if value != value else f"{value:.2f}" for value in row))
+    else:
+        table = _table("ch", "and", "correlation")
+        for pair in correlation.strongest:
+            table.add_row(*map(str, pair.channels), f"{pair.correlation:.3f}")
+    eigenvalues = ", ".join(number(value) for value in correlation.eigenvalues[:_MOST_COLUMNS])
+    more = ", …" if len(correlation.eigenvalues) > _MOST_COLUMNS else ""
+    return (
+        f"Correlation of channels: effective rank {number(correlation.effective_rank)} of {len(matrix)}",
+        table,
+        f"eigenvalues of the covariance: {eigenvalues}{more}",
+    )
+
+
+def _shape(shape: "Shape", channels: Sequence[int]) -> "Titled":
+    table = _table("ch", "skewness", "excess kurtosis")
+    rows = [*(shape.channels[channel] for channel in channels), shape.overall]
+    names = [*map(str, channels), "all"]
+    columns = aligned(row.skewness for row in rows), aligned(row.excess_kurtosis for row in rows)
+    for cells in zip(names, *columns, strict=True):
+        table.add_row(*cells)
+    return "Shape of the latents' distribution (a normal one has 0 and 0)", table, None
+
+
+def _lags(lags: "Sequence[Lag]", channels: Sequence[int]) -> "Titled":
+    table = _table("ch", *(f"along {lag.axis}" for lag in lags))
+    columns = [aligned([*(lag.channels[channel] for channel in channels), lag.overall]) for lag in lags]
+    for cells in zip([*map(str, channels), "all"], *columns, strict=True):
+        table.add_row(*cells)
+    return "Correlation of latents one step apart", table, None
+
+
+def _power(spectrum: "Spectrum") -> "Titled":
+    count = len(spectrum.frequencies)
+    rows = min(count, _MOST_ROWS)
+    shown = [place * (count - 1) // max(1, rows - 1) for place in range(rows)]
+    table = _table("cycles a pixel", "power")
+    for place, cell in zip(shown, aligned(spectrum.overall[place] for place in shown), strict=True):
+        table.add_row(f"{spectrum.frequencies[place]:.3f}", cell)
+    which = f"{rows} of {count} frequencies; -o FILE.json has all, and each channel's" if rows < count else None
+    return "Power by spatial frequency, mean of the channels (white noise has 1)", table, which
+
+
+def _copies(duplicates: "Duplicates") -> "Titled":
+    table = _table("sample", "is a copy of", justify="left")
+    for pair in duplicates.pairs:
+        table.add_row(_where(pair.sample), _where(pair.copy_of))
+    if not duplicates.pairs:
+        table.add_row("–", "–")
+    groups = f", in {count_of(duplicates.groups, 'group')}" if duplicates.groups else ""
+    more = duplicates.duplicate_count - len(duplicates.pairs)
+    return (
+        f"Copies among {count_of(duplicates.samples_hashed, 'sample')}: {duplicates.duplicate_count:,}{groups}",
+        table,
+        f"and {more:,} more" if more else None,
+    )
+
+
+def _where(place: "Place") -> str:
+    return harmless(f"{place.name}, {place.key}, {place.index}")
+
+
+def _table(*headings: str, justify: "JustifyMethod" = "right") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify=justify)
+    return table
