@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from latentkit import __version__
-from latentkit.cli import guide, info, kl, nll, sample, stats
+from latentkit.cli import guide, info, kl, nll, report, sample, stats
 from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command, leave_quietly
 from latentkit.cli.screen import complain
 
@@ -50,6 +50,7 @@ def _options(
 
 add_command(app, info.info, epilog=info.EXAMPLES)
 add_command(app, stats.stats, epilog=stats.EXAMPLES)
+add_command(app, report.report, epilog=report.EXAMPLES)
 add_command(app, kl.kl, epilog=kl.EXAMPLES)
 add_command(app, nll.nll, epilog=nll.EXAMPLES)
 add_command(app, sample.sample, epilog=sample.EXAMPLES)

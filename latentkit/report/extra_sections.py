@@ -1,0 +1,121 @@
+"""Sections on what ``stats --with`` adds: correlation, smoothness over space, duplicates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from latentkit.report import pictures
+from latentkit.report.facts import Document, asked_for
+from latentkit.report.heat_maps import correlations
+from latentkit.report.markup import count_of, data_of, figure, fixed, number, section, short, table, to_open
+
+#: Channels of which every correlation and every power is given; of more, the strongest, and the mean.
+MOST_IN_FULL = 128
+
+
+def correlation(document: Document) -> str:
+    """How channels go together."""
+    part = asked_for(document, "correlation")
+    if not part or document["channels"] < 2:
+        return ""
+    matrix, channels, strongest = part["matrix"], document["channels"], part["strongest"]
+    listed = table(
+        "Strongest correlations",
+        {
+            "channels": [" and ".join(map(str, pair["channels"])) for pair in strongest],
+            "correlation": [pair["correlation"] for pair in strongest],
+        },
+    )
+    effective = _effective_rank(part["effective_rank"], channels)
+    if channels > MOST_IN_FULL or not strongest:
+        return section("Correlation", effective, listed)
+    (one, other), value = strongest[0]["channels"], strongest[0]["correlation"]
+    alt = (
+        f"Correlation matrix of {channels} channels: the strongest is {short(value)}, of channels {one} and {other}; "
+        f"the effective rank is {short(part['effective_rank'])}"
+    )
+    columns: dict[str, list[Any]] = {"channel": list(range(channels))}
+    columns |= {str(channel): list(cells) for channel, cells in enumerate(zip(*matrix, strict=True))}
+    data = table("Correlation of the channels", columns, show=dict.fromkeys(columns, fixed(2)))
+    picture = figure(
+        correlations(matrix, alt),
+        "Correlation of the channels, from −1 (orange) over 0 (empty) to 1 (blue)",
+        data_of(data),
+    )
+    return section("Correlation", f'<div class="pair">{picture}<div>{effective}{listed}</div></div>')
+
+
+def _effective_rank(rank: float | None, channels: int) -> str:
+    if rank is None:
+        return ""
+    return (
+        f"<p>The effective rank is {number(rank)} of {channels}: as many channels, uncorrelated and of equal scale, "
+        f"would be as spread out (Roy &amp; Vetterli 2007).</p>"
+    )
+
+
+def spectrum(document: Document) -> str:
+    """How smooth latents are over space: power by frequency, and the correlation of neighbours."""
+    part = asked_for(document, "spectrum")
+    if not part or not part["lag1"]:
+        return ""
+    listed = _neighbours(part["lag1"])
+    frequencies, overall = part["frequencies"], part["overall"]
+    kept = [place for place, value in enumerate(overall) if value and frequencies[place] > 0]
+    if len(kept) < 2:
+        return section("Smoothness over space", listed)
+    frequencies, overall = [frequencies[place] for place in kept], [overall[place] for place in kept]
+    power = part["power"] if document["channels"] <= MOST_IN_FULL else []
+    channels = [[row[place] for place in kept] for row in power]
+    alt = (
+        f"Power spectrum, where white noise is 1 throughout: {short(overall[0])} at {short(frequencies[0])} cycles a "
+        f"pixel, {short(overall[-1])} at {short(frequencies[-1])}, mean over channels"
+    )
+    columns = {"cycles a pixel": frequencies, "all": overall}
+    columns |= {f"ch {channel}": row for channel, row in enumerate(channels)}
+    data = table("Power by spatial frequency", columns)
+    caption = "Power by spatial frequency, where white noise has 1: mean of the channels"
+    caption += ", each of which is a thin line" if channels else ""
+    picture = figure(pictures.spectrum(frequencies, overall, channels, alt), caption, data_of(data))
+    return section("Smoothness over space", f'<div class="pair">{picture}<div>{listed}</div></div>')
+
+
+def _neighbours(lags: Sequence[Document]) -> str:
+    whole = {"axis": [lag["axis"] for lag in lags], "mean of the channels": [lag["overall"] for lag in lags]}
+    columns: dict[str, list[Any]] = {"channel": list(range(len(lags[0]["channels"])))}
+    columns |= {f"along {lag['axis']}": lag["channels"] for lag in lags}
+    each = table("Correlation of latents one step apart, by channel", columns)
+    return table("Correlation of latents one step apart", whole) + to_open("By channel", each)
+
+
+def duplicates(document: Document) -> str:
+    """Samples that are copies of others."""
+    part = asked_for(document, "duplicates")
+    if not part:
+        return ""
+    count, hashed = part["duplicate_count"], part["samples_hashed"]
+    among = f"the first {hashed:,} samples" if part["is_capped"] else count_of(hashed, "sample")
+    words = f"<p>{count:,} of {among} {'repeats' if count == 1 else 'repeat'} an earlier one, byte for byte.</p>"
+    if not part["pairs"]:
+        return section("Duplicates", words)
+    columns = {
+        f"{whose} {what}": [pair[which][name] for pair in part["pairs"]]
+        for which, whose in (("sample", "copy:"), ("copy_of", "first:"))
+        for what, name in (("file", "file"), ("tensor", "tensor"), ("sample", "index"))
+    }
+    return section("Duplicates", words, table("The first copies", columns))
+
+
+def left_out(document: Document) -> list[str]:
+    """What some sections do not cover, a sentence each."""
+    part = document["with"]
+    sentences = []
+    if part["nonfinite_samples"]:
+        count = count_of(part["nonfinite_samples"], "sample")
+        sentences.append(f"{count} with a value that is not finite: of correlation, shape and spectrum")
+    if part["large_samples"]:
+        count = count_of(part["large_samples"], "sample")
+        sentences.append(f"{count} of more than 5 million elements: of correlation, shape, spectrum and duplicates")
+    if part["spectrum"] and part["spectrum"]["samples_without_axes"]:
+        count = count_of(part["spectrum"]["samples_without_axes"], "sample")
+        sentences.append(f"{count} without spatial axes: of the spectrum")
+    return sentences

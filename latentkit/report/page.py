@@ -1,0 +1,113 @@
+"""The page: sections one after the other, with their style, in one file that fetches nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from latentkit.report import extra_sections, sections
+from latentkit.report.kl_section import divergence
+from latentkit.report.logvar_section import clamp
+from latentkit.report.markup import count_of, section, text
+from latentkit.report.samples import KlHistogram
+from latentkit.storage.tables import jsonable
+
+_LISTED = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How a report came about: its command line, what was read, and with which versions of what."""
+
+    command: str
+    files: Sequence[str]
+    versions: dict[str, str]
+
+
+def page(document: dict[str, Any], histogram: KlHistogram | None, made: Made) -> str:
+    """A report as HTML.
+
+    Args:
+        document: that of ``stats``, as ``latentkit.document.document_of`` makes it.
+        histogram: the KL of the samples in bins; None leaves the picture out.
+        made: told at the end.
+
+    Equal arguments give equal text, on equal versions of matplotlib: there is no date in it.
+    """
+    document = jsonable(document)
+    drawn = document["parameterization"] == "none"
+    title = "Drawn latents" if drawn else "Encoder health"
+    facts = [count_of(document["samples"], "sample"), count_of(document["channels"], "channel"), *document["read"]]
+    body = "\n".join(
+        (
+            sections.findings(document),
+            sections.overview(document),
+            divergence(document, histogram),
+            clamp(document),
+            sections.channel_map(document),
+            extra_sections.correlation(document),
+            extra_sections.spectrum(document),
+            extra_sections.duplicates(document),
+            sections.channels(document),
+            sections.comparison(document),
+            sections.hazards(document),
+            sections.normalization(document),
+            _made(made, document),
+        )
+    )
+    style = files("latentkit.report").joinpath("page.css").read_text(encoding="utf-8")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="latentkit {text(made.versions["latentkit"])}">
+<title>{text(title)}: {text(_name(made))}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<p class="kind">latentkit report</p>
+<h1>{text(title)}</h1>
+<p class="facts">{text(_name(made))}<br>{" · ".join(map(text, facts))}</p>
+</header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _name(made: Made) -> str:
+    """What a report is of, in short."""
+    if not made.files:
+        return "–"
+    first = made.files[0]
+    return first if len(made.files) == 1 else f"{first} and {len(made.files) - 1:,} more"
+
+
+def _made(made: Made, document: dict[str, Any]) -> str:
+    listed = "".join(f"<li>{text(name)}</li>" for name in made.files[:_LISTED])
+    more = len(made.files) - _LISTED
+    listed += f"<li>and {more:,} more</li>" if more > 0 else ""
+    low, high = document["clamp"]
+    rows = [
+        ("Command", f"<code>{text(made.command)}</code>"),
+        ("Read as", "<br>".join(map(text, document["read"]))),
+        ("Clamp", f"[{low:g}, {high:g}]".replace("-", "−")),
+        ("Quantiles", _quantiles(document)),
+        *(("Left out", text(words)) for words in extra_sections.left_out(document)),
+        ("Versions", ", ".join(f"{text(name)} {text(version)}" for name, version in made.versions.items())),
+        ("Files", f"<ul>{listed}</ul>"),
+    ]
+    shown = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return section("How this was made", f'<dl class="made">{shown}</dl>')
+
+
+def _quantiles(document: dict[str, Any]) -> str:
+    if document["exact_quantiles"]:
+        return "exact"
+    return "rounded towards zero by at most 0.8 %; everything else is exact all the same"
