@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from latentkit.extras import Extras
-from latentkit.measures import Arithmetic, Values, kl_to_prior
+from latentkit.measures import Arithmetic, kl_to_prior
 from latentkit.outliers import SampleKl
 from latentkit.parameterization import Clamp
 from latentkit.pipeline import run, sample_values
@@ -13,6 +13,7 @@ from latentkit.scripted import as_written
 from latentkit.statistics import Origin, Statistics
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
 from latentkit.storage.choice import Span
+from latentkit.sums import Values
 from latentkit.workspace import Workspace
 
 Measured = tuple[Span, Values]

@@ -1,7 +1,7 @@
 """Drawing: a block of posteriors -> its latents, by the recipe of ``guide/noise.md``, on the host."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from latentkit.scripted import PART_ELEMENTS, scripted
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
+from latentkit.sums import UNIT_ELEMENTS, units_of
 from latentkit.tabulated import can_tabulate, codes_of, look_up
 from latentkit.workspace import Workspace
 
@@ -115,34 +116,49 @@ def _drawn(
     Returns how many latents overflowed, and whether it is certain that no log-variance was clamped.
     """
     parameterization, clamp = block.spans[0].posterior.parameterization, recipe.clamp
+    tables = [*normal_tables()]
     if can_tabulate(raw.dtype):
-        tables = [_std_table(raw.dtype, parameterization, clamp)]
+        tables.append(_std_table(raw.dtype, parameterization, clamp))
         raw = codes_of(raw)
     elif parameterization == "logvar":
-        tables = [*exp_tables()]
+        tables += exp_tables()
         raw = raw.float()
     else:
-        tables = []
         std = workspace.take("std", block.shape, torch.float32)
         raw = std_float32(raw.float(), std, parameterization, clamp, scratch=workspace.prepared(_scratch))
-    step = max(1, PART_ELEMENTS // prod(block.piece.shape))
-    overflowed, all_within = _draw(
-        stored,
-        raw,
-        tables,
-        exp_bounds(clamp),
-        _within(clamp),
-        words,
-        [*normal_tables()],
-        recipe.temperature,
-        *_affine(block, recipe, torch.float32),
-        (out, workspace.prepared(_bits, out), odd),
-        canonical_nan(out.dtype),
-        _largest_squares(out.dtype),
-        workspace.prepared(_buffers, step * prod(block.piece.shape)),
-        step,
+    settings = Settings(
+        exp_bounds(clamp), _within(clamp), recipe.temperature, canonical_nan(out.dtype), _largest_squares(out.dtype)
     )
+    overflowed, all_within = 0, True
+    views = [stored, raw, out, workspace.prepared(_bits, out)]
+    for rows, part_words, part_views, affine in _parts(words, views, _affine(block, recipe, torch.float32)):
+        size = prod(part_views[0].shape[1:])
+        step = max(1, PART_ELEMENTS // size)
+        buffers = workspace.prepared(_buffers, step * size)
+        flags = torch.zeros(len(part_views[0]), dtype=torch.bool)
+        too_large, none_clamped = _draw(part_words, part_views, tables, affine, settings, flags, buffers, step)
+        odd[rows] |= flags.view(len(odd[rows]), -1).any(1)
+        overflowed += too_large
+        all_within = all_within and none_clamped
     return overflowed, all_within
+
+
+Part = tuple[slice, Tensor, list[Tensor], list[Tensor | None]]
+
+
+def _parts(words: Tensor, views: list[Tensor], affine: list[Tensor | None]) -> Iterator[Part]:
+    """What is drawn at once: all samples, or the units of a long one; the samples they are of come first."""
+    shape = views[0].shape
+    if prod(shape[1:]) <= UNIT_ELEMENTS:
+        yield slice(None), words, views, affine
+        return
+    words = words.view(shape)
+    for row in range(shape[0]):
+        one = slice(row, row + 1)
+        columns = [units_of(tensor[one]) for tensor in (words, *views)]
+        affines = [None if each is None else units_of(each.expand(1, *shape[1:])) for each in affine]
+        for number, (part_words, *part_views) in enumerate(zip(*columns, strict=True)):
+            yield one, part_words.reshape(-1), part_views, [None if each is None else each[number] for each in affines]
 
 
 def _scratch(workspace: Workspace) -> Scratch:
@@ -162,55 +178,67 @@ def _buffers(workspace: Workspace, elements: int) -> list[Tensor]:
 
 
 @scripted
+def _of_rows(values: Tensor | None, start: int, stop: int) -> Tensor | None:
+    """Values of some rows, where they are not the same for all."""
+    if values is None or values.size(0) == 1:
+        return values
+    return values[start:stop]
+
+
+class Settings(NamedTuple):
+    """Of ``_draw``: bounds of ``exp_half``, those of ``_within``, temperature, and facts of the output's dtype."""
+
+    bounds: tuple[float, float]
+    within: tuple[float, float]
+    temperature: float
+    nan_bits: int
+    largest_squares: float
+
+
+@scripted
 def _draw(
-    stored: Tensor,
-    raw: Tensor,
-    tables: list[Tensor],
-    bounds: tuple[float, float],
-    within: tuple[float, float],
     words: Tensor,
-    normal: list[Tensor],
-    temperature: float,
-    shift: Tensor | None,
-    scale: Tensor | None,
-    outs: tuple[Tensor, Tensor, Tensor],
-    nan_bits: int,
-    largest_squares: float,
+    views: list[Tensor],
+    tables: list[Tensor],
+    affine: list[Tensor | None],
+    settings: Settings,
+    odd: Tensor,
     buffers: list[Tensor],
     step: int,
 ) -> tuple[int, bool]:
     """``_drawn``, ``step`` samples at a time.
 
-    ``raw`` is float32 σ where there are no ``tables``, bit patterns where there is one, and float32 log-variance where
-    there are those of ``exp_half``. ``outs``: the latents, their memory as integers, and ``odd``. No σ strictly
-    between ``within`` was clamped.
+    ``views``: stored mean; float32 σ where there are no scale ``tables``, bit patterns where there is one, float32
+    log-variance where there are those of ``exp_half``; the latents; their memory as integers. The tables of the
+    normals come first.
     """
-    out, out_bits, odd = outs
+    stored, raw, out, out_bits = views
     overflowed, all_within = 0, True
     for start in range(0, stored.size(0), step):
         stop = min(start + step, stored.size(0))
         target, source = out[start:stop], raw[start:stop]
         count = target.numel()
         first = start * (count // (stop - start))
-        index, mean, std = [buffers[number][:count].view_as(target) for number in (0, 1, 7)]
+        index, mean, std = [buffers[number][:count].view(target.shape) for number in (0, 1, 7)]
         flat = buffers[5][:count]
-        normals(words[first : first + count], normal[0], normal[1], flat, buffers[6][:count], buffers[:5])
-        if len(tables) == 1:
-            look_up(tables[0], source, index, std)
-        elif len(tables) == 2:
-            exp_half(source, bounds[0], bounds[1], tables[0], tables[1], std, buffers[:5])
+        normals(words[first : first + count], tables[0], tables[1], flat, buffers[6][:count], buffers[:5])
+        if len(tables) == 3:
+            look_up(tables[2], source, index, std)
+        elif len(tables) == 4:
+            exp_half(source, settings.bounds[0], settings.bounds[1], tables[2], tables[3], std, buffers[:5])
         else:
             std.copy_(source)
-        all_within = all_within and float(std.amin()) > within[0] and float(std.amax()) < within[1]
+        all_within = all_within and float(std.amin()) > settings.within[0] and float(std.amax()) < settings.within[1]
         mean.copy_(stored[start:stop])
-        latents = draw(mean, std, flat.view_as(target), temperature, shift, scale)
+        shift, scale = _of_rows(affine[0], start, stop), _of_rows(affine[1], start, stop)
+        latents = draw(mean, std, flat.view(target.shape), settings.temperature, shift, scale)
         target.copy_(latents)
         # A sum of squares shows, in one pass, that nothing is NaN, infinite, or too large for the output's dtype.
-        if not float(torch.dot(flat, flat)) < largest_squares:
+        if not float(torch.dot(flat, flat)) < settings.largest_squares:
             finite = latents.isfinite()
             odd[start:stop].logical_or_(finite.flatten(1).all(1).logical_not())
             overflowed += int((finite & target.isinf()).sum())
-            out_bits[start:stop].masked_fill_(latents.isnan(), nan_bits)
+            out_bits[start:stop].masked_fill_(latents.isnan(), settings.nan_bits)
     return overflowed, all_within
 
 
@@ -231,13 +259,13 @@ def _count_clamped(raw: Tensor, parameterization: str, clamp: Clamp) -> int:
     return count
 
 
-def _affine(block: Block, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+def _affine(block: Block, recipe: Recipe, dtype: torch.dtype) -> list[Tensor | None]:
     """Shift and scale, None where they change nothing."""
     shift, scale = recipe.affine.shift, recipe.affine.scale
-    return (
+    return [
         None if set(shift) == {0.0} else channel_values(shift, block).to(dtype),
         None if set(scale) == {1.0} else channel_values(scale, block).to(dtype),
-    )
+    ]
 
 
 def _largest_squares(dtype: torch.dtype) -> float:

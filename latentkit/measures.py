@@ -1,8 +1,8 @@
 """Measures: a block of posteriors -> KL or NLL of its samples.
 
-16- and 8-bit posteriors go through tables and float32, float32 ones through float32 arithmetic; sums are float64.
-Where float32 cannot keep the accuracy (near the prior, beyond its range), the rows concerned are done again in
-float64, from the same bytes, so that a healthy sample pays nothing.
+16- and 8-bit posteriors go through tables and float32, float32 ones through float32 arithmetic; sums are float64, and
+by units of a fixed size. Where float32 cannot keep the accuracy (near the prior, beyond its range), the rows concerned
+are done again in float64, from the same bytes, so that a healthy sample pays nothing.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,9 @@ from latentkit.distributions import LOG_2PI, exp_remainder
 from latentkit.kernels import kl_logvar, kl_tabulated, nll_tabulated
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
 from latentkit.scripted import PART_ELEMENTS
-from latentkit.sums import fold, folded_width, row_sums, sample_sums
+from latentkit.sums import Values, by_units, fold, folded_width, row_sums, sample_sums
 from latentkit.tabulated import can_tabulate, codes_of, look_up_scale, tables_of
 from latentkit.workspace import Workspace
-
-Values = NDArray[np.float64]
 
 # Below these means of m² + h(l), float32 could be off by more than 5e-7 of the sum. With tables each of four steps
 # costs at most half a unit, 6e-8 of a term, and only the underflow of m² is left. The arithmetic form adds the errors
@@ -53,6 +51,15 @@ def kl_to_prior(
     ``mean`` and ``raw`` are ``(n, outer, channels, inner)`` in the stored dtype, any strides.
     """
 
+    def measure(mean: Tensor, raw: Tensor) -> Values:
+        return _kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=per_channel)
+
+    return measure(mean, raw) if per_channel else by_units(measure, mean, raw)
+
+
+def _kl_to_prior(
+    mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic, workspace: Workspace, *, per_channel: bool
+) -> Values:
     def exactly(mean: Tensor, raw: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
@@ -138,8 +145,11 @@ def kl_to_other(
             terms += _kl_terms(m1 - m2, scale2, scale1, -log_ratio)
         return sample_sums(terms, per_channel=per_channel)
 
-    other_mean, other_raw = (tensor.expand_as(mean) for tensor in other[:2])
-    return _in_parts(exactly, arithmetic, mean, raw, other_mean, other_raw)
+    def measure(*tensors: Tensor) -> Values:
+        return _in_parts(exactly, arithmetic, *tensors)
+
+    others = (tensor.expand_as(mean) for tensor in other[:2])
+    return measure(mean, raw, *others) if per_channel else by_units(measure, mean, raw, *others)
 
 
 def nll(
@@ -150,6 +160,15 @@ def nll(
     ½ Σ (log 2π + l + (x − m)² e^(−l)).
     """
 
+    def measure(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
+        return _nll(mean, raw, parameterization, latents, arithmetic, workspace)
+
+    return by_units(measure, mean, raw, latents)
+
+
+def _nll(
+    mean: Tensor, raw: Tensor, parameterization: str, latents: Tensor, arithmetic: Arithmetic, workspace: Workspace
+) -> Values:
     def exactly(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         deviation = (latents.to(wide.device, wide.dtype) - wide) / scale.std

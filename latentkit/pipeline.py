@@ -14,11 +14,12 @@ from torch import Tensor
 from latentkit.affine import Affine
 from latentkit.cores import available_cores
 from latentkit.errors import DataError
-from latentkit.measures import Arithmetic, Values, first_negative, kl_to_other, kl_to_prior, nll
+from latentkit.measures import Arithmetic, first_negative, kl_to_other, kl_to_prior, nll
 from latentkit.scripted import as_written
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior, read_values
 from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.pairing import Latents
+from latentkit.sums import Values
 from latentkit.workspace import Workspace
 
 Result = TypeVar("Result")

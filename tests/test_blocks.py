@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentkit.errors import DataError
 from latentkit.layout import split_axes
-from latentkit.storage.blocks import PIECE_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
+from latentkit.storage.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
 from latentkit.storage.choice import Posterior, Selection, Span, choose
 from latentkit.storage.header import read_header
 from latentkit.storage.inputs import InputFile
@@ -65,12 +65,13 @@ def test_small_files_share_blocks(write: Write) -> None:
     "shape",
     [
         (1, 4, 512, 512),
-        (1, 100, 50, 50),
-        (1, 3, 700, 700),
-        (1, 1, 131_072),
-        (1, 1, 131_073),
-        (1, 131_073, 1),
-        (1, 2, 65_537),
+        (1, 32, 256, 256),
+        (1, 1000, 50, 50),
+        (1, 3, 1100, 1100),
+        (1, 1, 1_048_576),
+        (1, 1, 1_048_577),
+        (1, 1_048_577, 1),
+        (1, 2, 524_289),
     ],
 )
 @pytest.mark.parametrize("layout", ["first", "last"])
@@ -83,7 +84,7 @@ def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[in
     end = 0
     for piece in pieces_of(axes):
         rows, width, length = piece.shape
-        assert rows * width * length <= PIECE_ELEMENTS
+        assert rows * width * length <= BLOCK_ELEMENTS
         assert piece.start(channels, inner) == end
         end += rows * width * length
         # One stretch: whatever is cut, all axes before it have one value.
@@ -93,7 +94,7 @@ def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[in
 
 
 def test_pieces_do_not_depend_on_the_batch_size(write: Write) -> None:
-    posterior = posterior_in(write("a.safetensors", moments=moments_of(2, 2, 300, 300)))
+    posterior = posterior_in(write("a.safetensors", moments=moments_of(2, 2, 900, 900)))
     plans = [
         [(block.spans[0].first, block.piece, block.last) for block in plan_blocks([posterior], size)]
         for size in (None, 1, 64)
@@ -134,7 +135,7 @@ def test_halves_are_read_from_any_layout_and_dtype(
 
 @pytest.mark.parametrize(
     ("shape", "layout"),
-    [((2, 4, 300, 300), "bchw"), ((2, 90_000, 4), "blc"), ((1, 2, 150_000), "bcl"), ((2, 3, 200_000), "blc")],
+    [((2, 4, 800, 800), "bchw"), ((2, 530_000, 4), "blc"), ((1, 2, 1_150_000), "bcl"), ((2, 3, 800_000), "blc")],
 )
 def test_large_samples_are_read_in_pieces(write: Write, shape: tuple[int, ...], layout: str) -> None:
     moments = torch.randn(shape, generator=torch.Generator().manual_seed(0)).half()

@@ -133,7 +133,7 @@ def test_one_file_gives_the_bits_that_its_folder_gives(cli: Cli, write: Write) -
     assert [row["kl"] for row in cli("kl", "d").rows] == alone
 
 
-@pytest.mark.parametrize(("channels", "height", "width"), [(2, 300, 400), (1, 500, 400), (3, 40, 50)])
+@pytest.mark.parametrize(("channels", "height", "width"), [(2, 300, 400), (1, 500, 400), (3, 40, 50), (3, 700, 800)])
 def test_a_sample_larger_than_a_block_is_measured_whole(
     cli: Cli, write: Write, channels: int, height: int, width: int
 ) -> None:

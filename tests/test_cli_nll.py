@@ -104,8 +104,11 @@ def test_a_pair_gives_the_bits_of_the_moments_it_was_split_from(cli: Cli, write:
     assert values[0] == values[1]
 
 
-def test_a_sample_larger_than_a_block_is_measured_whole(cli: Cli, write: Write, tmp_path: Path) -> None:
-    path = write("a.safetensors", moments=moments_of(2, 2, 300, 400))
+@pytest.mark.parametrize("size", [(300, 400), (900, 800)])
+def test_a_sample_larger_than_a_block_is_measured_whole(
+    cli: Cli, write: Write, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path = write("a.safetensors", moments=moments_of(2, 2, *size))
     cli("sample", path, "-o", "b.safetensors", "--draws", 2)
     drawn = load_file(tmp_path / "b.safetensors")["latents"].double()
     expected = torch.stack([-posterior_of(path).log_prob(draw) for draw in drawn], 1)

@@ -14,12 +14,12 @@ from regimes import DTYPES, Worst, far_means, generator_for, one_torch_thread, s
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit.measures import Arithmetic, Values, kl_to_other, kl_to_prior, nll
+from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, scale_of
 from latentkit.pipeline import kl_values
-from latentkit.storage.blocks import PIECE_ELEMENTS
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
+from latentkit.sums import UNIT_ELEMENTS, Values
 from latentkit.tabulated import every_value, look_up_scale, tables_of
 from latentkit.workspace import Workspace
 
@@ -408,5 +408,5 @@ def test_one_bad_element_spoils_its_own_sample_alone(dtype: torch.dtype) -> None
     ]
 
 
-def test_a_piece_is_as_long_as_these_tests_think() -> None:
-    assert PIECE_ELEMENTS == 131_072
+def test_a_unit_is_as_long_as_these_tests_think() -> None:
+    assert UNIT_ELEMENTS == 131_072

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentkit.affine import IDENTITY, Affine
-from latentkit.measures import Arithmetic, Values, kl_to_other, kl_to_prior, nll
+from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
 from latentkit.parameterization import PARAMETERIZATIONS, scale_of
 from latentkit.pipeline import kl_values, nll_values
 from latentkit.storage.choice import Selection
 from latentkit.storage.pairing import pair_latents, pair_posteriors
 from latentkit.storage.plan import find_posteriors
+from latentkit.sums import Values
 from latentkit.tabulated import every_value, tables_of
 from latentkit.workspace import Workspace
 
@@ -71,7 +72,7 @@ def kl_of(paths: Sequence[Path], against: Path | None = None, **options) -> dict
 
 @pytest.fixture(scope="module", params=SOME, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``whole``, its shards, its pair, another to compare with, latents; and ``large``, whose samples have pieces."""
+    """``whole``, its shards, its pair, another to compare with, latents; ``large``, whose samples have units, and ``huge``, pieces."""
     dtype, folder = request.param, tmp_path_factory.mktemp("bits")
     mean, raw = data(150, (4, 9, 7), dtype)
     whole = torch.cat([mean, raw], dim=1)
@@ -81,8 +82,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     save_file({"mean": mean, "logvar": raw}, folder / "pair.safetensors")
     save_file({"moments": whole.flip(0).contiguous()}, folder / "other.safetensors")
     save_file({"latents": mean + mean.flip(0)}, folder / "latents.safetensors")
-    large = torch.cat(data(2, (3, 300, 301), dtype), dim=1)
-    save_file({"moments": large}, folder / "large.safetensors")
+    for name, size in (("large", (3, 300, 301)), ("huge", (3, 600, 601))):
+        save_file({"moments": torch.cat(data(2, size, dtype), dim=1)}, folder / f"{name}.safetensors")
     return folder
 
 
@@ -91,7 +92,7 @@ WAYS = [(batch_size, workers) for batch_size in (1, 7, 64, None) for workers in 
 
 @pytest.mark.parametrize("per_channel", [False, True], ids=["whole", "per channel"])
 def test_kl_has_the_same_bits_for_any_batch_size_and_workers(folder: Path, per_channel: bool) -> None:
-    files = [folder / "whole.safetensors", folder / "large.safetensors"]
+    files = [folder / f"{name}.safetensors" for name in ("whole", "large", "huge")]
     for against in (None, folder / "other.safetensors"):
         given = files[:1] if against else files
         ways = [kl_of(given, against, per_channel=per_channel, batch_size=b, workers=w) for b, w in WAYS]

@@ -22,11 +22,12 @@ with warnings.catch_warnings():
 
 from latentkit.affine import IDENTITY, Affine
 from latentkit.errors import DataError
-from latentkit.measures import Arithmetic, Values, kl_to_other, kl_to_prior, nll
+from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
 from latentkit.pipeline import kl_values, nll_values
 from latentkit.storage.choice import Selection
 from latentkit.storage.pairing import pair_latents
 from latentkit.storage.plan import find_posteriors
+from latentkit.sums import Values
 from latentkit.workspace import Workspace
 
 quickly = settings(max_examples=80, deadline=None)

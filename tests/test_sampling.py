@@ -135,6 +135,10 @@ def test_batches_and_workers_change_no_byte(cli: Cli, write: Write, tmp_path: Pa
         ("bchw", (2, 2, 400, 401)),  # a channel in pieces
         ("blc", (2, 5003, 64)),  # runs of tokens
         ("btchw", (2, 3, 4, 300, 300)),  # runs of channels in each frame
+        ("bchw", (1, 20, 330, 340)),  # from here on in several blocks: runs of channels
+        ("bchw", (1, 4, 800, 810)),  # a channel in pieces
+        ("blc", (1, 40_003, 64)),  # runs of tokens
+        ("btchw", (1, 3, 10, 300, 310)),  # runs of channels in each frame
     ],
 )
 @pytest.mark.parametrize("dtype", ["F16", "F32"])

@@ -55,8 +55,8 @@ class Statistics:
         if parameterization != "none":
             self._quantities.append(Quantity(parameterization, self.clamp))
         self._workspace = Workspace()
-        self._counts: dict[torch.dtype, Counts] = {}
-        self._extrema = Extrema(channels * len(self._quantities))
+        self.counts: dict[torch.dtype, Counts] = {}
+        self.extrema = Extrema(channels * len(self._quantities))
         self._dtypes: list[torch.dtype] = []
         self._segments: list[Segment] = []
 
@@ -76,7 +76,11 @@ class Statistics:
         if origin.begins_samples:
             self.samples += len(mean)
         whole = mean.shape[3] if origin.inner is None else origin.inner
-        for views, place in _cut(halves, replace(origin, inner=whole), self._width):
+        origin = replace(origin, inner=whole)
+        if mean.shape[2] < self.channels:
+            self._count_alone(halves, origin)
+            return
+        for views, place in _cut(halves, origin, self._width):
             self._gather(views, [(place, len(views[0]))])
 
     def update_spans(self, mean: Tensor, raw: Tensor | None, spans: Sequence[tuple[Origin, int]]) -> None:
@@ -114,78 +118,84 @@ class Statistics:
 
     def _gather(self, views: list[Tensor], spans: Sequence[tuple[Origin, int]]) -> None:
         """Put a block's numbers behind those that wait, and count when there are enough."""
-        channel_start = spans[0][0].channel_start
-        n, outer, channels, inner = views[0].shape
+        n, outer, _, inner = views[0].shape
         width = n * outer * inner
         start = self._segments[-1].stop if self._segments else 0
         dtypes = [view.dtype for view in views]
-        if start + width > self._width or dtypes != self._dtypes or channels < self.channels:
-            self._flush()
+        if start + width > self._width or dtypes != self._dtypes:
+            self.flush()
             start = 0
         self._dtypes = dtypes
         for half, view in enumerate(views):
-            self._counts_for(view.dtype).put(half * self.channels + channel_start, start, view)
+            self.counts_for(view.dtype).put(half * self.channels, start, view)
         for origin, count in spans:
             self._segments.append(Segment(start, (count, outer, inner), origin, self.channels))
             start = self._segments[-1].stop
-        if channels < self.channels:
-            self._flush(slice(channel_start, channel_start + channels))
 
-    def _flush(self, channels: slice | None = None) -> None:
-        """Count what waits, of some channels only if the rest holds nothing."""
+    def _count_alone(self, views: list[Tensor], origin: Origin) -> None:
+        """Count a piece with some of the channels, which has numbers enough of each."""
+        n, outer, channels, inner = views[0].shape
+        segments = [Segment(0, (n, outer, inner), origin, self.channels)]
+        for half, view in enumerate(views):
+            first = half * self.channels + origin.channel_start
+            numbers = view.permute(2, 0, 1, 3).contiguous().view(channels, -1)
+            self.counts_for(view.dtype).count(slice(first, first + channels), numbers, segments, self.extrema)
+
+    def flush(self) -> None:
+        """Count what waits."""
         if not self._segments:
             return
         width, c, halves = self._segments[-1].stop, self.channels, len(self._dtypes)
-        if channels is None and len(set(self._dtypes)) == 1:
+        if len(set(self._dtypes)) == 1:
             # Means and scales at once: half the calls.
             parts = [slice(0, halves * c)]
         else:
-            some = channels or slice(0, c)
-            parts = [slice(half * c + some.start, half * c + some.stop) for half in range(halves)]
+            parts = [slice(half * c, half * c + c) for half in range(halves)]
         for dtype, rows in zip(self._dtypes, parts, strict=False):
-            self._counts_for(dtype).count(rows, width, self._segments, self._extrema)
+            counts = self.counts_for(dtype)
+            counts.count(rows, counts.gathered(rows, width), self._segments, self.extrema)
         self._segments = []
 
-    def _counts_for(self, dtype: torch.dtype) -> Counts:
+    def counts_for(self, dtype: torch.dtype) -> Counts:
         """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
-        if dtype not in self._counts:
+        if dtype not in self.counts:
             many = self.channels > EXACT_CHANNELS
             shared = dtype, self.channels, self._quantities, self._width, self._workspace
             exact = dtype.itemsize == 1 or (dtype.itemsize == 2 and not many)
-            self._counts[dtype] = ExactCounts(*shared) if exact else CoarseCounts(*shared, folded=many)
-        return self._counts[dtype]
+            self.counts[dtype] = ExactCounts(*shared) if exact else CoarseCounts(*shared, folded=many)
+        return self.counts[dtype]
 
     def merge(self, other: "Statistics") -> None:
         """Take what ``other`` has counted, which must have the same channels, parameterization and clamp."""
         ours, theirs = ((each.channels, each.parameterization, each.clamp) for each in (self, other))
         if ours != theirs:
             raise ValueError(f"cannot merge statistics of (channels, parameterization, clamp) {ours} and {theirs}")
-        self._flush()
-        other._flush()
+        self.flush()
+        other.flush()
         self.samples += other.samples
-        for dtype, counts in other._counts.items():
-            self._counts_for(dtype).merge(counts)
-        self._extrema.merge(other._extrema)
+        for dtype, counts in other.counts.items():
+            self.counts_for(dtype).merge(counts)
+        self.extrema.merge(other.extrema)
 
     def summary(self) -> Summary:
         """All figures of what was counted so far."""
-        self._flush()
+        self.flush()
         halves = [self._read(half) for half in range(len(self._quantities))]
         return summarize(halves[0], halves[1] if len(halves) > 1 else None, self.samples, self.parameterization)
 
     def _read(self, half: int) -> Half:
-        quantity, every = self._quantities[half], self._counts.values()
+        quantity, every = self._quantities[half], self.counts.values()
         facts = Facts.none(self.channels, len(quantity.thresholds))
         for counts in every:
             facts.merge(counts.facts(half))
         cells = Cells.pooled([counts.cells(half) for counts in every], self.channels)
-        extrema = self._extrema.of(range(half * self.channels, (half + 1) * self.channels))
+        extrema = self.extrema.of(range(half * self.channels, (half + 1) * self.channels))
         return Half(quantity, facts, cells, extrema, all(counts.is_exact for counts in every))
 
     @property
     def nbytes(self) -> int:
         """Memory that the counts may take; what holds only zeros is not resident."""
-        return sum(counts.nbytes for counts in self._counts.values())
+        return sum(counts.nbytes for counts in self.counts.values())
 
 
 def _cut(views: list[Tensor], origin: Origin, width: int) -> Iterator[tuple[list[Tensor], Origin]]:

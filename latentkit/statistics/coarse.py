@@ -77,8 +77,10 @@ class CoarseCounts:
     def put(self, row: int, column: int, view: Tensor) -> None:
         by_channel(self._rows, row, column, view)
 
-    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
-        stored = self._rows[rows, :width]
+    def gathered(self, rows: slice, width: int) -> Tensor:
+        return self._rows[rows, :width]
+
+    def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
         self._count_cells(rows, stored)
         run = self._run if self._run is not None and self._run.rows == rows else None
         if run is None:
@@ -89,7 +91,7 @@ class CoarseCounts:
         least, greatest = (end.double().numpy() for end in ends)
         if run is None or not run.commit(stored, sums, least, greatest):
             least, greatest = self._count_any(rows, stored, least, greatest, segments, extrema)
-        elif not run.is_between_thresholds(least, greatest, width):
+        elif not run.is_between_thresholds(least, greatest, stored.shape[1]):
             for half, part in run.parts:
                 first = rows.start + part.start - half * self.channels
                 self._count_thresholds(half, first, stored[part], None, least[part], greatest[part])
@@ -197,6 +199,10 @@ class CoarseCounts:
         self.grid.merge(other.grid)
         for ours, theirs in zip(self._facts, other._facts, strict=True):
             ours.merge(theirs)
+
+    def kept_facts(self) -> list[Facts]:
+        self._end_run()
+        return self._facts
 
     def facts(self, half: int) -> Facts:
         self._end_run()

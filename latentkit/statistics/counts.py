@@ -25,8 +25,8 @@ CHUNK = 1 << 17
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
 _INT32_ROOM = 2**31 - 1
 
-
-_COUNTED = ("total", "nan", "negative", "minus_inf", "plus_inf", "less", "at_most")
+#: The facts that are counts.
+COUNTED = ("total", "nan", "negative", "minus_inf", "plus_inf", "less", "at_most")
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Facts:
         return cls(total, nan, negative, minus_inf, plus_inf, less, at_most, moments, remainder, variance)
 
     def merge(self, other: "Facts") -> None:
-        for name in _COUNTED:
+        for name in COUNTED:
             np.add(getattr(self, name), getattr(other, name), out=getattr(self, name))
         self.moments.merge(other.moments)
         self.remainder.merge(other.remainder)
@@ -64,7 +64,7 @@ class Facts:
 
     def pooled(self) -> "Facts":
         """All channels as one."""
-        summed = {name: getattr(self, name).sum(axis=0, keepdims=True) for name in _COUNTED}
+        summed = {name: getattr(self, name).sum(axis=0, keepdims=True) for name in COUNTED}
         return Facts(
             **summed,
             moments=self.moments.pooled(),
@@ -106,18 +106,25 @@ class Counts(Protocol):
     """
 
     is_exact: ClassVar[bool]
+    grid: "Grid"
 
     def put(self, row: int, column: int, view: Tensor) -> None:
         """Put stored numbers ``(n, outer, channels, inner)`` in rows from ``row`` and columns from ``column`` on."""
 
-    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
-        """Count the first ``width`` columns of some rows; ``segments`` name the columns."""
+    def gathered(self, rows: slice, width: int) -> Tensor:
+        """The first ``width`` columns of some rows, of what was put there."""
+
+    def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
+        """Count stored numbers (r, N) of some rows; ``segments`` name the columns."""
 
     def merge(self, other: "Counts") -> None:
         """Take what another of this kind has counted."""
 
     def facts(self, half: int) -> Facts:
         """Everything but quantiles and extrema, of the means (0) or the scales (1)."""
+
+    def kept_facts(self) -> list[Facts]:
+        """Facts of the means and the scales that do not follow from the cells; none where all do."""
 
     def cells(self, half: int) -> Cells:
         """Counts by value."""
@@ -139,7 +146,7 @@ class Grid:
 
     def add(self, rows: slice, cells: Tensor, buffers: Workspace) -> None:
         """Add one at each cell: (r, N) of any integer dtype, for some rows."""
-        self._reserve(cells.shape[1])
+        self.reserve(cells.shape[1])
         if self._ones.dtype != self.counts.dtype:
             self._ones = self._ones.to(self.counts.dtype)
         index = buffers.take("index", (len(self._ones),), torch.int64)
@@ -150,10 +157,11 @@ class Grid:
         self.counts[rows].scatter_add_(1, cells.long(), -mask.to(self.counts.dtype))
 
     def merge(self, other: "Grid") -> None:
-        self._reserve(other._added)
+        self.reserve(other._added)
         self.counts += other.counts
 
-    def _reserve(self, elements: int) -> None:
+    def reserve(self, elements: int) -> None:
+        """Make room for so many more in any cell."""
         self._added += elements
         if self._added > self._room and self.counts.dtype == torch.int32:
             self.counts = self.counts.long()

@@ -45,8 +45,10 @@ class ExactCounts:
     def put(self, row: int, column: int, view: Tensor) -> None:
         by_channel(self._rows, row, column, view)
 
-    def count(self, rows: slice, width: int, segments: list[Segment], extrema: Extrema) -> None:
-        stored = self._rows[rows, :width]
+    def gathered(self, rows: slice, width: int) -> Tensor:
+        return self._rows[rows, :width]
+
+    def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
         before = self.grid.counts[rows].clone() if stored.element_size() == 1 else None
         self.grid.add(rows, codes_of(stored), self._buffers)
         if before is None:
@@ -72,6 +74,9 @@ class ExactCounts:
     def merge(self, other: Counts) -> None:
         assert isinstance(other, ExactCounts)
         self.grid.merge(other.grid)
+
+    def kept_facts(self) -> list[Facts]:
+        return []
 
     def facts(self, half: int) -> Facts:
         quantity, (stored, counts) = self.quantities[half], self._seen(half)

@@ -7,6 +7,7 @@ too large. Pieces have fixed boundaries, so that what is computed from them does
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ from latentkit.layout import Axes
 from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
 from latentkit.storage.reading import DTYPE_BYTES, TORCH_DTYPES, as_bytes, read_at, read_bytes
+from latentkit.sums import UNIT_ELEMENTS, unit_axis
 from latentkit.workspace import Workspace
 
-#: Elements of the mean in a block of whole samples, at most: with fewer, threads wait for the interpreter.
-BLOCK_ELEMENTS = 1 << 20
-#: Elements in a piece of a sample, at most. Sums are by pieces: another number would change their last digits.
-PIECE_ELEMENTS = 1 << 17
+# Units in a block at most: with fewer, threads wait for the interpreter.
+_BLOCK_UNITS = 8
+#: Elements of the mean in a block, at most.
+BLOCK_ELEMENTS = _BLOCK_UNITS * UNIT_ELEMENTS
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
 
@@ -76,22 +78,16 @@ class Block:
 
 @lru_cache(maxsize=1024)
 def pieces_of(axes: Axes) -> list[Piece]:
-    """Cut a sample into pieces of at most ``PIECE_ELEMENTS``: runs of outer rows, of channels, or of one channel."""
+    """Cut a sample into pieces of at most ``BLOCK_ELEMENTS`` and of whole units (see ``sums``)."""
     _, outer, channels, inner = axes.view
-    everything = ((0, outer), (0, channels), (0, inner))
-    if channels * inner <= PIECE_ELEMENTS:
-        step = PIECE_ELEMENTS // (channels * inner)
-        return [Piece(rows, *everything[1:]) for rows in _ranges(outer, step)]
-    rows = _ranges(outer, 1)
-    if inner <= PIECE_ELEMENTS:
-        step = PIECE_ELEMENTS // inner
-        return [Piece(row, run, everything[2]) for row in rows for run in _ranges(channels, step)]
-    return [
-        Piece(row, channel, run)
-        for row in rows
-        for channel in _ranges(channels, 1)
-        for run in _ranges(inner, PIECE_ELEMENTS)
-    ]
+    if outer * channels * inner <= BLOCK_ELEMENTS:
+        return [Piece((0, outer), (0, channels), (0, inner))]
+    axis, unit = unit_axis(channels, inner)
+    most = _BLOCK_UNITS * unit
+    # One entry at a time of the axes before the one that is cut, all of those behind it.
+    steps = {1: (most, channels, inner), 2: (1, most, inner), 3: (1, 1, most)}[axis]
+    ranges = [_ranges(size, step) for size, step in zip((outer, channels, inner), steps, strict=True)]
+    return [Piece(*box) for box in product(*ranges)]
 
 
 def plan_blocks(
@@ -117,7 +113,7 @@ def plan_blocks(
                     yield Block((Span(posterior, sample, 1),), piece, row, last=piece is pieces[-1])
                 row += 1
             continue
-        limit = max(1, BLOCK_ELEMENTS // prod(posterior.axes.view[1:]))
+        limit = BLOCK_ELEMENTS // prod(posterior.axes.view[1:])
         limit = min(limit, batch_size or limit)
         first, end = span.first, span.first + span.count
         while first < end:
