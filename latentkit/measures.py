@@ -42,6 +42,11 @@ class Arithmetic:
     precision: str = "auto"
     device: str = "cpu"
 
+    @property
+    def place(self) -> str:
+        """Where it is done: on the host for MPS, which has no float64."""
+        return "cpu" if self.device == "mps" else self.device
+
 
 def kl_to_prior(
     mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic, workspace: Workspace, *, per_channel: bool
@@ -171,7 +176,7 @@ def _nll(
 ) -> Values:
     def exactly(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
-        deviation = (latents.to(wide.device, wide.dtype) - wide) / scale.std
+        deviation = (latents.to(wide.device, non_blocking=True).double() - wide) / scale.std
         terms = 0.5 * scale.logvar + 0.5 * deviation * deviation
         return sample_sums(terms) + constant
 
@@ -195,7 +200,7 @@ def first_negative(raw: Tensor) -> int | None:
 
 
 def _needs_float64(mean: Tensor, arithmetic: Arithmetic) -> bool:
-    return mean.dtype == torch.float64 or arithmetic.precision == "float64" or arithmetic.device != "cpu"
+    return mean.dtype == torch.float64 or arithmetic.precision == "float64" or arithmetic.place != "cpu"
 
 
 @lru_cache(maxsize=8)
@@ -209,11 +214,10 @@ def _float32_holds(clamp: Clamp) -> bool:
 
 
 def _float64(mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic) -> tuple[Tensor, Scale]:
-    device = "cpu" if arithmetic.device == "mps" else arithmetic.device  # MPS has no float64
-    if device == "cpu" and can_tabulate(raw.dtype):
+    if arithmetic.place == "cpu" and can_tabulate(raw.dtype):
         return mean.double(), look_up_scale(raw, parameterization, arithmetic.clamp)
-    scale = scale_of(raw.to(device).double(), parameterization, arithmetic.clamp)
-    return mean.to(device).double(), scale
+    scale = scale_of(raw.to(arithmetic.place).double(), parameterization, arithmetic.clamp)
+    return mean.to(arithmetic.place).double(), scale
 
 
 def _kl_terms(difference: Tensor, scale1: Scale, scale2: Scale, log_ratio: Tensor) -> Tensor:
@@ -226,7 +230,7 @@ def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: 
     """``measure`` of some samples at a time: what float64 takes is not to leave the cache."""
     n, *rest = tensors[0].shape
     # A device has memory enough, and no use for small parts.
-    step = n if arithmetic.device != "cpu" else max(1, PART_ELEMENTS // prod(rest))
+    step = n if arithmetic.place != "cpu" else max(1, PART_ELEMENTS // prod(rest))
     parts = [slice(start, start + step) for start in range(0, n, step)]
     return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
 

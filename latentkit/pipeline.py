@@ -34,19 +34,26 @@ _MOST_BLOCKS = 16
 
 
 def run(
-    blocks: Iterable[Block], work: Callable[[Block, Workspace], Result], workers: int | None = None
+    blocks: Iterable[Block],
+    work: Callable[[Block, Workspace], Result],
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[Block, Result]]:
     """Do ``work`` on every block, on ``workers`` threads, and yield the results in the order of the blocks.
 
     Each thread has its own workspace and one torch thread; what it returns must not lie in the workspace. Blocks
-    are taken from the plan as results are consumed, so memory stays bounded.
+    are taken from the plan as results are consumed, so memory stays bounded. On a CUDA device each thread has a stream
+    and page-locked memory of its own: while one waits for its block, others read, copy and compute theirs.
     """
+    on_cuda = device.startswith("cuda")
     workers = workers or available_cores()
     local = threading.local()
     torch_threads = torch.get_num_threads()
 
     def begin() -> None:
-        local.workspace = Workspace()
+        local.workspace = Workspace(pinned=on_cuda)
+        if on_cuda:
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         torch.set_grad_enabled(False)
         torch.set_num_threads(1)
 
@@ -94,13 +101,14 @@ def kl_values(
     """
 
     def work(block: Block, workspace: Workspace) -> Values:
-        mean, raw = read_posterior(block, workspace)
+        mean, raw = read_posterior(block, workspace, device=arithmetic.place)
         posterior = block.spans[0].posterior
         if not partners:
             values = kl_to_prior(mean, raw, posterior.parameterization, arithmetic, workspace, per_channel=per_channel)
         else:
             partner = partners[posterior]
-            other = (*read_posterior(_facing(block, partner), workspace, "other"), partner.parameterization)
+            theirs = read_posterior(_facing(block, partner), workspace, "other", arithmetic.place)
+            other = (*theirs, partner.parameterization)
             values = kl_to_other(
                 mean, raw, posterior.parameterization, other, arithmetic, per_channel=per_channel, symmetric=symmetric
             )
@@ -108,7 +116,7 @@ def kl_values(
         return values
 
     blocks = plan_blocks(spans, batch_size, apart=bool(partners))
-    return sample_values(run(blocks, work, workers), per_channel=per_channel)
+    return sample_values(run(blocks, work, workers, arithmetic.place), per_channel=per_channel)
 
 
 def nll_values(
@@ -126,7 +134,7 @@ def nll_values(
     """
 
     def work(block: Block, workspace: Workspace) -> Values:
-        mean, raw = read_posterior(block, workspace)
+        mean, raw = read_posterior(block, workspace, device=arithmetic.place)
         posterior = block.spans[0].posterior
         of = latents[posterior]
         columns = []
@@ -138,7 +146,7 @@ def nll_values(
         _refuse_negative(values, block, raw)
         return values
 
-    return sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers))
+    return sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers, arithmetic.place))
 
 
 def _facing(block: Block, partner: Posterior) -> Block:

@@ -53,13 +53,15 @@ def row_sums(rows: Tensor) -> Values:
 def sample_sums(terms: Tensor, *, per_channel: bool = False) -> Values:
     """Sum float64 terms ``(n, outer, channels, inner)`` over all but the samples, or but samples and channels.
 
-    Returns float64 of shape ``(n, 1)`` or ``(n, channels)``.
+    Returns float64 of shape ``(n, 1)`` or ``(n, channels)``. What is on a GPU is summed there, in its own order.
     """
     n, _, channels, _ = terms.shape
     columns = channels if per_channel else 1
     if per_channel:
         terms = terms.transpose(1, 2)
-    return row_sums(terms.contiguous().view(n * columns, -1).cpu()).reshape(n, columns)
+    rows = terms.contiguous().view(n * columns, -1)
+    sums: Values = rows.sum(1).cpu().numpy() if rows.is_cuda else row_sums(rows)
+    return sums.reshape(n, columns)
 
 
 def by_units(measure: Callable[..., Values], *tensors: Tensor) -> Values:
@@ -68,7 +70,7 @@ def by_units(measure: Callable[..., Values], *tensors: Tensor) -> Values:
     ``tensors`` are ``(n, outer, channels, inner)`` each, samples or a piece of one; ``measure`` takes as many, of such
     a shape too.
     """
-    if prod(tensors[0].shape[1:]) <= UNIT_ELEMENTS:
+    if prod(tensors[0].shape[1:]) <= UNIT_ELEMENTS or tensors[0].is_cuda:
         return measure(*tensors)
     samples = []
     for row in range(len(tensors[0])):

@@ -13,9 +13,13 @@ _MOST_VIEWS = 256
 
 
 class Workspace:
-    """Buffers that one thread uses again and again: fresh memory costs more than arithmetic."""
+    """Buffers that one thread uses again and again: fresh memory costs more than arithmetic.
 
-    def __init__(self) -> None:
+    ``pinned``: page-locked, which a GPU copies from while the host goes on.
+    """
+
+    def __init__(self, *, pinned: bool = False) -> None:
+        self._pinned = pinned
         self._buffers: dict[str, Tensor] = {}
         self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
         self._prepared: dict[Hashable, tuple[object, Any]] = {}
@@ -36,7 +40,7 @@ class Workspace:
             self._views.clear()
             self._prepared.clear()
         if buffer is None or grows:
-            buffer = self._buffers[name] = torch.empty(nbytes, dtype=torch.uint8)
+            buffer = self._buffers[name] = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._pinned)
         return buffer[:nbytes].view(dtype).view(shape)
 
     def prepared(self, make: Callable[..., Made], *arguments: Any) -> Made:

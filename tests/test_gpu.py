@@ -42,3 +42,14 @@ def test_the_class_computes_where_its_parameters_are() -> None:
     assert device.kl().device.type == "cuda"
     assert torch.allclose(device.kl().cpu(), host.kl(), rtol=1e-6)
     assert device.sample(torch.Generator().manual_seed(0)).device.type == "cuda"
+
+
+def test_results_come_in_order_and_memory_stays_bounded(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(3000, 4, 32, 32, dtype="F16"))
+    write("b.safetensors", moments=moments_of(2, 4, 700, 700, dtype="F16"))
+    host = cli("kl", "a.safetensors", "b.safetensors", "--quiet").rows
+    torch.cuda.reset_peak_memory_stats()
+    device = cli("kl", "a.safetensors", "b.safetensors", "--quiet", "--device", "cuda", "--workers", "2").rows
+    assert [(row["file"], row["index"]) for row in device] == [(row["file"], row["index"]) for row in host]
+    # A block of 2^20 elements takes 8 MiB for each of its float64 tensors, and a worker holds some ten of them.
+    assert torch.cuda.max_memory_allocated() < 512 << 20

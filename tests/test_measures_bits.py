@@ -72,7 +72,8 @@ def kl_of(paths: Sequence[Path], against: Path | None = None, **options) -> dict
 
 @pytest.fixture(scope="module", params=SOME, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``whole``, its shards, its pair, another to compare with, latents; ``large``, whose samples have units, and ``huge``, pieces."""
+    """``whole``, its shards, its pair, another to compare with, latents; ``large``, with samples of several units, and
+    ``huge``, of several pieces."""
     dtype, folder = request.param, tmp_path_factory.mktemp("bits")
     mean, raw = data(150, (4, 9, 7), dtype)
     whole = torch.cat([mean, raw], dim=1)

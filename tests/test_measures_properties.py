@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from conftest import SAMPLE_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regimes import DTYPES, one_torch_thread
@@ -221,3 +222,17 @@ def test_a_scale_of_zero_or_next_to_it_is_clamped(
     expected = 4 * 0.5 * (math.exp(-30) - 1 + 30)
     np.testing.assert_allclose(kl_in(written(tmp_path, parameterization, moments=moments)), expected, rtol=5e-7)
     assert power * math.log(smallest or 1e-300) < -30
+
+
+@pytest.mark.parametrize("name", ["healthy-f16", "healthy-f32", "video", "pair"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_the_way_of_a_device_gives_the_same_within_the_bounds(name: str, *, per_channel: bool) -> None:
+    """The host under another name takes the steps of a GPU: whole blocks copied there, everything in float64."""
+    spans = find_posteriors([str(SAMPLE_DATA / f"{name}.safetensors")], Selection()).spans
+    host, device = (
+        np.concatenate(
+            [values for (_, values), _ in kl_values(spans, Arithmetic(device=place), per_channel=per_channel)]
+        )
+        for place in ("cpu", "cpu:0")
+    )
+    np.testing.assert_allclose(device, host, rtol=5e-7, atol=0)

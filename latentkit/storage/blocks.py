@@ -131,18 +131,22 @@ def plan_blocks(
 class Moments(NamedTuple):
     """Buffers for a block's mean and raw scale, ``(samples, outer, channels, inner)`` each in the stored dtype.
 
-    ``memory`` is theirs: in one part where both stand in one run of the file, else in two.
+    ``both`` holds them, and ``memory`` is its memory: in one part where both stand in one run of the file, else in two.
     """
 
     memory: tuple[memoryview, ...]
+    both: Tensor
     mean: Tensor
     raw: Tensor
 
 
-def read_posterior(block: Block, workspace: Workspace, name: str = "moments") -> tuple[Tensor, Tensor]:
+def read_posterior(
+    block: Block, workspace: Workspace, name: str = "moments", device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Read the block: mean and raw scale, each ``(samples, outer, channels, inner)`` in the stored dtype.
 
-    Both are views into the workspace's buffer ``name``, valid until it is used again.
+    On the CPU both are views into the workspace's buffer ``name``, valid until it is used again; for another device it
+    is copied there on the current stream, and may be used again when that is done.
     """
     posterior = block.spans[0].posterior
     width = posterior.axes.channels
@@ -159,18 +163,29 @@ def read_posterior(block: Block, workspace: Workspace, name: str = "moments") ->
         scales = [span.posterior.scale or span.posterior.mean for span in block.spans]
         _read_spans(block, means, moments.memory[0], width=width)
         _read_spans(block, scales, moments.memory[1], width=width)
-    return moments.mean, moments.raw
+    if device == "cpu":
+        return moments.mean, moments.raw
+    # As it lies: what is not contiguous would be copied on the host first.
+    return _halves(moments.both.to(device, non_blocking=True))
 
 
 def _buffers(
     workspace: Workspace, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype, interleaved: bool
 ) -> Moments:
     n, outer, channels, inner = shape
-    both = workspace.take(name, (2, n, outer, channels, inner), dtype)
     if not interleaved:
-        return Moments((as_bytes(both[0]), as_bytes(both[1])), both[0], both[1])
-    halves = both.view(n, outer, 2 * channels, inner)
-    return Moments((as_bytes(halves),), halves[:, :, :channels], halves[:, :, channels:])
+        both = workspace.take(name, (2, n, outer, channels, inner), dtype)
+        return Moments((as_bytes(both[0]), as_bytes(both[1])), both, *_halves(both))
+    both = workspace.take(name, (n, outer, 2 * channels, inner), dtype)
+    return Moments((as_bytes(both),), both, *_halves(both))
+
+
+def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale of ``(2, samples, outer, channels, inner)``, or of ``(samples, outer, 2 · channels, inner)``."""
+    if both.ndim == 5:
+        return both[0], both[1]
+    mean, raw = both.chunk(2, dim=2)
+    return mean, raw
 
 
 def read_latents(block: Block, workspace: Workspace) -> Tensor:
