@@ -48,6 +48,8 @@ def run(
     on_cuda = device.startswith("cuda")
     workers = workers or available_cores()
     local = threading.local()
+    # Who ends early, by an error or Ctrl-C, waits for blocks in hand, but for no more of their tasks.
+    ended = threading.Event()
     torch_threads = torch.get_num_threads()
 
     def begin() -> None:
@@ -59,7 +61,7 @@ def run(
 
     def do(blocks: list[Block]) -> list[tuple[Block, Result]]:
         with as_written():
-            return [(block, work(block, local.workspace)) for block in blocks]
+            return [(block, work(block, local.workspace)) for block in blocks if not ended.is_set()]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentkit", initializer=begin)
     pending: deque[Future[list[tuple[Block, Result]]]] = deque()
@@ -71,6 +73,7 @@ def run(
         while pending:
             yield from pending.popleft().result()
     finally:
+        ended.set()
         pool.shutdown(cancel_futures=True)
         # Torch hands the number last set to threads started later: give it back what the user had.
         torch.set_num_threads(torch_threads)
