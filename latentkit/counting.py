@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from latentkit.cores import available_cores
 from latentkit.extras import Extras
 from latentkit.measures import Arithmetic, kl_to_prior
 from latentkit.outliers import SampleKl
@@ -11,12 +12,16 @@ from latentkit.parameterization import Clamp
 from latentkit.pipeline import run, sample_values
 from latentkit.scripted import as_written
 from latentkit.statistics import Origin, Statistics
+from latentkit.statistics.accumulate import EXACT_CHANNELS
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
 from latentkit.storage.choice import Span
 from latentkit.sums import Values
 from latentkit.workspace import Workspace
 
 Measured = tuple[Span, Values]
+
+# Bytes of all workers' accumulators and buffers, unless more workers are asked for; and of the buffers of one.
+_MEMORY, _BUFFERS = 200 << 20, 24 << 20
 
 
 def _unwatched(results: Iterator[tuple[Measured, int]]) -> Iterator[Measured]:
@@ -63,7 +68,9 @@ def statistics_of(
             return np.zeros((block.samples, 1))
         return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
-    for span, values in progress(sample_values(run(plan_blocks(spans, batch_size), work, workers))):
+    workers = workers or _default_workers(channels)
+    blocks = plan_blocks(spans, batch_size, workers=workers)
+    for span, values in progress(sample_values(run(blocks, work, workers))):
         if sample_kl is not None and not is_drawn:
             sample_kl.add(values[:, 0], span)
     merged = Statistics(channels, parameterization, clamp)
@@ -74,6 +81,12 @@ def statistics_of(
         assert extras is not None
         extras.merge(part)
     return merged
+
+
+def _default_workers(channels: int) -> int:
+    """A worker a core, as far as there is memory for their counts."""
+    each = _BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
+    return min(available_cores(), max(2, _MEMORY // each))
 
 
 def _origin(span: Span, block: Block) -> Origin:

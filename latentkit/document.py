@@ -79,6 +79,7 @@ def _sample_kl(sample_kl: SampleKl) -> dict[str, Any]:
         "quantiles": [sample_kl.quantile(percent / 100) for percent in QUANTILES],
         "highest": [{"kl": value, **_plain(place)} for value, place in sample_kl.highest],
         "lowest": [{"kl": value, **_plain(place)} for value, place in sample_kl.lowest],
+        "hazards": [{"dtype": dtype, "kl_over": count} for dtype, count in sample_kl.kl_over().items()],
     }
 
 

@@ -8,11 +8,13 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.statistics import Place
+from latentkit.statistics.quantity import HALF_PRECISIONS
 from latentkit.storage.choice import Span
 
 #: Of as many samples as there are, one beyond the bound is to be expected less often than this.
@@ -148,7 +150,16 @@ class SampleKl:
 
     def at_least(self, value: float) -> int:
         """How many samples have a KL of at least ``value``, to 0.8 %: those in cells wholly above it."""
-        return int(self.counts[np.searchsorted(_VALUES, value) :].sum())
+        return int(self.counts[np.searchsorted(_EDGES, value) :].sum())
+
+    def kl_over(self) -> dict[str, int]:
+        """By 16-bit dtype, samples whose KL is infinite when computed there as ½ Σ (m² + e^l − 1 − l).
+
+        Those of finite KL whose sum is 2^16 (bfloat16: 2^128) or more. No term is negative, so an element that
+        overflows by itself brings its sample there. What rounding in that dtype takes over, or back, is not known: it
+        may be sums within 0.3 % (1 %) of that.
+        """
+        return {half.dtype: self.at_least(half.over / 2) for half in HALF_PRECISIONS}
 
     def quantile(self, level: float) -> float:
         """To 0.8 %; NaN where nothing was counted."""
@@ -156,7 +167,7 @@ class SampleKl:
         if not len(seen):
             return math.nan
         ranks = np.cumsum(self.counts[seen])
-        return float(_VALUES[seen[np.searchsorted(ranks, max(1, math.ceil(level * ranks[-1])))]])
+        return float(_EDGES[seen[np.searchsorted(ranks, max(1, math.ceil(level * ranks[-1])))]])
 
     def far_above(self) -> FarOut | None:
         """Samples whose KL is far above the others'."""
@@ -176,9 +187,9 @@ class SampleKl:
 
         bound = math.exp(min(sign * tail_bound(exceeded_by, n), 700.0))
         if sign < 0:
-            bound = min(bound, _LOW * self.quantile(0.5))
+            bound = min(bound, _LOW * self.quantile(0.5), _least_of_normal(self.quantile, n))
         # Cells that lie wholly beyond.
-        cell = int(np.searchsorted(_VALUES, bound))
+        cell = int(np.searchsorted(_EDGES, bound))
         count = int(self.counts[cell:].sum() if sign > 0 else self.counts[: max(cell - 1, 0)].sum())
         if not 0 < count <= max(_MOST_OF_FEW, int(_MOST * n)):
             return None
@@ -202,6 +213,19 @@ def tail_bound(exceeded_by: Callable[[float], float], n: int) -> float:
     return shoulder + slope * (1 + _SLOPE_ERROR / math.sqrt(n)) * math.log(0.1 * n / CHANCE)
 
 
+def _least_of_normal(quantile: Callable[[float], float], n: int) -> float:
+    """What the least of n values that are normal about their median passes with a probability of ``CHANCE``.
+
+    A normal population as wide as this comes near to zero, and there its tail is no power law that the middle shows.
+    It is as wide as its lower half is at the widest. Where it reaches zero, the density is taken to fall from the
+    10th percentile on down: less than a part p of that percentile are p / 10 of all.
+    """
+    median, quarter, shoulder = (quantile(level) for level in (0.5, 0.25, 0.1))
+    standard = NormalDist()
+    sd = max((quarter - median) / standard.inv_cdf(0.25), (shoulder - median) / standard.inv_cdf(0.1))
+    return max(median + standard.inv_cdf(CHANCE / n) * sd, shoulder * CHANCE / (0.1 * n))
+
+
 def _furthest(extremes: list[Extreme], sign: float) -> list[Extreme]:
     return heapq.nsmallest(KEPT, extremes, key=lambda entry: (-sign * entry[0], entry[1]))
 
@@ -211,13 +235,19 @@ def _cell(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return (single.view(np.uint32) >> np.uint32(16)).astype(np.int64)
 
 
-def _values() -> NDArray[np.float64]:
-    """The least value of each cell."""
+def cell_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each KL, (n,), the least of the cell in which it is counted, and the least of the next."""
+    cells = _cell(values)
+    return _EDGES[cells], _EDGES[cells + 1]
+
+
+def _edges() -> NDArray[np.float64]:
+    """The least value of each cell, and where the last one ends."""
     bits = np.arange(_CELLS, dtype=np.uint32) << np.uint32(16)
-    return bits.view(np.float32).astype(np.float64)
+    return np.append(bits.view(np.float32).astype(np.float64), 2.0**128)
 
 
-_VALUES = _values()
+_EDGES = _edges()
 
 
 def _log(value: float) -> float:

@@ -118,7 +118,7 @@ def kl_values(
         _refuse_negative(values, block, raw)
         return values
 
-    blocks = plan_blocks(spans, batch_size, apart=bool(partners))
+    blocks = plan_blocks(spans, batch_size, workers=workers, apart=bool(partners))
     return sample_values(run(blocks, work, workers, arithmetic.place), per_channel=per_channel)
 
 
@@ -149,7 +149,8 @@ def nll_values(
         _refuse_negative(values, block, raw)
         return values
 
-    return sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers, arithmetic.place))
+    blocks = plan_blocks(spans, batch_size, workers=workers, apart=True)
+    return sample_values(run(blocks, work, workers, arithmetic.place))
 
 
 def _facing(block: Block, partner: Posterior) -> Block:

@@ -48,7 +48,7 @@ def draw_files(
         return draw_block(block, recipe, files.write, workspace)
 
     try:
-        for block, drawn in run(files.opening(plan_blocks(spans, batch_size)), work, workers):
+        for block, drawn in run(files.opening(plan_blocks(spans, batch_size, workers=workers)), work, workers):
             files.finish(block)
             yield once(block, drawn), _bytes_read(block)
         files.commit()
@@ -75,7 +75,7 @@ def draw_stream(
             for chunk in _chunks(output, part):
                 write(chunk)
             continue
-        for block, (drawn, data) in run(plan_blocks(spans), work, workers):
+        for block, (drawn, data) in run(plan_blocks(spans, workers=workers), work, workers):
             write(memoryview(data))
             yield once(block, drawn), _bytes_read(block)
 
@@ -100,7 +100,7 @@ def compare(
         draw_block(block, recipe, take, workspace)
         return locate(block, min(unequal)) if unequal else None
 
-    for block, first in run(plan_blocks(spans), work, workers):
+    for block, first in run(plan_blocks(spans, workers=workers), work, workers):
         yield first, _bytes_read(block)
 
 

@@ -17,7 +17,8 @@ from latentkit.extras import Extras
 from latentkit.outliers import Extreme, SampleKl
 from latentkit.parameterization import PARAMETERIZATIONS
 from latentkit.statistics import Place, Statistics, Summary
-from latentkit.statistics.state import Arrays, arrays_of, place_rows, places_of, restore
+from latentkit.statistics.centred import Arrays
+from latentkit.statistics.state import arrays_of, place_rows, places_of, restore
 
 _ENTRY = "latentkit_state"
 _VERSION = 1

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from regimes import Worst
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -102,6 +103,14 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return run
+
+
+@pytest.fixture(scope="module")
+def worst() -> Iterator[Worst]:
+    """Collects the errors of a module's tests, and prints the worst of each cell."""
+    collected = Worst()
+    yield collected
+    print(collected.table())
 
 
 def moments_of(samples: int = 5, channels: int = 2, *free: int, dtype: str = "F32", seed: int = 0) -> Tensor:

@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from torch import Tensor
+
+from latentkit.parameterization import PARAMETERIZATIONS
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -60,6 +63,17 @@ REGIMES: dict[str, Regime] = {
     "upper bound": at_bound(20.0),
     "one hot dimension": one_hot_dimension,
 }
+
+
+def every_cell_of(regimes: dict[str, Regime]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the test is run for each of these regimes, each parameterization and each dtype."""
+
+    def every_cell(test: Callable[..., None]) -> Callable[..., None]:
+        for names, values in (("regime", regimes), ("parameterization", PARAMETERIZATIONS), ("dtype", DTYPES)):
+            test = pytest.mark.parametrize(names, values, ids=lambda value: str(value).removeprefix("torch."))(test)
+        return test
+
+    return every_cell
 
 
 def stored(mean: Tensor, logvar: Tensor, dtype: torch.dtype, parameterization: str) -> tuple[Tensor, Tensor]:

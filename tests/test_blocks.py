@@ -61,6 +61,16 @@ def test_small_files_share_blocks(write: Write) -> None:
     assert len(list(plan_blocks(posteriors))) == 1
 
 
+def test_many_workers_have_smaller_blocks_of_whole_samples_and_the_same_pieces(write: Write) -> None:
+    small = posterior_in(write("a.safetensors", moments=moments_of(300, 4, 32, 32)))
+    large = posterior_in(write("b.safetensors", moments=moments_of(1, 2, 900, 900)))
+    blocks = {workers: list(plan_blocks([small, large], workers=workers)) for workers in (1, 8, 64, 10_000_000)}
+    assert [block.samples for block in blocks[1]] == [block.samples for block in blocks[8]] == [256, 44, 1, 1]
+    assert max(block.samples for block in blocks[64]) == 32
+    assert max(block.samples for block in blocks[10_000_000]) == 1
+    assert len({tuple(block.piece for block in plan[-2:]) for plan in blocks.values()}) == 1
+
+
 @pytest.mark.parametrize(
     "shape",
     [

@@ -183,6 +183,31 @@ def test_channels_that_are_not_there_are_refused(cli: Cli, text: str, why: str) 
     assert outcome.status == 2 and why in outcome.complaint
 
 
+def test_samples_whose_kl_16_bits_cannot_hold_are_told_alike_everywhere(cli: Cli) -> None:
+    kl = cli("kl", CLAMPED, "--quiet").values("kl")
+    expected = sum(2**15 <= value < float("inf") for value in kl)
+    document = cli("stats", CLAMPED).json
+    assert document["sample_kl"]["hazards"] == [
+        {"dtype": "float16", "kl_over": expected},
+        {"dtype": "bfloat16", "kl_over": 0},
+    ]
+    (finding,) = [finding for finding in document["findings"] if finding["kind"] == "float16_overflow"]
+    assert f"and the KL of {expected} of 60 samples" in finding["sentence"]
+    lines = cli("stats", CLAMPED, "--format", "table").out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("float16 ")]
+    assert int(row[-1]) == expected > 0
+
+
+def test_a_zero_of_a_correlation_has_no_sign_and_no_copies_are_no_table(cli: Cli, tmp_path: Path) -> None:
+    moments = torch.randn(400, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    save_file({"moments": moments}, tmp_path / "a.safetensors")
+    out = cli("stats", "a.safetensors", *WITH_ALL, "--format", "table").out
+    assert "0.00" in out and not re.search(r"-0\.0+(?!\d)", out)
+    lines = out.splitlines()
+    start = lines.index("Copies among 400 samples: 0")
+    assert lines[start + 1 : start + 3] == ["", lines[start + 2]] and lines[start + 2].startswith("Normalization")
+
+
 def test_the_guide_lists_every_figure_that_a_condition_may_name() -> None:
     page = files("latentkit").joinpath("guide/health.md").read_text()
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", page, re.MULTILINE))

@@ -1,7 +1,6 @@
 """The class against 50-digit arithmetic on the same stored values. `pytest -s` prints the worst error of each cell."""
 
 import math
-from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
@@ -19,19 +18,7 @@ SHAPES = [(20, 1), (2, 16), (1, 120)]  # (samples, dimensions)
 # The farthest means of which float32 can hold ½ Σ m² over 1,000 dimensions; float64 goes as far as its own.
 FAR = {torch.float64: 1e150, torch.float32: 5e17, torch.bfloat16: 5e17}
 REGIMES = regimes.REGIMES | {"far means": far_means(FAR)}
-
-
-@pytest.fixture(scope="module")
-def worst() -> Iterator[Worst]:
-    collected = Worst()
-    yield collected
-    print(collected.table())
-
-
-def every_cell(test: Callable[..., None]) -> Callable[..., None]:
-    for names, values in (("regime", REGIMES), ("parameterization", PARAMETERIZATIONS), ("dtype", DTYPES)):
-        test = pytest.mark.parametrize(names, values, ids=lambda value: str(value).removeprefix("torch."))(test)
-    return test
+every_cell = regimes.every_cell_of(REGIMES)
 
 
 @every_cell

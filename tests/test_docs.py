@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from latentkit.cli import guide, info, kl, main, nll, sample, stats
+from latentkit.cli import guide, info, kl, main, nll, report, sample, stats
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "sample_data" / "README.md", *sorted((ROOT / "latentkit" / "guide").glob("*.md"))]
-COMMANDS = [info, stats, kl, nll, sample, guide]
+COMMANDS = [info, stats, report, kl, nll, sample, guide]
 
 
 def examples() -> list[str]:

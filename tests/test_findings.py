@@ -1,24 +1,33 @@
 """What is found in sample data, healthy and ill, and in copies with one thing done to them."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from torch import Tensor
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
 from latentkit.counting import statistics_of
 from latentkit.findings import Finding, Severity, faults, find, verdict
-from latentkit.outliers import SampleKl, tail_bound
+from latentkit.outliers import SampleKl, cell_edges, tail_bound
 from latentkit.statistics import Summary
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
 from tests.conftest import SAMPLE_DATA
 
 CLAMP = (-30.0, 20.0)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 READ = {
     "tokens": Selection(layout="blc"),
     "mean-std": Selection(parameterization="std"),
@@ -186,8 +195,48 @@ def test_a_kl_beyond_float16_is_a_note_though_no_element_is(changed: Callable[..
     assert "the KL of " in findings[0].sentence
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_as_many_samples_have_an_infinite_kl_in_16_bits_as_diffusers_finds(tmp_path: Path, dtype: torch.dtype) -> None:
+    name, end = {torch.float16: ("float16", 2.0**16), torch.bfloat16: ("bfloat16", 2.0**128)}[dtype]
+    rng = np.random.default_rng(8)
+    moments = torch.from_numpy(0.1 * rng.normal(size=(40, 8, 4, 4)))
+    # Sums of every size about the end of the range, in all elements or, then, in one alone: by m², or by e^l.
+    sums = end * 1.1 ** (np.arange(14) - 6.5)
+    moments[:14, :4] = torch.from_numpy(np.sqrt(sums / 64)).view(-1, 1, 1, 1)
+    moments[14:28, 2, 1, 3] = torch.from_numpy(np.sqrt(sums))
+    moments[28:40, 5, 3, 0] = 10 + torch.arange(12) / 4
+    moments = moments.to(dtype)
+    save_file({"moments": moments}, tmp_path / "a.safetensors")
+    summary, sample_kl = measured(tmp_path / "a.safetensors")
+    expected = int(Original(moments).kl().isinf().sum())
+    assert sample_kl.kl_over()[name] == expected and expected == (14 + 7 if dtype == torch.float16 else 14)
+    over = {finding.kind: finding.sentence for finding in find(summary, sample_kl)}[f"{name}_overflow"]
+    assert f"and the KL of {expected} of 40 samples" in over
+
+
+@given(st.floats(0, FLOAT32_MAX) | st.floats(FLOAT32_MAX, 1e300))
+def test_a_kl_lies_between_the_edges_of_its_cell(value: float) -> None:
+    (start,), (end,) = cell_edges(np.array([value]))
+    assert start <= np.float32(min(value, FLOAT32_MAX)) < end < math.inf
+    assert end - start <= max(start / 128, 1e-38)
+    # What is counted is what reaches the edge.
+    assert (counted(np.array([value])).at_least(start), counted(np.array([value])).at_least(end)) == (1, 0)
+
+
+def far_from_zero_or_not(spread: float) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Normal about 100, without what would be negative."""
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        low = stats.norm.cdf(0, 100, spread)
+        return stats.norm.isf((1 - low) * rng.random(n), 100, spread)
+
+    return draw
+
+
 HEALTHY = {
     "normal": lambda rng, n: rng.normal(118, 7, n),
+    "wide normal": far_from_zero_or_not(20),
+    "normal down to zero": far_from_zero_or_not(30),
     "narrow": lambda rng, n: rng.normal(1e5, 200, n),
     "uniform": lambda rng, n: rng.uniform(100, 200, n),
     "log-normal": lambda rng, n: np.exp(rng.normal(4, 0.5, n)),
@@ -224,6 +273,14 @@ def test_more_samples_far_out_than_the_tail_lets_expect_are_counted(n: int) -> N
     values[:3] = 1000
     far = counted(values).far_above()
     assert far is not None and far.count == 3 and far.bound < 1000
+
+
+@pytest.mark.parametrize("name", ["normal", "wide normal", "normal down to zero", "log-normal", "gamma"])
+def test_a_blank_sample_is_far_below_whatever_the_spread_of_the_others(name: str) -> None:
+    values = HEALTHY[name](np.random.default_rng(7), 1000)
+    values[3] = 0
+    far = counted(values).far_below()
+    assert far is not None and far.count == 1
 
 
 def test_the_bound_passes_the_greatest_of_many_exponentials_with_the_chance_it_states() -> None:

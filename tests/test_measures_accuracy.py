@@ -1,7 +1,7 @@
 """What the commands compute, against 50-digit arithmetic. `pytest -s` prints the worst error of each cell."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def barely_there(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Ge
 
 # Of float64, the squares of as many as there are here still have a sum.
 REGIMES = regimes.REGIMES | {"far means": far_means({torch.float64: 1e150}), "barely there": barely_there}
+every_cell = regimes.every_cell_of(REGIMES)
 
 # (samples, outer, channels, inner), as the layouts bc, bchw, blc and bcthw with channels in the middle give them.
 SHAPES = [(8, 1, 1, 1), (1, 1, 4, 6), (1, 6, 4, 1), (2, 3, 2, 2)]
@@ -74,19 +75,6 @@ def kl_to_another(one: Pair, other: Pair, parameterization: str, *, symmetric: b
 def single(mean: Tensor, raw: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
     """Elements as samples of their own."""
     return tuple(tensor.reshape(-1, 1, 1, 1) for tensor in (mean, raw, *rest))
-
-
-@pytest.fixture(scope="module")
-def worst() -> Iterator[Worst]:
-    collected = Worst()
-    yield collected
-    print(collected.table())
-
-
-def every_cell(test: Callable[..., None]) -> Callable[..., None]:
-    for names, values in (("regime", REGIMES), ("parameterization", PARAMETERIZATIONS), ("dtype", DTYPES)):
-        test = pytest.mark.parametrize(names, values, ids=lambda value: str(value).removeprefix("torch."))(test)
-    return test
 
 
 def kl_error(got: float, expected: tuple[object, object], dtype: torch.dtype, parameterization: str) -> float:

@@ -21,13 +21,13 @@ for arguments in json.load(sys.stdin):
         try:
             main()
         except SystemExit as exit:
-            results.append([exit.code, sorted({"torch", "pyarrow", "numpy"} & set(sys.modules))])
+            results.append([exit.code, sorted({"torch", "pyarrow", "numpy", "matplotlib"} & set(sys.modules))])
 print(json.dumps(results))
 """
 
 LIGHT = [
-    ("--version",), ("--help",), ("kl", "--help"), ("stats", "--help"), ("sample", "--help"), ("guide",),
-    ("--show-completion", "bash"),
+    ("--version",), ("--help",), ("kl", "--help"), ("stats", "--help"), ("report", "--help"), ("sample", "--help"),
+    ("guide",), ("--show-completion", "bash"),
 ]  # fmt: skip
 
 HEADERS_ONLY = [
@@ -46,6 +46,8 @@ HEADERS_ONLY = [
     (("stats", "odd.safetensors"), 1),
     (("stats", "a.safetensors", "wide.safetensors"), 2),
     (("stats", "a.safetensors", "-o", "old.csv"), 2),
+    (("report", "a.safetensors", "-o", "old.csv"), 2),
+    (("report", "odd.safetensors", "-o", "page.html"), 1),
     (("nll", "a.safetensors", "--latents", "odd.safetensors"), 2),
     (("sample", "a.safetensors", "-o", "a.safetensors", "--overwrite"), 2),
     (("sample", "a.safetensors", "-o", "old.csv/out"), 2),

@@ -411,7 +411,7 @@ def test_moments_keep_their_digits_far_from_zero(dtype: torch.dtype, offset: flo
     statistics = Statistics(2, "none")
     for start in range(400):
         statistics.update(mean[start : start + 1], None, Origin("f", "k", start))
-        statistics._flush()
+        statistics.flush()
     values = mean.double().numpy()[:, 0, 0].reshape(-1)
     center = math.fsum(values) / values.size
     variance = math.fsum((values - center) ** 2) / values.size - (math.fsum(values - center) / values.size) ** 2

@@ -391,8 +391,8 @@ def test_values_whose_sum_leaves_float64_are_finite_all_the_same(write: Write) -
 
 
 def test_a_sample_in_pieces_gives_what_it_gives_in_one(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """204,800 elements of a mean are more than a block's piece; in the other file the samples are smaller."""
-    moments = smooth(3, 8, 160, 160, dtype="F16")
+    """1,095,200 elements of a mean are more than a block holds."""
+    moments = smooth(3, 8, 370, 370, dtype="F16")
     moments[1, 5, 100, 7] = torch.nan
     path = write("a.safetensors", moments=moments)
     found = figures(path)
@@ -405,7 +405,7 @@ def test_a_sample_in_pieces_gives_what_it_gives_in_one(write: Write, monkeypatch
     power = radial_power(mean[3], var[3], mean[3].mean())
     close(found.spectrum.power[3], np.array(list(power.values())) / (mean[3].var() + var[3].mean()))
     assert found.duplicates.samples_hashed == 3
-    monkeypatch.setattr(extras_module, "MOST_ELEMENTS", 1 << 17)
+    monkeypatch.setattr(extras_module, "MOST_ELEMENTS", 1 << 20)
     found = figures(path)
     assert found.large_samples == 3 and found.duplicates and found.duplicates.samples_hashed == 0
     empty = to_bytes(run([path]))

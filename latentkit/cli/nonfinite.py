@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from latentkit.cli.options import Messages, OnNonfinite
-from latentkit.cli.screen import count_of, note
+from latentkit.cli.screen import note
 from latentkit.errors import DataError
 from latentkit.storage.choice import Span
+from latentkit.text import count_of
 
 if TYPE_CHECKING:
     from latentkit.cli.row_columns import Measured

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from latentkit.cli.row_columns import elements_of, ranked_columns
-from latentkit.cli.screen import aligned, harmless, plain_table, remark, stdout_console
+from latentkit.cli.screen import aligned, plain_table, remark, stdout_console
+from latentkit.text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,13 +13,14 @@ import typer
 from latentkit.cli.nonfinite import Nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, row_columns
-from latentkit.cli.screen import count_of, note
+from latentkit.cli.screen import note
 from latentkit.errors import RequestError
 from latentkit.storage.choice import Span
 from latentkit.storage.columns import check_columns, column_types
 from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found
 from latentkit.storage.tables import SUFFIXES, check_rows_format, open_rows
+from latentkit.text import count_of
 
 if TYPE_CHECKING:
     import numpy as np

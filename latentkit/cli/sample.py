@@ -16,7 +16,7 @@ from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
-from latentkit.cli.screen import count_of, note, track
+from latentkit.cli.screen import note, track
 from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
 from latentkit.storage.choice import Posterior
@@ -25,6 +25,7 @@ from latentkit.storage.placing import check_place, is_stream, placed
 from latentkit.storage.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.storage.tables import write_all
 from latentkit.storage.writer import check_free_space
+from latentkit.text import count_of
 
 if TYPE_CHECKING:
     from latentkit.drawing import Drawn

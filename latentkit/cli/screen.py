@@ -3,16 +3,20 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from latentkit.cli.options import Messages
+from latentkit.text import harmless, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
+
+    #: A title, what stands below it, and a caption.
+    Titled = tuple[str, RenderableType | None, str | None]
 
 Item = TypeVar("Item")
 
@@ -38,13 +42,6 @@ def detail(messages: Messages, sentence: str) -> None:
         print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
 
 
-def harmless(text: str) -> str:
-    """``text`` without control characters, which a file or tensor name may hold to trick a terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
-    )
-
-
 def stdout_console() -> "Console":
     """Where tables are drawn: as wide as the terminal, or as COLUMNS says, or 80."""
     from rich.console import Console
@@ -62,21 +59,22 @@ def plain_table(title: str) -> "Table":
     return Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
 
 
+def dense_table(*headings: str, left: Collection[str] = (), padding: int = 1) -> "Table":
+    """As ``plain_table``, without a title, and with less room between columns of figures; some stand ``left``."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, padding), show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right")
+    return table
+
+
 def remark(lines: Iterable[str]) -> "Text":
     """Lines to stand below a table, made harmless; unlike a caption they are as wide as the screen."""
     from rich.text import Text
 
     return Text("\n".join(map(harmless, lines)), style="dim")
-
-
-def number(value: float) -> str:
-    """Four significant digits, and a dash for what is undefined."""
-    if value != value:
-        return "–"
-    if abs(value) == float("inf") or value == 0:
-        return str(value).removesuffix(".0")
-    text = f"{value:#.4g}"
-    return text.rstrip(".") if "e" not in text else f"{value:.3e}"
 
 
 def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
@@ -95,11 +93,6 @@ def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
     widest = max(tails, default=0)
     # Spaces at the end of a text would be stripped.
     return [Padding(text, (0, widest - tail, 0, 0)) for text, tail in zip(texts, tails, strict=True)]
-
-
-def count_of(number_of: int, noun: str) -> str:
-    """``1 sample``, ``2,000 samples``."""
-    return f"{number_of:,} {noun}" + ("" if number_of == 1 else "s")
 
 
 def track(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> Iterator[Item]:

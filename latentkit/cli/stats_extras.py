@@ -3,21 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from latentkit.cli.screen import aligned, count_of, harmless, number
+from latentkit.cli.screen import aligned, dense_table
+from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
-    from rich.table import Table
-
+    from latentkit.cli.screen import Titled
     from latentkit.statistics import Place
     from latentkit.statistics.correlation import Correlation
     from latentkit.statistics.duplicates import Duplicates
     from latentkit.statistics.shape import Shape
     from latentkit.statistics.spectrum import Lag, Spectrum
     from latentkit.statistics.summary import ExtraFigures
-
-    #: A title, a table, and a caption.
-    Titled = tuple[str, Table, str | None]
 
 # The matrix of more channels has no room on a screen: the strongest pairs do.
 _MOST_COLUMNS = 8
@@ -63,13 +59,13 @@ def extra_tables(extras: "ExtraFigures", channels: Sequence[int]) -> "Iterator[T
 def _correlation(correlation: "Correlation") -> "Titled":
     matrix = correlation.matrix
     if len(matrix) <= _MOST_COLUMNS:
-        table = _table("ch", *map(str, range(len(matrix))))
+        table = dense_table("ch", *map(str, range(len(matrix))))
         for channel, row in enumerate(matrix):
-            table.add_row(str(channel), *("–" if value != value else f"{value:.2f}" for value in row))
+            table.add_row(str(channel), *(fixed(value, 2) for value in row))
     else:
-        table = _table("ch", "and", "correlation")
+        table = dense_table("ch", "and", "correlation")
         for pair in correlation.strongest:
-            table.add_row(*map(str, pair.channels), f"{pair.correlation:.3f}")
+            table.add_row(*map(str, pair.channels), fixed(pair.correlation, 3))
     eigenvalues = ", ".join(number(value) for value in correlation.eigenvalues[:_MOST_COLUMNS])
     more = ", …" if len(correlation.eigenvalues) > _MOST_COLUMNS else ""
     return (
@@ -80,7 +76,7 @@ def _correlation(correlation: "Correlation") -> "Titled":
 
 
 def _shape(shape: "Shape", channels: Sequence[int]) -> "Titled":
-    table = _table("ch", "skewness", "excess kurtosis")
+    table = dense_table("ch", "skewness", "excess kurtosis")
     rows = [*(shape.channels[channel] for channel in channels), shape.overall]
     names = [*map(str, channels), "all"]
     columns = aligned(row.skewness for row in rows), aligned(row.excess_kurtosis for row in rows)
@@ -90,10 +86,10 @@ def _shape(shape: "Shape", channels: Sequence[int]) -> "Titled":
 
 
 def _lags(lags: "Sequence[Lag]", channels: Sequence[int]) -> "Titled":
-    table = _table("ch", *(f"along {lag.axis}" for lag in lags))
-    columns = [aligned([*(lag.channels[channel] for channel in channels), lag.overall]) for lag in lags]
-    for cells in zip([*map(str, channels), "all"], *columns, strict=True):
-        table.add_row(*cells)
+    table = dense_table("ch", *(f"along {lag.axis}" for lag in lags))
+    for channel in channels:
+        table.add_row(str(channel), *(fixed(lag.channels[channel], 3) for lag in lags))
+    table.add_row("all", *(fixed(lag.overall, 3) for lag in lags))
     return "Correlation of latents one step apart", table, None
 
 
@@ -101,7 +97,7 @@ def _power(spectrum: "Spectrum") -> "Titled":
     count = len(spectrum.frequencies)
     rows = min(count, _MOST_ROWS)
     shown = [place * (count - 1) // max(1, rows - 1) for place in range(rows)]
-    table = _table("cycles a pixel", "power")
+    table = dense_table("cycles a pixel", "power")
     for place, cell in zip(shown, aligned(spectrum.overall[place] for place in shown), strict=True):
         table.add_row(f"{spectrum.frequencies[place]:.3f}", cell)
     which = f"{rows} of {count} frequencies; -o FILE.json has all, and each channel's" if rows < count else None
@@ -109,29 +105,17 @@ def _power(spectrum: "Spectrum") -> "Titled":
 
 
 def _copies(duplicates: "Duplicates") -> "Titled":
-    table = _table("sample", "is a copy of", justify="left")
+    title = f"Copies among {count_of(duplicates.samples_hashed, 'sample')}: {duplicates.duplicate_count:,}"
+    if not duplicates.pairs:
+        return title, None, None
+    headings = "sample", "is a copy of"
+    table = dense_table(*headings, left=headings)
     for pair in duplicates.pairs:
         table.add_row(_where(pair.sample), _where(pair.copy_of))
-    if not duplicates.pairs:
-        table.add_row("–", "–")
-    groups = f", in {count_of(duplicates.groups, 'group')}" if duplicates.groups else ""
     more = duplicates.duplicate_count - len(duplicates.pairs)
-    return (
-        f"Copies among {count_of(duplicates.samples_hashed, 'sample')}: {duplicates.duplicate_count:,}{groups}",
-        table,
-        f"and {more:,} more" if more else None,
-    )
+    caption = f"and {more:,} more" if more else None
+    return f"{title}, in {count_of(duplicates.groups, 'group')}", table, caption
 
 
 def _where(place: "Place") -> str:
     return harmless(f"{place.name}, {place.key}, {place.index}")
-
-
-def _table(*headings: str, justify: "JustifyMethod" = "right") -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify=justify)
-    return table

@@ -114,6 +114,14 @@ class Showing:
         return sorted(set(numbers))
 
 
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge", help="FILES are states of stats: give what one run over all gives.", rich_help_panel=_MERGING
+    ),
+]
+
+
 @dataclass
 class Merging:
     """Runs over parts, and what they come to together."""
@@ -125,10 +133,7 @@ class Merging:
             rich_help_panel=_MERGING,
         ),
     ] = None  # fmt: skip
-    merge: Annotated[
-        bool,
-        typer.Option("--merge", help="FILES are states: give what one run over all gives.", rich_help_panel=_MERGING),
-    ] = False
+    merge: Merge = False
 
 
 def _range(part: str) -> range:

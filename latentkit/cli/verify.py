@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from latentkit.cli.device import resolve_device
 from latentkit.cli.options import Computing, Messages
-from latentkit.cli.screen import count_of, harmless, note, track
+from latentkit.cli.screen import note, track
 from latentkit.errors import DataError, RequestError
 from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.header import Header, TensorInfo, read_header
 from latentkit.storage.inputs import find_inputs
 from latentkit.storage.plan import Found
+from latentkit.text import count_of, harmless
 
 if TYPE_CHECKING:
     from latentkit.recipe import Recipe, Source

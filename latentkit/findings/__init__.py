@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from latentkit.findings.channels import collapsed, constant_scale, dead, deterministic, factors_off, unequal_scale
 from latentkit.findings.finding import Finding, Severity, where
-from latentkit.findings.values import clamped, copies, far_out, half_precision, largest_kl, misread, nonfinite
+from latentkit.findings.values import clamped, copies, far_out, half_precision, misread, nonfinite
 from latentkit.outliers import SampleKl
 from latentkit.statistics import Summary
 
-__all__ = ["Finding", "Severity", "faults", "find", "largest_kl", "verdict", "where"]
+__all__ = ["Finding", "Severity", "faults", "find", "verdict", "where"]
 
 
 def find(

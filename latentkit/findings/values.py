@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from latentkit.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
 from latentkit.outliers import CHANCE, FarOut, SampleKl
 from latentkit.statistics import Spread, Summary
-from latentkit.statistics.quantity import HALF_PRECISIONS
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
 #: one in a thousand it moves no figure of a channel by a digit that the tables show.
@@ -141,11 +140,12 @@ def copies(summary: Summary) -> Iterator[Finding]:
         return
     count, first = duplicates.duplicate_count, duplicates.pairs[0]
     among = f" among the first {duplicates.samples_hashed:,}" if duplicates.is_capped else ""
+    what = plural(count, "a copy of an earlier one", "copies of earlier ones")
     yield Finding(
         "duplicates",
         Severity.warning,
-        f"{count:,} {plural(count, 'sample')}{among} {are(count)} {plural(count, 'a copy', 'copies')} of earlier ones, "
-        f"to the last byte; the first is {where(first.sample)}, which equals {where(first.copy_of)}",
+        f"{count:,} {plural(count, 'sample')}{among} {are(count)} {what}, to the last byte; the "
+        f"first is {where(first.sample)}, which equals {where(first.copy_of)}",
         count,
         0,
         "diffusion models memorize what is repeated: Carlini et al. 2023",
@@ -163,28 +163,28 @@ def half_precision(summary: Summary, sample_kl: SampleKl | None) -> Iterator[Fin
     if summary.overall.logvar is None:
         return
     count = summary.overall.count
+    kl_over = {} if sample_kl is None else sample_kl.kl_over()
     for hazards in summary.overall.hazards:
         dtype, under = hazards.dtype, hazards.var_under
         # Infinite means are found already.
         squares = hazards.square_over - summary.overall.mean.minus_inf_count - summary.overall.mean.plus_inf_count
-        over = hazards.var_over + squares
-        infinite = sample_kl.at_least(largest_kl(dtype)) if sample_kl is not None else 0
+        over, infinite = hazards.var_over + squares, kl_over.get(dtype, 0)
+        of_samples = "of their samples" if sample_kl is None else f"of {infinite:,} of {sample_kl.count:,} samples"
         if over:
             yield Finding(
                 f"{dtype}_overflow",
                 Severity.warning,
                 f"in {dtype}, e^l would be infinite for {hazards.var_over:,} and m² for {squares:,} of {count:,} "
-                f"elements, and with them the KL of their samples",
+                f"elements, and the KL {of_samples}",
                 over,
                 0,
                 f"the largest number of {dtype}",
             )
-        elif infinite and sample_kl is not None:
+        elif infinite:
             yield Finding(
                 f"{dtype}_kl",
                 Severity.note,
-                f"in {dtype}, the KL of {infinite:,} of {sample_kl.count:,} samples would be infinite, as its sum "
-                f"leaves the range",
+                f"in {dtype}, the KL {of_samples} would be infinite, as its sum leaves the range",
                 infinite,
                 0,
                 f"the largest number of {dtype}",
@@ -200,8 +200,3 @@ def half_precision(summary: Summary, sample_kl: SampleKl | None) -> Iterator[Fin
                 0,
                 f"the least number of {dtype}",
             )
-
-
-def largest_kl(dtype: str) -> float:
-    """The KL in nats from which the sum that the usual formula halves is infinite in ``float16`` or ``bfloat16``."""
-    return next(half.over / 2 for half in HALF_PRECISIONS if half.dtype == dtype)

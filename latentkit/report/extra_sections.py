@@ -6,7 +6,8 @@ from typing import Any
 from latentkit.report import pictures
 from latentkit.report.facts import Document, asked_for
 from latentkit.report.heat_maps import correlations
-from latentkit.report.markup import count_of, data_of, figure, fixed, number, section, short, table, to_open
+from latentkit.report.markup import data_of, figure, fixed, number, section, short, table, to_open
+from latentkit.text import count_of
 
 #: Channels of which every correlation and every power is given; of more, the strongest, and the mean.
 MOST_IN_FULL = 128

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 from latentkit.report import pictures
 from latentkit.report.facts import Document, state_of
-from latentkit.report.markup import Columns, count_of, data_of, figure, section, short, table, to_open
+from latentkit.report.markup import Columns, data_of, figure, section, short, table, to_open
 from latentkit.report.samples import KlHistogram
+from latentkit.text import count_of
 
 # With fewer channels than this there is room below their picture.
 _FEW_BARS = 8

@@ -3,34 +3,29 @@
 import html
 from collections.abc import Callable, Mapping, Sequence
 
+from latentkit import text as plain
+from latentkit.text import DASH
+
 #: What a cell of a table holds; None is what is undefined.
 Cell = str | int | float | None
 
 #: Columns of equal length, by their headings.
 Columns = Mapping[str, Sequence[Cell]]
 
-_DASH = "–"
 # Decimals by which a figure may fall short of the longest of its column; page.css has a class for each.
 _MOST_PADDING = 9
 
 
 def text(words: str) -> str:
     """``words`` as HTML shows them: markup escaped, and control and bidirectional characters spelled out."""
-    spelled = (
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in words
-    )
-    return html.escape("".join(spelled))
+    return html.escape(plain.harmless(words))
 
 
 def number(value: float | None, digits: int = 4) -> str:
     """So many significant digits, thousands up to ten million in full, and a dash for what is undefined."""
-    if value is None or value != value:
-        return _DASH
-    if value == 0:
-        return "0"
-    if 1000 <= abs(value) < 1e7:
-        return _signed(f"{value:,.0f}")
-    return _signed(f"{value:#.{digits}g}".rstrip("."))
+    if value is None:
+        return DASH
+    return _signed(f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else plain.number(value, digits))
 
 
 def short(value: float | None, digits: int = 3) -> str:
@@ -39,14 +34,9 @@ def short(value: float | None, digits: int = 3) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown
 
 
-def count_of(count: int, noun: str) -> str:
-    """``1 sample``, ``2,000 samples``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def fixed(decimals: int) -> Callable[[float], str]:
     """Numbers with so many decimals."""
-    return lambda value: _DASH if value != value else _signed(f"{round(value, decimals) + 0.0:,.{decimals}f}")
+    return lambda value: _signed(plain.fixed(value, decimals))
 
 
 def table(
@@ -93,7 +83,7 @@ def _shown(cells: Sequence[Cell], show: Callable[[float], str]) -> list[tuple[st
     decimals = [len(word.partition(".")[2]) if "e" not in word else None for word in words]
     widest = max((count for count in decimals if count is not None), default=0)
     padding = [
-        0 if count is None or word == _DASH else widest - count for count, word in zip(decimals, words, strict=True)
+        0 if count is None or word == DASH else widest - count for count, word in zip(decimals, words, strict=True)
     ]
     return [
         (f' class="p{min(pad, _MOST_PADDING)}"' if pad else "", word)

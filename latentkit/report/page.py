@@ -8,9 +8,10 @@ from typing import Any
 from latentkit.report import extra_sections, sections
 from latentkit.report.kl_section import divergence
 from latentkit.report.logvar_section import clamp
-from latentkit.report.markup import count_of, section, text
+from latentkit.report.markup import section, text
 from latentkit.report.samples import KlHistogram
 from latentkit.storage.tables import jsonable
+from latentkit.text import count_of
 
 _LISTED = 40
 

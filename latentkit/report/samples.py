@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleKl, cell_edges
 
 # Bins are 2 n^(1/3), the Rice rule, but no fewer and no more than these.
 _FEWEST, _MOST = 12, 44
@@ -48,17 +47,11 @@ def kl_histogram(sample_kl: SampleKl) -> KlHistogram | None:
     else:
         low, high = max(least, 2 * first - last), min(most, 2 * last - first)
         spaced = np.linspace(low, high, bins + 1)
-    edges = [float(edge) for edge in np.unique(_cells(spaced, [*[0] * bins, 1]))]
+    starts, ends = cell_edges(spaced)
+    edges = np.unique(np.append(starts[:-1], ends[-1])).tolist()
     at_least = [sample_kl.at_least(edge) for edge in edges]
     if edges[0] <= _LEAST:
         at_least[0] = sample_kl.count
     below, above = sample_kl.count - at_least[0], at_least[-1]
     counts = [more - fewer for more, fewer in pairwise(at_least)]
     return KlHistogram(edges, counts, below, above, is_log)
-
-
-def _cells(values: ArrayLike, beyond: ArrayLike) -> NDArray[np.float64]:
-    """The least number of the cell that holds a value, or of so many cells further on; see ``SampleKl``."""
-    cells = np.asarray(values, np.float32).view(np.uint32) >> np.uint32(16)
-    edges = (cells + np.asarray(beyond, np.uint32)) << np.uint32(16)
-    return edges.view(np.float32).astype(np.float64)

@@ -7,7 +7,8 @@ from typing import Any
 from latentkit.normalization import Factors, for_all, for_each
 from latentkit.report.facts import IN_TABLE, Document, asked_for, shape_rows, state_of
 from latentkit.report.heat_maps import heat_map
-from latentkit.report.markup import count_of, figure, fixed, number, section, short, table, text
+from latentkit.report.markup import figure, fixed, number, section, short, table, text
+from latentkit.text import count_of
 
 _SEVERITIES = {"serious": "Serious", "warning": "Warning", "note": "Note"}
 
@@ -137,7 +138,8 @@ def hazards(document: Document) -> str:
     }  # fmt: skip
     columns: dict[str, list[Any]] = {"dtype": [row["dtype"] for row in rows]}
     columns |= {heading: [row[name] for row in rows] for heading, name in headings.items()}
-    return section("In 16 bits", table("Elements that the usual formulas would lose", columns))
+    columns["KL infinite [samples]"] = [row["kl_over"] for row in document["sample_kl"]["hazards"]]
+    return section("In 16 bits", table("Elements that the usual formulas would lose, and samples by their KL", columns))
 
 
 def normalization(document: Document) -> str:

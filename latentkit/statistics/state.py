@@ -3,7 +3,7 @@
 Cells that hold nothing are left out, so the arrays take some hundred KiB for any number of samples.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,33 +11,26 @@ import torch
 from numpy.typing import NDArray
 
 from latentkit.statistics.accumulate import Statistics
-from latentkit.statistics.coarse import CoarseCounts
-from latentkit.statistics.counts import Counts, Facts, Grid
-from latentkit.statistics.exact import ExactCounts
-from latentkit.statistics.extrema import Place
-
-Arrays = dict[str, NDArray[Any]]
+from latentkit.statistics.centred import Arrays, fill, parts_of
+from latentkit.statistics.counts import COUNTED, Counts, Grid
+from latentkit.statistics.extrema import Extrema, Place
 
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
-_WHOLE = ("total", "nan", "negative", "minus_inf", "plus_inf", "less", "at_most")
 _PLACES = ("least_at", "greatest_at", "nonfinite_at")
 
 
 def arrays_of(statistics: Statistics, number_of: Callable[[Place], int]) -> Arrays:
     """What was counted; ``number_of`` gives the number that stands for a place's file and tensor."""
-    statistics._flush()
+    statistics.flush()
     arrays: Arrays = {}
-    for dtype, counts in statistics._counts.items():
+    for dtype, counts in statistics.counts.items():
         name = str(dtype).removeprefix("torch.")
-        arrays[f"{name}.cells"], arrays[f"{name}.counts"] = map(_narrow, _filled(_grid(counts)))
-        for half, facts in enumerate(_kept_facts(counts)):
-            for part, array in _parts(facts):
-                arrays[f"{name}.{half}.{part}"] = array
-    extrema = statistics._extrema
-    arrays["extrema.least"], arrays["extrema.greatest"] = extrema.least, extrema.greatest
+        arrays[f"{name}.cells"], arrays[f"{name}.counts"] = map(_narrow, _filled(counts.grid))
+        arrays |= _parts(name, counts)
+    extrema = statistics.extrema
     for kind in _PLACES:
         arrays[f"extrema.{kind}"] = place_rows(getattr(extrema, kind), number_of)
-    return arrays
+    return arrays | _ends(extrema)
 
 
 def restore(statistics: Statistics, arrays: Mapping[str, NDArray[Any]], names: Sequence[tuple[str, str]]) -> None:
@@ -47,14 +40,11 @@ def restore(statistics: Statistics, arrays: Mapping[str, NDArray[Any]], names: S
     """
     for name in _DTYPES:
         if any(key.startswith(f"{name}.") for key in arrays):
-            counts = statistics._counts_for(getattr(torch, name))
-            _fill(_grid(counts), *(arrays[f"{name}.{part}"].astype(np.int64) for part in ("cells", "counts")))
-            for half, facts in enumerate(_kept_facts(counts)):
-                for part, array in _parts(facts):
-                    array[...] = _like(array, arrays[f"{name}.{half}.{part}"])
-    extrema = statistics._extrema
-    extrema.least[...] = _like(extrema.least, arrays["extrema.least"])
-    extrema.greatest[...] = _like(extrema.greatest, arrays["extrema.greatest"])
+            counts = statistics.counts_for(getattr(torch, name))
+            _fill(counts.grid, *(arrays[f"{name}.{part}"].astype(np.int64) for part in ("cells", "counts")))
+            fill(_parts(name, counts), arrays)
+    extrema = statistics.extrema
+    fill(_ends(extrema), arrays)
     for kind in _PLACES:
         places = places_of(arrays[f"extrema.{kind}"], names)
         if len(places) != len(extrema.least):
@@ -79,19 +69,6 @@ def places_of(rows: NDArray[Any], names: Sequence[tuple[str, str]]) -> list[Plac
     return places
 
 
-def _grid(counts: Counts) -> Grid:
-    assert isinstance(counts, (ExactCounts, CoarseCounts))
-    return counts.grid
-
-
-def _kept_facts(counts: Counts) -> list[Facts]:
-    """Facts of the means and the scales that do not follow from the cells; none where all do."""
-    if not isinstance(counts, CoarseCounts):
-        return []
-    counts._end_run()
-    return counts._facts
-
-
 def _filled(grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The cells that are not empty, counted through in row-major order, and what is in them."""
     flat = grid.counts.view(-1).numpy()
@@ -104,27 +81,29 @@ def _fill(grid: Grid, cells: NDArray[np.int64], counts: NDArray[np.int64]) -> No
     fits = cells.ndim == 1 and cells.shape == counts.shape
     if not fits or (len(cells) and (cells.min() < 0 or cells.max() >= rows * width or counts.min() < 1)):
         raise ValueError(f"counts of {len(cells)} cells do not fit a grid of {rows} by {width}")
-    grid._reserve(int(np.bincount(cells // width, counts, rows).max(initial=0)))
+    grid.reserve(int(np.bincount(cells // width, counts, rows).max(initial=0)))
     grid.counts.view(-1)[torch.from_numpy(cells)] = torch.from_numpy(counts).to(grid.counts.dtype)
 
 
-def _parts(facts: Facts) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array of the facts, to be read or written in place."""
-    for name in _WHOLE:
-        yield name, getattr(facts, name)
-    yield "moments.count", facts.moments.count
-    sums = {"moments.sums": facts.moments.sums, "moments.squares": facts.moments.squares}
-    for name, each in (sums | {"remainder": facts.remainder, "variance": facts.variance}).items():
-        yield f"{name}.high", each.high
-        yield f"{name}.low", each.low
+def _parts(dtype: str, counts: Counts) -> Arrays:
+    """The arrays of all facts that do not follow from the cells, to be read or written in place."""
+    parts: Arrays = {}
+    for half, facts in enumerate(counts.kept_facts()):
+        name = f"{dtype}.{half}"
+        parts |= {f"{name}.{count}": getattr(facts, count) for count in COUNTED}
+        parts |= {f"{name}.moments.count": facts.moments.count}
+        parts |= parts_of(f"{name}.moments.sums", facts.moments.sums)
+        parts |= parts_of(f"{name}.moments.squares", facts.moments.squares)
+        parts |= parts_of(f"{name}.remainder", facts.remainder)
+        parts |= parts_of(f"{name}.variance", facts.variance)
+    return parts
+
+
+def _ends(extrema: Extrema) -> Arrays:
+    """The arrays of the extremes, to be read or written in place."""
+    return {"extrema.least": extrema.least, "extrema.greatest": extrema.greatest}
 
 
 def _narrow(whole: NDArray[np.int64]) -> NDArray[Any]:
     """Whole numbers in 32 bits where they fit."""
     return whole.astype(np.int32) if whole.max(initial=0) < 2**31 else whole
-
-
-def _like(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        raise ValueError(f"expected {ours.dtype} {ours.shape}, got {theirs.dtype} {theirs.shape}")
-    return theirs

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latentkit.cores import available_cores
 from latentkit.layout import Axes
 from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
@@ -25,6 +26,8 @@ from latentkit.workspace import Workspace
 _BLOCK_UNITS = 8
 #: Elements of the mean in a block, at most.
 BLOCK_ELEMENTS = _BLOCK_UNITS * UNIT_ELEMENTS
+# And in the blocks of all workers together, which bounds their memory: of each element some 20 bytes are kept.
+_ELEMENTS_IN_HAND = 8 * BLOCK_ELEMENTS
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
 
@@ -91,12 +94,17 @@ def pieces_of(axes: Axes) -> list[Piece]:
 
 
 def plan_blocks(
-    spans: Iterable[Span | Posterior], batch_size: int | None = None, *, apart: bool = False
+    spans: Iterable[Span | Posterior],
+    batch_size: int | None = None,
+    *,
+    workers: int | None = None,
+    apart: bool = False,
 ) -> Iterator[Block]:
     """Blocks that cover spans (of a posterior: every sample) in order; ``batch_size`` bounds the samples in one.
 
-    ``apart``: no block holds two spans.
+    For many ``workers`` blocks of whole samples are smaller. ``apart``: no block holds two spans.
     """
+    most = min(BLOCK_ELEMENTS, _ELEMENTS_IN_HAND // (workers or available_cores()))
     waiting: list[Span] = []
     room = row = 0
     for span in spans:
@@ -113,7 +121,7 @@ def plan_blocks(
                     yield Block((Span(posterior, sample, 1),), piece, row, last=piece is pieces[-1])
                 row += 1
             continue
-        limit = BLOCK_ELEMENTS // prod(posterior.axes.view[1:])
+        limit = max(1, most // prod(posterior.axes.view[1:]))
         limit = min(limit, batch_size or limit)
         first, end = span.first, span.first + span.count
         while first < end:

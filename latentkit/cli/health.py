@@ -1,0 +1,213 @@
+"""What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from latentkit.affine import from_factors
+from latentkit.cli.commands import CONDITION_HELD
+from latentkit.cli.device import check_device_name
+from latentkit.cli.options import Choosing, Computing, Messages, Reading, Writing
+from latentkit.cli.screen import complain, note, track
+from latentkit.cli.stats_options import Asking, Checking
+from latentkit.conditions import Condition, check_asked, held, why_undefined
+from latentkit.errors import DataError, RequestError
+from latentkit.normalization import check_target_std, document, factors_of
+from latentkit.storage.choice import Posterior
+from latentkit.storage.inputs import find_inputs
+from latentkit.storage.placing import check_place, placed
+from latentkit.storage.plan import Found, find_posteriors
+from latentkit.storage.tables import write_all
+
+if TYPE_CHECKING:
+    from latentkit.findings import Finding
+    from latentkit.normalization import Factors
+    from latentkit.state import State
+    from latentkit.statistics import Place, Summary
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a run came to."""
+
+    state: "State"
+    summary: "Summary"
+    findings: "list[Finding]"
+    factors: "Factors"
+    #: The summary that these figures are set beside, and how its input was read.
+    against: "tuple[Summary, list[str]] | None"
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        from latentkit.document import document_of
+
+        state = self.state
+        return document_of(self.summary, state.readings, self.findings, self.factors, state.sample_kl, self.against)
+
+
+def check_options(checking: Checking, computing: Computing) -> list[Condition]:
+    """Refuse what options alone show to be wrong; returns the conditions."""
+    check_device_name(computing.device)
+    computing.clamp()
+    conditions = checking.conditions()
+    from_factors(checking.scaling_factor, checking.shift_factor)
+    check_target_std(checking.target_std)
+    return conditions
+
+
+def check_outputs(paths: Sequence[str | None], files: list[str], writing: Writing) -> None:
+    """Refuse outputs that cannot be written, or have one name."""
+    outputs = [path for path in paths if path is not None]
+    for path in outputs:
+        check_place(path, overwrite=writing.overwrite, inputs=files)
+        if outputs.count(path) > 1:
+            raise RequestError(f"{path}: is named for two outputs; give each its own")
+
+
+def find(files: list[str], reading: Reading, choosing: Choosing, against: str | None) -> tuple[Found, Found | None]:
+    """What is to be counted, and what that is to be set beside."""
+    found = _find_alike(files, reading, choosing)
+    if against is None:
+        return found, None
+    other = _find_alike([against], reading, choosing)
+    first, theirs = found.posteriors[0], other.posteriors[0]
+    if theirs.axes.channels != first.axes.channels:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels} latent channels and {theirs.label} has {theirs.axes.channels}: "
+            f"they cannot be set side by side"
+        )
+    return found, other
+
+
+def _find_alike(files: list[str], reading: Reading, choosing: Choosing) -> Found:
+    """Channels are pooled over all inputs, so their number and meaning must agree."""
+    found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
+    first = found.posteriors[0]
+    for other in found.posteriors[1:]:
+        if other.axes.channels != first.axes.channels:
+            raise RequestError(
+                f"{first.label} has {first.axes.channels} latent channels and {other.label} has "
+                f"{other.axes.channels}: run stats for each"
+            )
+        if other.parameterization != first.parameterization:
+            raise RequestError(
+                f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
+                f"stats for each, or say --parameterization"
+            )
+    return found
+
+
+def examine(
+    found: Found, other: Found | None, extras: list[str], checking: Checking, computing: Computing, messages: Messages
+) -> Result:
+    """Count and judge; ``extras`` names the figures asked for besides."""
+    state, summary = _count(found, extras, computing, messages)
+    against = None
+    if other is not None:
+        against = _count(other, [], computing, messages)[1], other.readings
+    return _judge(state, summary, against, checking)
+
+
+def _count(found: Found, extras: list[str], computing: Computing, messages: Messages) -> "tuple[State, Summary]":
+    from latentkit.counting import statistics_of
+    from latentkit.extras import Extras
+    from latentkit.outliers import SampleKl
+    from latentkit.state import State
+
+    first, clamp = found.posteriors[0], computing.clamp()
+    sample_kl = None if first.parameterization == "none" else SampleKl()
+    more = Extras(extras, first.axes.channels, first.parameterization, clamp) if extras else None
+    statistics = statistics_of(
+        found.spans,
+        clamp,
+        batch_size=computing.batch_size,
+        workers=computing.workers,
+        sample_kl=sample_kl,
+        extras=more,
+        progress=lambda done: track(done, found.nbytes, messages),
+    )
+    state = State(statistics, sample_kl, found.readings, more)
+    summary = state.summary()
+    _check_scale(summary, first)
+    return state, summary
+
+
+def _check_scale(summary: "Summary", first: Posterior) -> None:
+    scale = summary.overall.logvar
+    if scale is not None and scale.negative_count:
+        raise DataError(
+            f"{first.file.path}: {scale.negative_count:,} values of the second half are negative, so "
+            f"they are no {summary.parameterization}; the first value that is no number stands"
+            f"{_place(scale.nonfinite_at)}; are they log-variances (--parameterization logvar)?"
+        )
+
+
+def _place(place: "Place | None") -> str:
+    return "" if place is None else f" in {place.name}, tensor {place.key!r}, sample {place.index}"
+
+
+def merge(files: list[str], conditions: Sequence[Condition], checking: Checking) -> Result:
+    """What states come to together."""
+    paths = [file.path for file in find_inputs(files)]
+
+    from latentkit.state import merged
+
+    state = merged(paths)
+    if state.statistics.samples == 0:
+        raise DataError(f"{paths[0]}: there are no samples in it")
+    check_asked(conditions, state.extra_names)
+    return _judge(state, state.summary(), None, checking)
+
+
+def check_merge(checking: Checking, computing: Computing, *groups: Reading | Choosing | Asking) -> None:
+    """Options that say how to read tensors say nothing of states, and are refused."""
+    clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
+    if clamped or checking.against is not None or any(group != type(group)() for group in groups):
+        raise RequestError(
+            "--merge reads states, in which tensors, samples, clamp and --with are settled: leave out the options on "
+            "reading, samples, the clamp, --with and --against"
+        )
+
+
+def _judge(
+    state: "State", summary: "Summary", against: "tuple[Summary, list[str]] | None", checking: Checking
+) -> Result:
+    from latentkit.findings import find as findings_of
+
+    findings = findings_of(
+        summary,
+        state.sample_kl,
+        scaling_factor=checking.scaling_factor,
+        shift_factor=checking.shift_factor,
+        target_std=checking.target_std,
+    )
+    return Result(state, summary, findings, factors_of(summary, checking.target_std), against)
+
+
+def note_nonfinite(summary: "Summary", messages: Messages) -> None:
+    """Say that not every value is in the figures."""
+    mean, scale = summary.overall.mean, summary.overall.logvar
+    nonfinite = mean.nan_count + mean.plus_inf_count + mean.minus_inf_count
+    nonfinite += scale.nan_count if scale is not None else 0
+    if nonfinite:
+        note(messages, f"{nonfinite:,} values are NaN, or infinite means: they are counted and left out of the figures")
+
+
+def write(path: str, data: bytes, writing: Writing) -> None:
+    """Put a whole output in its place."""
+    with placed(path, overwrite=writing.overwrite) as descriptor:
+        write_all(descriptor, data)
+
+
+def finish(result: Result, conditions: Sequence[Condition], checking: Checking, writing: Writing) -> None:
+    """Write the normalization if asked to, say which conditions hold, and end with their status if one does."""
+    if checking.save_normalization is not None:
+        write(checking.save_normalization, document(result.summary, result.factors).encode(), writing)
+    broken = held(conditions, result.summary, result.findings)
+    for condition, value in broken:
+        figure = f"is undefined ({why_undefined(result.summary)})" if value != value else f"is {value:.6g}"
+        complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
+    if broken:
+        raise typer.Exit(CONDITION_HELD)
