@@ -49,7 +49,7 @@ with safe_open(sys.argv[1], "pt") as file:
     for start in range(0, moments.get_shape()[0], 512):
         mean, logvar = moments[start : start + 512].float().chunk(2, dim=1)
         logvar = logvar.clamp(-30, 20)
-        total.append(0.5 * (mean.square_() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)))
+        total.append(0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)))
 print(torch.cat(total).mean())
 """
 
@@ -211,7 +211,7 @@ def compare(name: str, folder: Path, rounds: int) -> None:
                 took[way].append(run())
                 print(f"{way}: {took[way][-1].work:.2f} s", file=sys.stderr)
     show(name, took, floors, bases)
-    path.unlink()
+    shutil.rmtree(path.parent)
     shutil.rmtree(shards)
 
 
@@ -242,24 +242,22 @@ _WHOLE = ("kl", "kl, 64 shards", "stats")
 def scaling(folder: Path, rounds: int) -> None:
     """4 GiB against 1 GiB."""
     small, large = (make_input(folder, "float16", size) for size in (GIB, 4 * GIB))
-    for name, suffix in (("kl", "csv"), ("stats", "json")):
-        took: dict[Path, list[Took]] = {small: [], large: []}
+    for name, script, suffix in (("kl", LIBRARY_KL, "csv"), ("stats", LIBRARY_STATS, "json")):
+        library = script.replace("WORKERS", "None")
+        work: dict[Path, list[float]] = {small: [], large: []}
         for _ in range(rounds):
-            base = process("import torch\n---\n")
-            for path in took:
-                one = command(name, path, folder / f"out.{suffix}")
-                took[path].append(Took(one.whole - base.whole, one.work, one.peak - base.peak))
-        ratio, *peaks = (
-            statistics.median(each.whole for each in took[large]) / statistics.median(e.whole for e in took[small]),
-            *(max(each.peak for each in values) for values in took.values()),
-        )
+            for path, values in work.items():
+                values.append(process(library, str(path)).work)
+        base = process("import torch\n---\n")
+        one, four = (statistics.median(values) for values in work.values())
+        peaks = [command(name, path, folder / f"out.{suffix}").peak - base.peak for path in (small, large)]
         print(
-            f"{name} of 4 GiB takes {ratio:.2f} times as long as of 1 GiB; they peak {peaks[1]:.0f} and "
-            f"{peaks[0]:.0f} MiB over `import torch`.\n",
+            f"{name} of 4 GiB takes {four / one:.2f} times as long as of 1 GiB ({four:.2f} and {one:.2f} s after "
+            f"imports); the commands peak {peaks[1]:.0f} and {peaks[0]:.0f} MiB over `import torch`.\n",
             flush=True,
         )
-    large.unlink()
-    small.unlink()
+    shutil.rmtree(large.parent)
+    shutil.rmtree(small.parent)
 
 
 def small_files(folder: Path, rounds: int) -> None:
