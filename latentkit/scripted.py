@@ -15,9 +15,6 @@ import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: Elements that such a function works on at once: few enough for a core's cache with all that is computed of them.
-PART_ELEMENTS = 1 << 16
-
 
 def scripted(function: Function) -> Function:
     """The function in TorchScript, or as it stands, with the same results, where there is none.
@@ -32,6 +29,15 @@ def scripted(function: Function) -> Function:
             return cast(Function, torch.jit.script(function))
         except OSError:
             return function
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+#: Elements that a function works on at once: few enough for a core's cache with all that is computed of them; as the
+#: functions stand, more, as threads would wait for each other more than for memory.
+PART_ELEMENTS = 1 << (18 if scripted(_same) is _same else 16)
 
 
 def as_written() -> AbstractContextManager[None]:
