@@ -1,21 +1,24 @@
 """Counting: posteriors -> their statistics, one accumulator a worker, merged at the end."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from latentkit.cores import available_cores
 from latentkit.extras import Extras
 from latentkit.measures import Arithmetic, kl_to_prior
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.parameterization import Clamp
 from latentkit.pipeline import run, sample_values
-from latentkit.scripted import as_written
+from latentkit.scripted import PART_ELEMENTS, as_written
 from latentkit.statistics import Origin, Statistics
 from latentkit.statistics.accumulate import EXACT_CHANNELS
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
 from latentkit.storage.choice import Span
-from latentkit.sums import Values
+from latentkit.sums import Values, by_units, sample_sums
 from latentkit.workspace import Workspace
 
 Measured = tuple[Span, Values]
@@ -34,13 +37,14 @@ def statistics_of(
     *,
     batch_size: int | None = None,
     workers: int | None = None,
-    sample_kl: SampleKl | None = None,
+    per_sample: SampleValues | None = None,
     extras: Extras | None = None,
     progress: Callable[[Iterator[tuple[Measured, int]]], Iterator[Measured]] = _unwatched,
 ) -> Statistics:
     """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
 
-    ``sample_kl`` is handed the KL of every sample (latents already drawn have none), and ``extras`` every sample.
+    ``per_sample`` is handed the KL of every sample, or of latents already drawn their mean square, and ``extras``
+    every sample.
     ``progress`` is handed an iterator of results with the bytes read for each, and passes the results on.
     """
     posterior = spans[0].posterior
@@ -64,15 +68,18 @@ def statistics_of(
             if workspace not in parts:
                 parts[workspace] = extras.part()
             parts[workspace].update(block, mean, raw, workspace)
-        if sample_kl is None or raw is None:
+        if per_sample is None:
             return np.zeros((block.samples, 1))
+        if raw is None:
+            return by_units(_squares, mean)
         return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
     workers = workers or _default_workers(channels)
     blocks = plan_blocks(spans, batch_size, workers=workers)
     for span, values in progress(sample_values(run(blocks, work, workers))):
-        if sample_kl is not None and not is_drawn:
-            sample_kl.add(values[:, 0], span)
+        if per_sample is not None:
+            elements = prod(span.posterior.axes.view[1:]) if is_drawn else 1
+            per_sample.add(values[:, 0] / elements, span)
     merged = Statistics(channels, parameterization, clamp)
     with as_written():
         for accumulator in accumulators.values():
@@ -81,6 +88,12 @@ def statistics_of(
         assert extras is not None
         extras.merge(part)
     return merged
+
+
+def _squares(latents: Tensor) -> Values:
+    """Σ z² of each sample, ``(n, 1)``, in float64: some samples at a time, which do not leave the cache."""
+    parts = torch.split(latents, max(1, PART_ELEMENTS // prod(latents.shape[1:])))
+    return np.concatenate([sample_sums(part.double().square()) for part in parts])
 
 
 def _default_workers(channels: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from latentkit.comparison import differences
 from latentkit.findings import Finding, verdict
 from latentkit.normalization import Factors
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues, kl_over
 from latentkit.statistics import Group, Place, Spread, Summary
 from latentkit.statistics.summary import QUANTILES
 
@@ -24,13 +24,15 @@ def document_of(
     readings: Sequence[str],
     findings: Sequence[Finding],
     factors: Factors,
-    sample_kl: SampleKl | None,
+    per_sample: SampleValues | None,
     against: tuple[Summary, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it.
 
-    ``against``: the summary of another input, and how that was read.
+    ``per_sample``: the KL of each sample, or of latents already drawn their mean square. ``against``: the summary of
+    another input, and how that was read.
     """
+    sample_kl, mean_square = (None, per_sample) if summary.parameterization == "none" else (per_sample, None)
     return {
         "schema": SCHEMA,
         "measure": "stats",
@@ -38,7 +40,8 @@ def document_of(
         "verdict": verdict(findings),
         "findings": _plain(findings),
         "normalization": _plain(factors),
-        "sample_kl": None if sample_kl is None else _sample_kl(sample_kl),
+        "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),
+        "sample_mean_square": None if mean_square is None else _samples("mean_square", mean_square),
         **_figures(summary),
         "with": _plain(summary.extras),
         "against": None if against is None else _against(summary, *against),
@@ -72,15 +75,18 @@ def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[
     return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _figures(other)}
 
 
-def _sample_kl(sample_kl: SampleKl) -> dict[str, Any]:
+def _samples(name: str, values: SampleValues) -> dict[str, Any]:
     return {
-        "finite": sample_kl.count,
-        "nonfinite": sample_kl.nonfinite,
-        "quantiles": [sample_kl.quantile(percent / 100) for percent in QUANTILES],
-        "highest": [{"kl": value, **_plain(place)} for value, place in sample_kl.highest],
-        "lowest": [{"kl": value, **_plain(place)} for value, place in sample_kl.lowest],
-        "hazards": [{"dtype": dtype, "kl_over": count} for dtype, count in sample_kl.kl_over().items()],
+        "finite": values.count,
+        "nonfinite": values.nonfinite,
+        "quantiles": [values.quantile(percent / 100) for percent in QUANTILES],
+        "highest": [{name: value, **_plain(place)} for value, place in values.highest],
+        "lowest": [{name: value, **_plain(place)} for value, place in values.lowest],
     }
+
+
+def _hazards(sample_kl: SampleValues) -> dict[str, Any]:
+    return {"hazards": [{"dtype": dtype, "kl_over": count} for dtype, count in kl_over(sample_kl).items()]}
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Samples whose KL is far out: further than the tail of all the others lets expect.
+"""Samples whose KL, or mean square, is far out: further than the tail of all the others lets expect.
 
 A threshold of so many standard deviations fires on healthy data as soon as there is enough of it, or it is skewed.
 Here the bound grows with the number of samples, and the tail it follows is a heavy one.
@@ -24,17 +24,17 @@ LEAST_SAMPLES = 30
 #: So many of the samples furthest out are kept with their places, at either end.
 KEPT = 20
 
-# A KL is not far below the others' unless it is less than this part of their median: on that side a few percent may
+# A value is not far below the others unless it is less than this part of their median: on that side a few percent may
 # be many times the spread, and mean nothing.
 _LOW = 0.25
 # More than this share are no outliers but a population of their own (at least so many may be).
 _MOST = 0.01
-_MOST_OF_FEW = 3
+_MOST_OF_FEW = 5
 # Samples that are counted at once.
 _TOGETHER = 1 << 14
 # Top halves of the patterns of float32 numbers from 0 up, infinity excluded.
 _CELLS = 0x7F80
-# A tail whose slope is less than this is taken to have it: KL is counted in cells 0.8 % wide.
+# A tail whose slope is less than this is taken to have it: values are counted in cells 0.8 % wide.
 _LEAST_SLOPE = 0.01
 # Three standard errors of the slope, relative, are _SLOPE_ERROR / √n: Rényi's for the spacing of the 75th and 90th
 # percentiles of an exponential tail, 3 · √(1/0.1 − 1/0.25) / log 2.5.
@@ -43,7 +43,7 @@ _SLOPE_ERROR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class FarOut:
-    """Samples beyond ``bound``, all KL in nats: how many, and those furthest out, worst first."""
+    """Samples beyond ``bound``: how many, and those furthest out, worst first."""
 
     count: int
     bound: float
@@ -51,12 +51,16 @@ class FarOut:
     worst: list[tuple[float, Place]]
 
 
-#: A KL and whose it is.
+#: A value and whose it is.
 Extreme = tuple[float, Place]
 
 
-class SampleKl:
-    """KL of every sample in nats: counted by the top 16 bits of a float32 (0.8 %), with the extremes by name.
+class SampleValues:
+    """One value of every sample: its KL in nats, or of latents already drawn their mean square, Σ z² / elements.
+
+    But for its scale and a constant a mean square is the negative log density under N(0, I); it does not grow with the
+    size of samples. Values, none of which is negative, are counted by the top 16 bits of a float32 (0.8 %), with the
+    extremes by name.
 
     Bounded memory, and it merges: any order and split gives the same. ``counts`` are of the cells; ``highest`` and
     ``lowest`` are the ``KEPT`` samples furthest out, worst first, and of equal ones the first by place.
@@ -73,7 +77,7 @@ class SampleKl:
     @classmethod
     def restored(
         cls, counts: NDArray[np.int64], nonfinite: int, highest: list[Extreme], lowest: list[Extreme]
-    ) -> "SampleKl":
+    ) -> "SampleValues":
         """One that holds what another had."""
         one = cls()
         one._counts[:], one._nonfinite, one._extremes = counts, nonfinite, (highest, lowest)
@@ -86,7 +90,7 @@ class SampleKl:
 
     @property
     def nonfinite(self) -> int:
-        """Samples whose KL is NaN or infinite."""
+        """Samples whose value is NaN or infinite."""
         self._take_waiting()
         return self._nonfinite
 
@@ -102,11 +106,11 @@ class SampleKl:
 
     @property
     def count(self) -> int:
-        """Samples whose KL is finite."""
+        """Samples whose value is finite."""
         return int(self.counts.sum())
 
     def add(self, values: NDArray[np.float64], span: Span) -> None:
-        """Take the KL of a span's samples, ``(samples,)``."""
+        """Take the values of a span's samples, ``(samples,)``."""
         self._waiting.append((values, span))
         self._waiting_count += len(values)
         if self._waiting_count >= _TOGETHER:
@@ -138,7 +142,7 @@ class SampleKl:
                 kept.append((float(values[row]), place))
             kept[:] = _furthest(kept, sign)
 
-    def merge(self, other: "SampleKl") -> None:
+    def merge(self, other: "SampleValues") -> None:
         """Take what another has counted."""
         self._take_waiting()
         self._counts += other.counts
@@ -149,17 +153,8 @@ class SampleKl:
         )
 
     def at_least(self, value: float) -> int:
-        """How many samples have a KL of at least ``value``, to 0.8 %: those in cells wholly above it."""
+        """How many samples have at least ``value``, to 0.8 %: those in cells wholly above it."""
         return int(self.counts[np.searchsorted(_EDGES, value) :].sum())
-
-    def kl_over(self) -> dict[str, int]:
-        """By 16-bit dtype, samples whose KL is infinite when computed there as ½ Σ (m² + e^l − 1 − l).
-
-        Those of finite KL whose sum is 2^16 (bfloat16: 2^128) or more. No term is negative, so an element that
-        overflows by itself brings its sample there. What rounding in that dtype takes over, or back, is not known: it
-        may be sums within 0.3 % (1 %) of that.
-        """
-        return {half.dtype: self.at_least(half.over / 2) for half in HALF_PRECISIONS}
 
     def quantile(self, level: float) -> float:
         """To 0.8 %; NaN where nothing was counted."""
@@ -170,11 +165,11 @@ class SampleKl:
         return float(_EDGES[seen[np.searchsorted(ranks, max(1, math.ceil(level * ranks[-1])))]])
 
     def far_above(self) -> FarOut | None:
-        """Samples whose KL is far above the others'."""
+        """Samples whose value is far above the others'."""
         return self._far(self.highest, 1.0)
 
     def far_below(self) -> FarOut | None:
-        """Samples whose KL is far below the others'."""
+        """Samples whose value is far below the others'."""
         return self._far(self.lowest, -1.0)
 
     def _far(self, extremes: list[Extreme], sign: float) -> FarOut | None:
@@ -195,6 +190,16 @@ class SampleKl:
             return None
         worst = [entry for entry in extremes if sign * entry[0] > sign * bound]
         return FarOut(count, bound, self.quantile(0.5), worst)
+
+
+def kl_over(sample_kl: SampleValues) -> dict[str, int]:
+    """By 16-bit dtype, samples whose KL is infinite when computed there as ½ Σ (m² + e^l − 1 − l).
+
+    Those of finite KL whose sum is 2^16 (bfloat16: 2^128) or more. No term is negative, so an element that overflows
+    by itself brings its sample there. What rounding in that dtype takes over, or back, is not known: it may be sums
+    within 0.3 % (1 %) of that.
+    """
+    return {half.dtype: sample_kl.at_least(half.over / 2) for half in HALF_PRECISIONS}
 
 
 def tail_bound(exceeded_by: Callable[[float], float], n: int) -> float:
@@ -236,7 +241,7 @@ def _cell(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def cell_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each KL, (n,), the least of the cell in which it is counted, and the least of the next."""
+    """For each value, (n,), the least of the cell in which it is counted, and the least of the next."""
     cells = _cell(values)
     return _EDGES[cells], _EDGES[cells + 1]
 
@@ -251,5 +256,5 @@ _EDGES = _edges()
 
 
 def _log(value: float) -> float:
-    # Nothing is nearer to no information than this many nats.
+    # Nothing is nearer to zero than this.
     return math.log(max(value, 1e-12))

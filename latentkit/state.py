@@ -14,8 +14,7 @@ from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
 from latentkit.extras import Extras
-from latentkit.outliers import Extreme, SampleKl
-from latentkit.parameterization import PARAMETERIZATIONS
+from latentkit.outliers import Extreme, SampleValues
 from latentkit.statistics import Place, Statistics, Summary
 from latentkit.statistics.centred import Arrays
 from latentkit.statistics.state import arrays_of, place_rows, places_of, restore
@@ -27,12 +26,13 @@ _MOST_CHANNELS = 1 << 20
 
 @dataclass(slots=True)
 class State:
-    """Statistics, the KL of each sample (None for latents already drawn), how the input was read, and what was asked
-    for besides.
+    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides.
+
+    ``per_sample`` is None where one state merged is of latents and from before their mean squares were counted.
     """
 
     statistics: Statistics
-    sample_kl: SampleKl | None
+    per_sample: SampleValues | None
     readings: list[str] = field(default_factory=list)
     extras: Extras | None = None
 
@@ -48,8 +48,10 @@ class State:
     def merge(self, other: "State") -> None:
         """Take what another has counted; raises ``ValueError`` where they do not fit."""
         self.statistics.merge(other.statistics)
-        if self.sample_kl is not None and other.sample_kl is not None:
-            self.sample_kl.merge(other.sample_kl)
+        if self.per_sample is None or other.per_sample is None:
+            self.per_sample = None
+        else:
+            self.per_sample.merge(other.per_sample)
         if self.extras is not None and other.extras is not None:
             self.extras.merge(other.extras)
         self.readings = list(dict.fromkeys(self.readings + other.readings))
@@ -62,7 +64,7 @@ def to_bytes(state: State) -> bytes:
     def number_of(place: Place) -> int:
         return names.setdefault((place.name, place.key), len(names))
 
-    statistics, sample_kl = state.statistics, state.sample_kl
+    statistics, values = state.statistics, state.per_sample
     arrays = arrays_of(statistics, number_of)
     facts: dict[str, Any] = {
         "version": _VERSION,
@@ -72,13 +74,13 @@ def to_bytes(state: State) -> bytes:
         "samples": statistics.samples,
         "readings": state.readings,
     }
-    if sample_kl is not None:
-        facts["nonfinite_samples"] = sample_kl.nonfinite
-        seen = np.flatnonzero(sample_kl.counts)
-        arrays["kl.cells"], arrays["kl.counts"] = seen, sample_kl.counts[seen]
-        for name, extremes in (("highest", sample_kl.highest), ("lowest", sample_kl.lowest)):
-            arrays[f"kl.{name}"] = np.array([value for value, _ in extremes], np.float64)
-            arrays[f"kl.{name}_at"] = place_rows([place for _, place in extremes], number_of)
+    if values is not None:
+        facts["nonfinite_samples"] = values.nonfinite
+        seen, what = np.flatnonzero(values.counts), _what(statistics)
+        arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
+        for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
+            arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
+            arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
     if state.extras is not None:
         facts["with"] = state.extra_names
         arrays |= {f"with.{name}": array for name, array in state.extras.arrays(number_of).items()}
@@ -135,9 +137,11 @@ def _state(facts: dict[str, Any], arrays: Arrays) -> State:
     statistics = Statistics(channels, parameterization, (low, high))
     statistics.samples = samples
     restore(statistics, arrays, names)
-    sample_kl = _sample_kl(facts, arrays, names) if parameterization in PARAMETERIZATIONS else None
+    # States of latents from before their mean squares were counted have none.
+    has_values = parameterization != "none" or "nonfinite_samples" in facts
+    values = _sample_values(facts, arrays, names, _what(statistics)) if has_values else None
     extras = _extras(facts, arrays, names, statistics)
-    return State(statistics, sample_kl, [str(reading) for reading in facts["readings"]], extras)
+    return State(statistics, values, [str(reading) for reading in facts["readings"]], extras)
 
 
 def _extras(
@@ -151,12 +155,17 @@ def _extras(
     return extras
 
 
-def _sample_kl(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]]) -> SampleKl:
-    counts = np.zeros_like(SampleKl().counts)
-    counts[arrays["kl.cells"]] = arrays["kl.counts"]
+def _what(statistics: Statistics) -> str:
+    """What there is a value of for each sample."""
+    return "mean_square" if statistics.parameterization == "none" else "kl"
+
+
+def _sample_values(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]], what: str) -> SampleValues:
+    counts = np.zeros_like(SampleValues().counts)
+    counts[arrays[f"{what}.cells"]] = arrays[f"{what}.counts"]
     extremes: list[list[Extreme]] = []
     for name in ("highest", "lowest"):
-        places = places_of(arrays[f"kl.{name}_at"], names)
-        pairs = zip(arrays[f"kl.{name}"].tolist(), places, strict=True)
+        places = places_of(arrays[f"{what}.{name}_at"], names)
+        pairs = zip(arrays[f"{what}.{name}"].tolist(), places, strict=True)
         extremes.append([(value, place) for value, place in pairs if place is not None])
-    return SampleKl.restored(counts, int(facts["nonfinite_samples"]), *extremes)
+    return SampleValues.restored(counts, int(facts["nonfinite_samples"]), *extremes)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DATA, Cli, moments_of
+from safetensors.torch import load_file
 
 Write = Callable[..., Path]
 
@@ -55,6 +57,75 @@ def test_kl_agrees_with_that_of_the_samples(cli: Cli) -> None:
     path = SAMPLE_DATA / "healthy-f16.safetensors"
     document = strict(cli("stats", path).out)
     assert document["overall"]["kl"]["total"] == pytest.approx(sum(cli("kl", path).values("kl")), rel=1e-6)
+
+
+READINGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("healthy-f32", "healthy-f16", "healthy-bf16", "collapsed", "deterministic", "video", "shards"), ()
+    ),
+    "synthetic-clamp": (),
+    "pair": (),
+    "mean-std": ("--parameterization", "std"),
+    "tokens": ("--layout", "blc"),
+    "per-image": ("--layout", "chw"),
+    "latents": ("--parameterization", "none"),
+}
+
+
+def plain(name: str) -> tuple[Any, Any]:
+    """Means and log-variances of a sample file (or folder) in float64, ``(channels, elements)``."""
+    path = SAMPLE_DATA / name
+    paths = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path.with_suffix(".safetensors")]
+    axis = {"tokens": 2, "per-image": 0}.get(name, 1)
+    halves: tuple[list[Any], list[Any]] = ([], [])
+    for tensors in map(load_file, paths):
+        if name == "pair":
+            parts = tensors["mean"], tensors["logvar"]
+        elif name == "latents":
+            parts = tensors["latents"], tensors["latents"]
+        else:
+            parts = tensors["moments"].chunk(2, dim=axis)
+        for half, part in zip(halves, parts, strict=True):
+            half.append(np.moveaxis(part.double().numpy(), axis, 0).reshape(part.shape[axis], -1))
+    mean, scale = (np.concatenate(half, axis=1) for half in halves)
+    return mean, None if name == "latents" else 2 * np.log(scale) if name == "mean-std" else scale
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_every_figure_of_the_sample_data_is_that_of_numpy(cli: Cli, name: str) -> None:
+    path = SAMPLE_DATA / name if (SAMPLE_DATA / name).is_dir() else SAMPLE_DATA / f"{name}.safetensors"
+    document = strict(cli("stats", path, *READINGS[name]).out)
+    mean, logvar = plain(name)
+    groups = [(document["overall"], slice(None)), *((each, each["channel"]) for each in document["per_channel"])]
+    for group, rows in groups:
+        m = mean[rows].ravel()
+        finite = m[np.isfinite(m)]
+        variance = finite.var()
+        check_spread(group["mean"], finite, document)
+        if logvar is not None:
+            raw = logvar[rows].ravel()
+            check_spread(group["logvar"], raw[np.isfinite(raw)], document)
+            used = np.clip(raw[~np.isnan(raw)], -30, 20)
+            variance += np.exp(used).mean()
+            total = 0.5 * (finite**2).sum() + 0.5 * (np.exp(used) - 1 - used).sum()
+            assert group["kl"]["total"] == pytest.approx(total, rel=1e-9)
+            assert group["clamp"]["below"] + group["clamp"]["above"] == ((raw < -30) | (raw > 20)).sum()
+        assert group["drawn"]["sd"] == pytest.approx(np.sqrt(variance), rel=1e-9)
+
+
+def check_spread(spread: Any, values: Any, document: Any) -> None:
+    sd = values.std()
+    assert (spread["finite"], spread["min"], spread["max"]) == (len(values), values.min(), values.max())
+    assert spread["mean"] == pytest.approx(values.mean(), abs=1e-12 * sd)
+    assert spread["sd"] == pytest.approx(sd, rel=1e-12)
+    expected = np.quantile(values, document["quantile_levels"], method="inverted_cdf")
+    if document["exact_quantiles"]:
+        assert spread["quantiles"] == pytest.approx(expected, rel=1e-15)
+    else:
+        # Of σ, 0.8 % are 0.016 nats.
+        slack = 0.016 if document["parameterization"] == "std" else 2**-16
+        found = np.array(spread["quantiles"])
+        assert (np.abs(found - expected) <= np.maximum(2**-7 * np.abs(expected), slack)).all()
 
 
 def test_the_collapsed_channels_are_found(cli: Cli) -> None:

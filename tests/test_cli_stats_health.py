@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from latentkit.conditions import FIGURES
 from tests.conftest import SAMPLE_DATA, Cli, moments_of
@@ -55,6 +59,19 @@ def test_a_condition_that_holds_ends_in_3_after_the_result(cli: Cli, conditions:
     assert outcome.status == status
     assert outcome.json["samples"] == 64
     assert bool(outcome.err) == (status == 3)
+
+
+def test_a_condition_that_holds_stops_a_shell_script(tmp_path: Path) -> None:
+    script = "set -e; for name in healthy-f16 collapsed video; do $LATENTKIT $name.safetensors; echo $name; done"
+    command = (
+        f"{sys.executable} -m latentkit stats -q --format json -o {tmp_path}/out.json --overwrite --fail-if findings>0"
+    )
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=SAMPLE_DATA, env=os.environ | {"LATENTKIT": command}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (3, "healthy-f16\n")
+    assert done.stderr == "latentkit: --fail-if 'findings > 0' holds: findings is 1\n"
+    assert json.loads((tmp_path / "out.json").read_text())["collapsed_channels"] == 3
 
 
 def test_which_condition_held_is_said_with_its_value(cli: Cli) -> None:
@@ -220,11 +237,19 @@ def test_latents_already_drawn_have_the_same_tables_without_the_scale(cli: Cli) 
     assert list(faults_of(document, SCHEMA)) == [] and document["findings"] == []
     assert (document["samples"], document["channels"], document["parameterization"]) == (512, 4, "none")
     assert document["overall"]["logvar"] is None and document["sample_kl"] is None
+    latents = load_file(path)["latents"].double().flatten(1).numpy()
+    squares = np.sort((latents**2).mean(axis=1))
+    assert [row["mean_square"] for row in document["sample_mean_square"]["lowest"]] == pytest.approx(squares[:20])
+    assert document["sample_mean_square"]["quantiles"] == pytest.approx(
+        np.quantile(squares, document["quantile_levels"], method="inverted_cdf"), rel=2**-7
+    )
     moments = cli("stats", SAMPLE_DATA / "healthy-f32.safetensors").json
     for drawn, posterior in zip(document["per_channel"], moments["per_channel"], strict=True):
         assert drawn["drawn"]["sd"] == pytest.approx(posterior["drawn"]["sd"], rel=0.01)
     out = cli("stats", path, "--parameterization", "none", "--format", "table").out
-    assert "latents: 4 channels of latents, bchw" in out and "log-variance" not in out
+    assert "latents: 4 channels of latents, bchw" in out and "log-variance" not in out and "KL a sample" not in out
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("mean square a sample")]
+    assert row[4:] == ["512", f"{squares[0]:.4f}", f"{np.median(squares):.2f}", f"{squares[-1]:.3f}"]
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -283,3 +308,6 @@ def test_encoders_of_other_widths_are_not_compared(cli: Cli) -> None:
 def test_one_name_for_two_outputs_is_refused(cli: Cli) -> None:
     outcome = cli("stats", HEALTHY, "-o", "a.json", "--save-normalization", "a.json")
     assert outcome.status == 2 and "two outputs" in outcome.complaint
+    for options in (("--save-normalization", "-"), ("--state", "-"), ("-o", "-", "--save-normalization", "-")):
+        assert "standard output: is named for two outputs" in cli("stats", HEALTHY, *options).complaint
+    assert cli("stats", HEALTHY, "-o", "a.json", "--save-normalization", "-").json["samples"] == 512

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 
 from latentkit.counting import statistics_of
 from latentkit.findings import Finding, Severity, faults, find, verdict
-from latentkit.outliers import SampleKl, cell_edges, tail_bound
+from latentkit.outliers import SampleValues, cell_edges, kl_over, tail_bound
 from latentkit.statistics import Summary
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
@@ -32,13 +32,14 @@ READ = {
     "tokens": Selection(layout="blc"),
     "mean-std": Selection(parameterization="std"),
     "per-image": Selection(layout="chw"),
+    "latents": Selection(parameterization="none"),
 }
 
 
-def measured(path: Path, selection: Selection | None = None) -> tuple[Summary, SampleKl]:
+def measured(path: Path, selection: Selection | None = None) -> tuple[Summary, SampleValues]:
     found = find_posteriors([str(path)], selection or Selection())
-    sample_kl = SampleKl()
-    return statistics_of(found.spans, CLAMP, sample_kl=sample_kl).summary(), sample_kl
+    per_sample = SampleValues()
+    return statistics_of(found.spans, CLAMP, per_sample=per_sample).summary(), per_sample
 
 
 def sample_file(name: str) -> Path:
@@ -51,20 +52,32 @@ def kinds(findings: list[Finding]) -> list[str]:
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[Callable[[Tensor], object], str], list[Finding]]:
-    """The findings of a copy of a sample file, after a function has changed its moments in place."""
+    """The findings of a copy of a sample file, after a function has changed its moments or latents in place."""
 
     def run(change: Callable[[Tensor], object], name: str = "healthy-f16") -> list[Finding]:
-        moments = load_file(sample_file(name))["moments"]
-        change(moments)
-        save_file({"moments": moments}, tmp_path / "changed.safetensors")
-        return find(*measured(tmp_path / "changed.safetensors"))
+        key = "latents" if name == "latents" else "moments"
+        tensor = load_file(sample_file(name))[key]
+        change(tensor)
+        save_file({key: tensor}, tmp_path / "changed.safetensors")
+        return find(*measured(tmp_path / "changed.safetensors", READ.get(name)))
 
     return run
 
 
 @pytest.mark.parametrize(
     "name",
-    ["healthy-f32", "healthy-f16", "healthy-bf16", "mean-std", "pair", "tokens", "video", "shards", "per-image"],
+    [
+        "healthy-f32",
+        "healthy-f16",
+        "healthy-bf16",
+        "mean-std",
+        "pair",
+        "tokens",
+        "video",
+        "shards",
+        "per-image",
+        "latents",
+    ],
 )
 def test_a_healthy_encoder_gives_no_finding_and_a_line_that_says_so(name: str) -> None:
     findings = find(*measured(sample_file(name), READ.get(name)))
@@ -101,7 +114,10 @@ def test_what_was_written_into_the_synthetic_file_is_found_most_serious_first() 
     assert (high.figure, high.channels) == (33, (1, 2, 3)) and high.place is not None and high.place.index == 7
     assert low.channels == (0, 2) and low.place is not None and low.place.index == 3
     assert "3 samples of 60 are far out" in by_kind["far_out_high"].sentence
-    assert "e^l would be infinite for 33 and m² for 0 of 4,096 elements" in by_kind["float16_overflow"].sentence
+    assert (
+        "infinite would be e^l for 33 of 4,096 elements, and the KL of 3 of 60 samples"
+        in by_kind["float16_overflow"].sentence
+    )
 
 
 def test_a_channel_of_zeros_is_dead(changed: Callable[..., list[Finding]]) -> None:
@@ -122,6 +138,46 @@ def test_one_nan_is_found_where_it_is(changed: Callable[..., list[Finding]]) -> 
     assert finding.place is not None and (finding.place.index, finding.place.position) == (77, 16 + 6)
     assert "1 value is not finite: 1 NaN log-variance; the first is the log-variance of channel 1" in finding.sentence
     assert "sample 77" in finding.sentence
+
+
+EXPECTED = {
+    "healthy-f16": [],
+    "latents": [],
+    "collapsed": ["collapsed"],
+    "deterministic": ["float16_underflow", "deterministic"],
+    "synthetic-clamp": [
+        "nonfinite", "clamp_high", "clamp_low", "far_out_high", "float16_overflow", "float16_underflow",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_done_to_a_copy_is_found_with_its_place_besides(
+    changed: Callable[..., list[Finding]], name: str
+) -> None:
+    def zero(tensor: Tensor) -> None:
+        tensor[:, 1] = 0
+
+    def plant(tensor: Tensor) -> None:
+        tensor[2, 1, 1, 2] = torch.nan
+
+    def scale(tensor: Tensor) -> None:
+        tensor[2, :4] *= 10
+
+    assert kinds(changed(lambda _: None, name)) == EXPECTED[name]
+    for change, kind in ((zero, "dead"), (plant, "nonfinite"), (scale, "far_out_high")):
+        findings = changed(change, name)
+        assert sorted(kinds(findings)) == sorted({*EXPECTED[name], kind})
+        (found,) = [finding for finding in findings if finding.kind == kind]
+        assert found.place is not None
+        place = found.place.index, found.place.position
+        if kind == "far_out_high" and name == "synthetic-clamp":
+            # Those at the clamp are further out.
+            assert found.sentence.startswith("4 samples of 60 are far out") and place == (15, 0)
+        else:
+            assert place == {"dead": (0, 16), "nonfinite": (2, 16 + 6), "far_out_high": (2, 0)}[kind]
+            assert kind == "dead" or "sample 2" in found.sentence
+        assert kind == "far_out_high" or 1 in found.channels
 
 
 @pytest.mark.parametrize(("name", "factor"), [("healthy-f32", 4), ("healthy-f16", 4), ("collapsed", 10)])
@@ -207,11 +263,56 @@ def test_as_many_samples_have_an_infinite_kl_in_16_bits_as_diffusers_finds(tmp_p
     moments[28:40, 5, 3, 0] = 10 + torch.arange(12) / 4
     moments = moments.to(dtype)
     save_file({"moments": moments}, tmp_path / "a.safetensors")
-    summary, sample_kl = measured(tmp_path / "a.safetensors")
+    summary, per_sample = measured(tmp_path / "a.safetensors")
     expected = int(Original(moments).kl().isinf().sum())
-    assert sample_kl.kl_over()[name] == expected and expected == (14 + 7 if dtype == torch.float16 else 14)
-    over = {finding.kind: finding.sentence for finding in find(summary, sample_kl)}[f"{name}_overflow"]
+    assert kl_over(per_sample)[name] == expected and expected == (14 + 7 if dtype == torch.float16 else 14)
+    over = {finding.kind: finding.sentence for finding in find(summary, per_sample)}[f"{name}_overflow"]
     assert f"and the KL of {expected} of 40 samples" in over
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_drawn_latents_are_measured_by_their_mean_square(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Samples of any size: the larger ones are more than a block holds, or a unit of a sum."""
+    generator = torch.Generator().manual_seed(9)
+    sizes = ((40, 4, 6, 6), (3, 4, 1, 40_000), (2, 4, 1030, 260))
+    values = []
+    for number, size in enumerate(sizes):
+        latents = (torch.randn(size, generator=generator) * torch.rand(size[0], *[1] * (len(size) - 1)) * 7).to(dtype)
+        save_file({"latents": latents}, tmp_path / f"{number}.safetensors")
+        values.append(np.mean(latents.double().flatten(1).numpy() ** 2, axis=1))
+    expected = np.sort(np.concatenate(values))
+    selection = Selection(parameterization="none")
+    found = [find_posteriors([str(tmp_path / f"{number}.safetensors")], selection) for number in range(len(sizes))]
+    for size in (None, 1):
+        per_sample = SampleValues()
+        for part in found:
+            statistics_of(part.spans, CLAMP, per_sample=per_sample, batch_size=size)
+        assert per_sample.count == len(expected) == 45
+        assert [value for value, _ in per_sample.lowest] == pytest.approx(expected[:20], rel=1e-12)
+        assert [value for value, _ in per_sample.highest] == pytest.approx(expected[:-21:-1], rel=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1 / 0.18215, 0.0), (0.13025, 0.0), (1e-4, 0.0), (1e4, 0.0), (2.0, -3.0)])
+@pytest.mark.parametrize("shape", [(60, 4, 4, 4), (1000, 4, 4, 4), (300, 16, 16, 16)], ids=str)
+def test_healthy_latents_are_never_far_out_whatever_their_scale(
+    tmp_path: Path, scale: float, shift: float, shape: tuple[int, ...]
+) -> None:
+    """Each sample has its own contrast, as pictures have."""
+    generator = torch.Generator().manual_seed(shape[0])
+    latents = torch.randn(shape, generator=generator) * torch.exp(
+        0.3 * torch.randn(shape[0], 1, 1, 1, generator=generator)
+    )
+    save_file({"latents": latents * scale + shift}, tmp_path / "a.safetensors")
+    assert find(*measured(tmp_path / "a.safetensors", Selection(parameterization="none"))) == []
+
+
+def test_a_blank_sample_of_latents_is_a_note(changed: Callable[..., list[Finding]]) -> None:
+    def blank(latents: Tensor) -> None:
+        latents[8] = 0
+
+    (finding,) = changed(blank, "latents")
+    assert (finding.kind, finding.severity, finding.figure) == ("far_out_low", Severity.note, 0)
+    assert "its mean square is below" in finding.sentence and "sample 8 (0)" in finding.sentence
 
 
 @given(st.floats(0, FLOAT32_MAX) | st.floats(FLOAT32_MAX, 1e300))
@@ -250,10 +351,10 @@ HEALTHY = {
 }
 
 
-def counted(values: np.ndarray) -> SampleKl:
-    sample_kl = SampleKl()
-    sample_kl.tally(values)
-    return sample_kl
+def counted(values: np.ndarray) -> SampleValues:
+    per_sample = SampleValues()
+    per_sample.tally(values)
+    return per_sample
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -261,9 +362,9 @@ def test_healthy_kl_is_never_far_out_however_skewed_and_many(name: str) -> None:
     rng = np.random.default_rng(5)
     for n, repeats in ((30, 40), (100, 40), (1000, 40), (10_000, 10), (1_000_000, 1)):
         for _ in range(repeats):
-            sample_kl = counted(HEALTHY[name](rng, n))
-            assert sample_kl.far_above() is None
-            assert sample_kl.far_below() is None
+            per_sample = counted(HEALTHY[name](rng, n))
+            assert per_sample.far_above() is None
+            assert per_sample.far_below() is None
 
 
 @pytest.mark.parametrize("n", [64, 1000, 100_000])
@@ -290,15 +391,15 @@ def test_the_bound_passes_the_greatest_of_many_exponentials_with_the_chance_it_s
     assert n * np.exp(-bound) > 0.5e-3
 
 
-def test_sample_kl_merges_to_what_one_run_gives() -> None:
+def test_sample_values_merge_to_what_one_run_gives() -> None:
     found = find_posteriors([str(sample_file("shards"))], Selection())
-    whole = SampleKl()
-    statistics_of(found.spans, CLAMP, sample_kl=whole)
-    merged = SampleKl()
+    whole = SampleValues()
+    statistics_of(found.spans, CLAMP, per_sample=whole)
+    merged = SampleValues()
     for posterior in reversed(found.posteriors):
-        part = SampleKl()
+        part = SampleValues()
         spans = [span for span in found.spans if span.posterior is posterior]
-        statistics_of(spans, CLAMP, sample_kl=part, batch_size=7)
+        statistics_of(spans, CLAMP, per_sample=part, batch_size=7)
         merged.merge(part)
     assert (merged.counts == whole.counts).all()
     assert merged.highest == whole.highest and merged.lowest == whole.lowest

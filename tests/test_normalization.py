@@ -1,18 +1,25 @@
 """Normalization: what is saved is what ``sample`` reads, and what is shown can be pasted."""
 
 import ast
+import inspect
 import json
 import math
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from diffusers import AutoencoderKL, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLWan
+
 from latentkit.affine import from_normalization
 from latentkit.errors import DataError, RequestError
-from latentkit.normalization import check_target_std, document, factors_of, for_all, for_each
+from latentkit.normalization import Factors, check_target_std, document, factors_of, for_all, for_each
 from latentkit.statistics import Origin, Statistics, Summary
 from tests.conftest import SAMPLE_DATA, Cli, moments_of
 
@@ -55,6 +62,60 @@ def test_the_definition_of_the_published_constants() -> None:
     assert factors.scaling_factor == pytest.approx(1 / float(z.flatten().std()), rel=5e-3)
     assert factors.latents_std == pytest.approx(z.std(dim=(0, 2, 3)).tolist(), rel=1e-2)
     assert factors.latents_mean == pytest.approx(z.mean(dim=(0, 2, 3)).tolist(), abs=2e-2)
+
+
+def defaults_of(autoencoder: type, *names: str) -> list[Any]:
+    """What diffusers publishes as the constants of an autoencoder."""
+    parameters = inspect.signature(autoencoder).parameters
+    return [parameters[name].default for name in names]
+
+
+def standard(channels: int) -> torch.Tensor:
+    """Noise whose mean is 0 and whose standard deviation is 1, in every channel to the last digits."""
+    noise = torch.randn(64, 1, channels, 9, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    noise -= noise.mean(dim=(0, 3), keepdim=True)
+    return noise / noise.std(dim=(0, 3), keepdim=True, correction=0)
+
+
+def factors_of_latents(latents: torch.Tensor) -> Factors:
+    statistics = Statistics(latents.shape[2], "none")
+    statistics.update(latents, None, Origin("a", "latents"))
+    return factors_of(statistics.summary())
+
+
+@pytest.mark.parametrize(
+    ("scaling_factor", "shift_factor"),
+    [
+        *(
+            (defaults_of(autoencoder, "scaling_factor")[0], 0.0)
+            for autoencoder in (AutoencoderKL, AutoencoderKLCogVideoX)
+        ),
+        # Of Stable Diffusion 3: its config has them, no code.
+        (1.5305, 0.0609),
+    ],
+)
+def test_published_factors_come_back_from_latents_that_they_make_standard(
+    scaling_factor: float, shift_factor: float
+) -> None:
+    factors = factors_of_latents(standard(16) / scaling_factor + shift_factor)
+    shown = json.loads(for_all(factors, digits=9))
+    assert shown == pytest.approx({"scaling_factor": scaling_factor, "shift_factor": shift_factor}, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("autoencoder", [AutoencoderKLWan, AutoencoderKLMochi])
+def test_published_lists_come_back_from_latents_that_they_make_standard(autoencoder: type) -> None:
+    mean, std = defaults_of(autoencoder, "latents_mean", "latents_std")
+    latents = standard(len(mean)) * torch.tensor(std)[:, None] + torch.tensor(mean)[:, None]
+    shown = json.loads(for_each(factors_of_latents(latents), digits=7))
+    assert shown["latents_mean"] == pytest.approx(list(mean), rel=1e-6)
+    assert shown["latents_std"] == pytest.approx(list(std), rel=1e-6)
+
+
+def test_what_is_shown_is_a_config_of_diffusers() -> None:
+    factors = factors_of(summary_of(moments_for_scale()))
+    shown = json.loads(for_all(factors)) | json.loads(for_each(factors))
+    config = AutoencoderKL(block_out_channels=(32,), latent_channels=3, **shown).config
+    assert {name: config[name] for name in shown} == shown
 
 
 @pytest.mark.parametrize("channels", [4, 16, 128])

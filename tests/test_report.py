@@ -27,12 +27,12 @@ from latentkit.document import document_of
 from latentkit.extras import NAMES, Extras
 from latentkit.findings import find
 from latentkit.normalization import factors_of
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.report.heat_maps import correlations
 from latentkit.report.markup import number, short, text
 from latentkit.report.page import Made
 from latentkit.report.page import page as page_of
-from latentkit.report.samples import kl_histogram
+from latentkit.report.samples import histogram_of
 from latentkit.state import State
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
@@ -78,12 +78,12 @@ def made(channels: int) -> tuple[str, Page, Any]:
         path = f"{folder}/moments.safetensors"
         save_file({"moments": moments}, path)
         found = find_posteriors([path], Selection())
-        sample_kl, extras = SampleKl(), Extras(NAMES, channels, "logvar", CLAMP)
-        statistics = statistics_of(found.spans, CLAMP, sample_kl=sample_kl, extras=extras)
-    summary = State(statistics, sample_kl, found.readings, extras).summary()
-    document = document_of(summary, found.readings, find(summary, sample_kl), factors_of(summary), sample_kl)
+        per_sample, extras = SampleValues(), Extras(NAMES, channels, "logvar", CLAMP)
+        statistics = statistics_of(found.spans, CLAMP, per_sample=per_sample, extras=extras)
+    summary = State(statistics, per_sample, found.readings, extras).summary()
+    document = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
     how = Made("latentkit report moments.safetensors", ["moments.safetensors"], {"latentkit": "0"})
-    html = page_of(document, kl_histogram(sample_kl), how)
+    html = page_of(document, histogram_of(per_sample), how)
     return html, parse(html), jsonable(document)
 
 
@@ -274,6 +274,12 @@ def test_latents_already_drawn_have_a_page_without_log_variances(cli: Cli) -> No
     assert headings[0] == "Findings" and "Correlation" in headings
     assert not {"KL", "Log-variance and its clamp", "In 16 bits"} & set(headings)
     document = stats(cli, path, "--parameterization", "none")
+    assert sum(map(int, page.table("Samples by their mean square")["samples"])) == 512
+    assert "Clamp" not in page.section("How this was made")
+    rows = document["sample_mean_square"]["highest"]
+    table = page.table("The 20 samples of highest mean square")
+    assert table["sample"] == [str(row["index"]) for row in rows]
+    assert all(shows(shown, row["mean_square"]) for shown, row in zip(table["mean square"], rows, strict=True))
     for shown, group in zip(page.table("All channels")["sd of latents"], document["per_channel"], strict=False):
         assert shows(shown, group["drawn"]["sd"])
 
@@ -382,9 +388,9 @@ def test_numbers_have_their_usual_look() -> None:
 def test_bins_of_kl_hold_what_numpy_counts(values: list[float], scale: float) -> None:
     kl = np.array(values) if scale == 1 else 100 + scale * (np.array(values) % 1000)
     kl = kl.astype(np.float32).astype(float)
-    sample_kl = SampleKl()
-    sample_kl.tally(kl)
-    found = kl_histogram(sample_kl)
+    per_sample = SampleValues()
+    per_sample.tally(kl)
+    found = histogram_of(per_sample)
     assert found is not None
     assert found.below + sum(found.counts) + found.above == len(kl)
     assert sorted(found.edges) == found.edges and np.isfinite(found.edges).all()
@@ -394,7 +400,7 @@ def test_bins_of_kl_hold_what_numpy_counts(values: list[float], scale: float) ->
 
 
 def test_no_samples_have_no_histogram() -> None:
-    assert kl_histogram(SampleKl()) is None
+    assert histogram_of(SampleValues()) is None
 
 
 @pytest.mark.parametrize("channels", [2, 5, 40])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SAMPLE_DATA, Cli, moments_of
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = os.environ.get("LATENTKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -102,6 +102,19 @@ def test_nothing_overflows_or_is_cut_at_any_width_and_in_any_light(cli: Cli, tmp
         assert seen["bar"] == {"light": "rgb(43, 95, 196)", "dark": "rgb(126, 166, 244)"}[scheme]
         assert seen["headings"][0] == "Findings"
         assert seen["pictures"] >= 7
+
+
+def test_the_page_of_drawn_latents_fits_too(cli: Cli, tmp_path: Path) -> None:
+    latents = 100 * load_file(SAMPLE_DATA / "latents.safetensors")["latents"]
+    latents[7] *= 1000
+    latents[8] = 0
+    save_file({"latents": latents}, tmp_path / "latents.safetensors")
+    assert (
+        cli("report", tmp_path / "latents.safetensors", "--parameterization", "none", "-o", "report.html").status == 0
+    )
+    for (width, _), seen in zip(VIEWS, look(tmp_path, tmp_path / "report.html"), strict=True):
+        assert (seen["scroll_width"], seen["cut"]) == (width, [])
+        assert "Spread" in seen["headings"] and seen["pictures"] == 5
 
 
 def test_the_page_prints_on_a4_and_the_console_stays_silent(cli: Cli, tmp_path: Path) -> None:

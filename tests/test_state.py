@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from latentkit.counting import statistics_of
 from latentkit.errors import DataError, RequestError
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.state import State, from_file, merged, to_bytes
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
@@ -22,8 +22,8 @@ SHARDS = [SAMPLE_DATA / f"shards/moments-0000{number}-of-00004.safetensors" for 
 
 def state_of(*paths: Path, parameterization: str | None = None) -> State:
     found = find_posteriors(list(map(str, paths)), Selection(parameterization=parameterization))
-    sample_kl = None if parameterization == "none" else SampleKl()
-    return State(statistics_of(found.spans, (-30.0, 20.0), sample_kl=sample_kl), sample_kl, found.readings)
+    per_sample = SampleValues()
+    return State(statistics_of(found.spans, (-30.0, 20.0), per_sample=per_sample), per_sample, found.readings)
 
 
 def alike(one: Any, other: Any, where: str = "") -> None:
@@ -85,11 +85,28 @@ def test_other_dtypes_and_many_channels_merge(tmp_path: Path) -> None:
     assert [group.mean.max_at for group in together.per_channel] == [group.mean.max_at for group in whole.per_channel]
 
 
-def test_states_of_latents_merge(tmp_path: Path) -> None:
+def test_states_of_latents_merge(cli: Cli) -> None:
+    path, read = SAMPLE_DATA / "latents.safetensors", ("--parameterization", "none")
+    for number, drawn in enumerate(SHARDS[:2]):
+        assert cli("sample", drawn, "-o", f"{number}.safetensors", "--seed", number).status == 0
+    paths = [path, "0.safetensors", "1.safetensors"]
+    for number, each in enumerate(paths):
+        assert cli("stats", each, *read, "--state", f"{number}.state").status == 0
+    parts = cli("stats", "--merge", "2.state", "0.state", "1.state").json
+    alike(parts, cli("stats", paths[2], *paths[:2], *read).json)
+    assert parts["sample_mean_square"]["finite"] == 512 + 322 + 322
+
+
+def test_a_state_of_latents_without_mean_squares_is_read_and_merged_without(tmp_path: Path) -> None:
+    """As latentkit wrote them before it counted mean squares."""
     state = state_of(SAMPLE_DATA / "latents.safetensors", parameterization="none")
-    (tmp_path / "a.state").write_bytes(to_bytes(state))
-    twice = merged([str(tmp_path / "a.state")] * 2)
-    assert twice.sample_kl is None and twice.statistics.samples == 1024
+    (tmp_path / "new.state").write_bytes(to_bytes(state))
+    state.per_sample = None
+    (tmp_path / "old.state").write_bytes(to_bytes(state))
+    assert from_file(str(tmp_path / "old.state")).per_sample is None
+    for names in (("old", "new"), ("new", "old")):
+        whole = merged([str(tmp_path / f"{name}.state") for name in names])
+        assert whole.per_sample is None and whole.statistics.samples == 1024
 
 
 def test_a_state_is_small_and_grows_far_less_than_the_samples(tmp_path: Path) -> None:

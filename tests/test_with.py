@@ -27,7 +27,7 @@ from latentkit.counting import statistics_of
 from latentkit.errors import DataError
 from latentkit.extras import NAMES, Extras
 from latentkit.findings import find
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.parameterization import scale_of
 from latentkit.state import State, from_file, to_bytes
 from latentkit.statistics import Origin, Place
@@ -48,9 +48,9 @@ def run(paths: Iterable[Path], names: Iterable[str] = NAMES, *, limit: int | Non
     found = find_posteriors(list(map(str, paths)), Selection(**reading))
     first = found.posteriors[0]
     extras = Extras(list(names), first.axes.channels, first.parameterization, CLAMP)
-    sample_kl = None if first.parameterization == "none" else SampleKl()
-    statistics = statistics_of(found.spans, CLAMP, batch_size=limit, sample_kl=sample_kl, extras=extras)
-    return State(statistics, sample_kl, found.readings, extras)
+    per_sample = SampleValues()
+    statistics = statistics_of(found.spans, CLAMP, batch_size=limit, per_sample=per_sample, extras=extras)
+    return State(statistics, per_sample, found.readings, extras)
 
 
 def figures(path: Path, *names: str, **reading: Any) -> ExtraFigures:

@@ -44,7 +44,7 @@ class Result:
         from latentkit.document import document_of
 
         state = self.state
-        return document_of(self.summary, state.readings, self.findings, self.factors, state.sample_kl, self.against)
+        return document_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
 
 
 def check_options(checking: Checking, computing: Computing) -> list[Condition]:
@@ -57,13 +57,14 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
     return conditions
 
 
-def check_outputs(paths: Sequence[str | None], files: list[str], writing: Writing) -> None:
-    """Refuse outputs that cannot be written, or have one name."""
-    outputs = [path for path in paths if path is not None]
+def check_outputs(others: Sequence[str | None], files: list[str], writing: Writing) -> None:
+    """Refuse outputs, the result and ``others``, that cannot be written, or go to one place."""
+    outputs = [writing.output or "-", *(path for path in others if path is not None)]
     for path in outputs:
         check_place(path, overwrite=writing.overwrite, inputs=files)
         if outputs.count(path) > 1:
-            raise RequestError(f"{path}: is named for two outputs; give each its own")
+            where = "standard output" if path == "-" else path
+            raise RequestError(f"{where}: is named for two outputs; give each its own")
 
 
 def find(files: list[str], reading: Reading, choosing: Choosing, against: str | None) -> tuple[Found, Found | None]:
@@ -113,22 +114,22 @@ def examine(
 def _count(found: Found, extras: list[str], computing: Computing, messages: Messages) -> "tuple[State, Summary]":
     from latentkit.counting import statistics_of
     from latentkit.extras import Extras
-    from latentkit.outliers import SampleKl
+    from latentkit.outliers import SampleValues
     from latentkit.state import State
 
     first, clamp = found.posteriors[0], computing.clamp()
-    sample_kl = None if first.parameterization == "none" else SampleKl()
+    per_sample = SampleValues()
     more = Extras(extras, first.axes.channels, first.parameterization, clamp) if extras else None
     statistics = statistics_of(
         found.spans,
         clamp,
         batch_size=computing.batch_size,
         workers=computing.workers,
-        sample_kl=sample_kl,
+        per_sample=per_sample,
         extras=more,
         progress=lambda done: track(done, found.nbytes, messages),
     )
-    state = State(statistics, sample_kl, found.readings, more)
+    state = State(statistics, per_sample, found.readings, more)
     summary = state.summary()
     _check_scale(summary, first)
     return state, summary
@@ -178,7 +179,7 @@ def _judge(
 
     findings = findings_of(
         summary,
-        state.sample_kl,
+        state.per_sample,
         scaling_factor=checking.scaling_factor,
         shift_factor=checking.shift_factor,
         target_std=checking.target_std,
@@ -192,7 +193,12 @@ def note_nonfinite(summary: "Summary", messages: Messages) -> None:
     nonfinite = mean.nan_count + mean.plus_inf_count + mean.minus_inf_count
     nonfinite += scale.nan_count if scale is not None else 0
     if nonfinite:
-        note(messages, f"{nonfinite:,} values are NaN, or infinite means: they are counted and left out of the figures")
+        words = (
+            "value is NaN or an infinite mean: it is"
+            if nonfinite == 1
+            else "values are NaN, or infinite means: they are"
+        )
+        note(messages, f"{nonfinite:,} {words} counted and left out of the figures")
 
 
 def write(path: str, data: bytes, writing: Writing) -> None:

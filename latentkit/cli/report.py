@@ -52,7 +52,7 @@ def report(
     """One HTML page on the encoder's health: findings, pictures, tables; it needs no network and prints well."""
     conditions = check_options(checking, computing)
     _check_page(writing.output)
-    check_outputs([writing.output, checking.save_normalization], files, writing)
+    check_outputs([checking.save_normalization], files, writing)
     if merging:
         check_merge(checking, computing, reading, choosing)
         result = merge(files, conditions, checking)
@@ -85,10 +85,10 @@ def _check_page(output: str | None) -> None:
 
 def _page(result: Result, made: "Made") -> str:
     from latentkit.report.page import page
-    from latentkit.report.samples import kl_histogram
+    from latentkit.report.samples import histogram_of
 
-    sample_kl = result.state.sample_kl
-    return page(result.document(), None if sample_kl is None else kl_histogram(sample_kl), made)
+    values = result.state.per_sample
+    return page(result.document(), None if values is None else histogram_of(values), made)
 
 
 def _made(names: list[str]) -> "Made":

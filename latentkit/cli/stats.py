@@ -52,7 +52,7 @@ def stats(
     """Is the encoder healthy? Findings in words, the clamp, every channel, the scale of the latents."""
     conditions = check_options(checking, computing)
     form = _format(writing.output, showing.format)
-    check_outputs([writing.output, checking.save_normalization, merging.state], files, writing)
+    check_outputs([checking.save_normalization, merging.state], files, writing)
     if merging.merge:
         check_merge(checking, computing, reading, choosing, asking)
         result = merge(files, conditions, checking)

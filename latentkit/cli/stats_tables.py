@@ -14,6 +14,7 @@ from latentkit.cli.stats_logvars import logvar_tables
 from latentkit.comparison import differences, state_of
 from latentkit.findings import Severity, verdict
 from latentkit.normalization import for_all, for_each
+from latentkit.outliers import kl_over
 from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def draw(result: "Result", channels: Sequence[int] | None) -> None:
         f"{count_of(summary.channels, 'channel')}"
     )
     groups, which = _shown(summary, channels)
-    _put(console, title, _overview(summary), "\n".join(result.state.readings))
+    _put(console, title, _overview(result), "\n".join(result.state.readings))
     for part in logvar_tables(summary, groups):
         _put(console, *part)
     _put(console, *_channels(console, groups, overall), which)
@@ -69,8 +70,8 @@ def _put(console: "Console", title: str, body: "RenderableType | None", caption:
     console.print()
 
 
-def _overview(summary: "Summary") -> Table:
-    overall = summary.overall
+def _overview(result: "Result") -> Table:
+    summary, overall = result.summary, result.summary.overall
     table = dense_table("", "finite", "min", "mean", "sd", "median", "max", left=("",))
     median = summary.quantile_levels.index(0.5)
     first = "mean" if overall.logvar is not None else "latents"
@@ -79,10 +80,24 @@ def _overview(summary: "Summary") -> Table:
             figures = (spread.min, spread.mean, spread.sd, spread.quantiles[median], spread.max)
             table.add_row(name, f"{spread.finite:,}", *(number(figure) for figure in figures))
     if overall.kl is not None:
-        table.add_row("KL a sample [nats]", "", "", number(overall.kl.sample))
+        table.add_row("KL a sample [nats]", *_of_samples(result, number(overall.kl.sample)))
         table.add_row("KL an element [nats]", "", "", number(overall.kl.element))
+    else:
+        table.add_row("mean square a sample", *_of_samples(result, ""))
     table.add_row("aggregate's KL [nats]", "", "", number(overall.aggregate_kl))
     return table
+
+
+def _of_samples(result: "Result", mean: str) -> tuple[str, ...]:
+    """The columns of the overview for the values of samples: the median is known to 0.8 %."""
+    values = result.state.per_sample
+    if values is None or not values.count:
+        return "", "", mean
+    least, greatest = values.lowest[0][0], values.highest[0][0]
+    # What is rounded down may be less than the least.
+    median = min(max(values.quantile(0.5), least), greatest)
+    shown = number(median, 3) if median < 1000 else number(float(f"{median:.3g}"))
+    return f"{values.count:,}", number(least), mean, "", shown, number(greatest)
 
 
 def _shown(summary: "Summary", channels: Sequence[int] | None) -> tuple[list["Group"], str | None]:
@@ -116,7 +131,10 @@ def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -
             table.add_row(*cells)
         if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
             break
-    return "Channels: means, log-variance l, latents drawn, KL an element" if has_scale else "Channels: latents", table
+    return (
+        "Channels: means, log-variance l, latents drawn, KL an element in nats" if has_scale else "Channels: latents",
+        table,
+    )
 
 
 def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, Sequence[RenderableType]]":
@@ -149,14 +167,13 @@ def _share(group: "Group") -> str:
 
 
 def _hazards(result: "Result") -> Table:
-    sample_kl = result.state.sample_kl
-    assert sample_kl is not None
-    kl_over = sample_kl.kl_over()
+    assert result.state.per_sample is not None
+    infinite_kl = kl_over(result.state.per_sample)
     table = dense_table(
         "dtype", "σ² infinite", "σ² zero", "σ infinite", "σ zero", "m² infinite", "KL infinite", left=("dtype",)
     )
     for row in result.summary.overall.hazards:
-        counts = row.var_over, row.var_under, row.std_over, row.std_under, row.square_over, kl_over[row.dtype]
+        counts = row.var_over, row.var_under, row.std_over, row.std_under, row.square_over, infinite_kl[row.dtype]
         table.add_row(row.dtype, *(f"{count:,}" for count in counts))
     return table
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from latentkit.findings.channels import collapsed, constant_scale, dead, deterministic, factors_off, unequal_scale
 from latentkit.findings.finding import Finding, Severity, where
 from latentkit.findings.values import clamped, copies, far_out, half_precision, misread, nonfinite
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.statistics import Summary
 
 __all__ = ["Finding", "Severity", "faults", "find", "verdict", "where"]
@@ -16,7 +16,7 @@ __all__ = ["Finding", "Severity", "faults", "find", "verdict", "where"]
 
 def find(
     summary: Summary,
-    sample_kl: SampleKl | None = None,
+    per_sample: SampleValues | None = None,
     *,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
@@ -26,7 +26,7 @@ def find(
 
     Args:
         summary: the figures; copies of samples are found where it was asked for the duplicates.
-        sample_kl: the KL of every sample, to find those far out.
+        per_sample: the KL of every sample, or of latents already drawn their mean square, to find those far out.
         scaling_factor, shift_factor: those in use, to be compared with the latents' own; None: not compared.
         target_std: the standard deviation that scaled latents should have.
     """
@@ -36,11 +36,11 @@ def find(
         *dead(summary),
         *collapsed(summary),
         *misread(summary),
-        *far_out(sample_kl),
+        *far_out(summary, per_sample),
         *copies(summary),
         *unequal_scale(summary),
         *factors_off(summary, scaling_factor, shift_factor, target_std),
-        *half_precision(summary, sample_kl),
+        *half_precision(summary, per_sample),
         *constant_scale(summary),
         *deterministic(summary),
     ]

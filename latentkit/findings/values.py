@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from itertools import groupby
 
 from latentkit.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
-from latentkit.outliers import CHANCE, FarOut, SampleKl
+from latentkit.outliers import CHANCE, FarOut, SampleValues, kl_over
 from latentkit.statistics import Spread, Summary
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
@@ -113,19 +114,20 @@ def misread(summary: Summary) -> Iterator[Finding]:
     )
 
 
-def far_out(sample_kl: SampleKl | None) -> Iterator[Finding]:
-    if sample_kl is None:
+def far_out(summary: Summary, per_sample: SampleValues | None) -> Iterator[Finding]:
+    if per_sample is None:
         return
+    what, unit = ("mean square", "") if summary.parameterization == "none" else ("KL", " nats")
     for kind, severity, side, far in (
-        ("far_out_high", Severity.warning, "above", sample_kl.far_above()),
-        ("far_out_low", Severity.note, "below", sample_kl.far_below()),
+        ("far_out_high", Severity.warning, "above", per_sample.far_above()),
+        ("far_out_low", Severity.note, "below", per_sample.far_below()),
     ):
         if far is not None:
             yield Finding(
                 kind,
                 severity,
-                f"{far.count:,} {plural(far.count, 'sample')} of {sample_kl.count:,} {are(far.count)} far out: "
-                f"{plural(far.count, 'its', 'their')} KL is {side} {far.bound:.4g} nats (the median is "
+                f"{far.count:,} {plural(far.count, 'sample')} of {per_sample.count:,} {are(far.count)} far out: "
+                f"{plural(far.count, 'its', 'their')} {what} is {side} {far.bound:.4g}{unit} (the median is "
                 f"{far.median:.4g}): {_listed(far)}",
                 far.worst[0][0] if far.worst else far.bound,
                 far.bound,
@@ -154,28 +156,32 @@ def copies(summary: Summary) -> Iterator[Finding]:
 
 
 def _listed(far: FarOut) -> str:
-    shown = [f"{where(place)} ({value:.4g})" for value, place in far.worst[:3]]
-    return "; ".join(shown) + (", and others" if far.count > len(shown) else "")
+    """The worst three, those of one tensor together."""
+    shown, parts = far.worst[:3], []
+    for (name, key), group in groupby(shown, key=lambda entry: (entry[1].name, entry[1].key)):
+        samples = [f"{place.index} ({value:.4g})" for value, place in group]
+        parts.append(f"{name}, tensor {key!r}, {plural(len(samples), 'sample')} {', '.join(samples)}")
+    return "; ".join(parts) + (", and others" if far.count > len(shown) else "")
 
 
-def half_precision(summary: Summary, sample_kl: SampleKl | None) -> Iterator[Finding]:
+def half_precision(summary: Summary, sample_kl: SampleValues | None) -> Iterator[Finding]:
     """What the usual formulas, e^l and ½ Σ (m² + e^l − 1 − l), lose in 16 bits."""
     if summary.overall.logvar is None:
         return
     count = summary.overall.count
-    kl_over = {} if sample_kl is None else sample_kl.kl_over()
+    infinite_kl = {} if sample_kl is None else kl_over(sample_kl)
     for hazards in summary.overall.hazards:
         dtype, under = hazards.dtype, hazards.var_under
         # Infinite means are found already.
         squares = hazards.square_over - summary.overall.mean.minus_inf_count - summary.overall.mean.plus_inf_count
-        over, infinite = hazards.var_over + squares, kl_over.get(dtype, 0)
+        over, infinite = hazards.var_over + squares, infinite_kl.get(dtype, 0)
         of_samples = "of their samples" if sample_kl is None else f"of {infinite:,} of {sample_kl.count:,} samples"
         if over:
+            parts = [f"{what} for {many:,}" for what, many in (("e^l", hazards.var_over), ("m²", squares)) if many]
             yield Finding(
                 f"{dtype}_overflow",
                 Severity.warning,
-                f"in {dtype}, e^l would be infinite for {hazards.var_over:,} and m² for {squares:,} of {count:,} "
-                f"elements, and the KL {of_samples}",
+                f"in {dtype}, infinite would be {' and '.join(parts)} of {count:,} elements, and the KL {of_samples}",
                 over,
                 0,
                 f"the largest number of {dtype}",

@@ -1,59 +1,97 @@
-"""The section on KL: of the samples as a histogram, of the channels by rank."""
+"""The section on KL: of the samples as a histogram, of the channels by rank. Of latents already drawn, their spread."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from latentkit.report import pictures
 from latentkit.report.facts import Document, state_of
 from latentkit.report.markup import Columns, data_of, figure, section, short, table, to_open
-from latentkit.report.samples import KlHistogram
+from latentkit.report.samples import SampleHistogram
 from latentkit.text import count_of
 
 # With fewer channels than this there is room below their picture.
 _FEW_BARS = 8
 
 
-def divergence(document: Document, histogram: KlHistogram | None) -> str:
-    """KL of the samples, and of the channels by rank; of latents already drawn, their spread by rank."""
-    groups = document["per_channel"]
-    if not document["overall"]["kl"]:
-        ranked = _ranked(groups, lambda group: group["drawn"]["sd"])
-        return section("Spread of the channels", _ranking(ranked, "standard deviation", "standard deviation"))
-    ranked = _ranked(groups, lambda group: group["kl"]["element"])
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What there is of each sample: its name and its unit, and its key in the document's rows."""
+
+    name: str
+    unit: str
+    key: str
+
+    def with_unit(self, words: str) -> str:
+        return f"{words} [{self.unit}]" if self.unit else words
+
+
+_KL, _MEAN_SQUARE = _Measure("KL", "nats", "kl"), _Measure("mean square", "", "mean_square")
+
+
+def divergence(document: Document, histogram: SampleHistogram | None) -> str:
+    """KL of the samples, and of the channels by rank."""
+    ranked = _ranked(document["per_channel"], lambda group: group["kl"]["element"])
     channels = _ranking(ranked, "KL", "KL [nats an element]")
+    return _section("KL", _KL, document, histogram, channels, len(ranked))
+
+
+def spread(document: Document, histogram: SampleHistogram | None) -> str:
+    """Of latents already drawn: the mean square of the samples, and the standard deviation of the channels by rank."""
+    ranked = _ranked(document["per_channel"], lambda group: group["drawn"]["sd"])
+    channels = _ranking(ranked, "standard deviation", "standard deviation")
+    return _section("Spread", _MEAN_SQUARE, document, histogram, channels, len(ranked))
+
+
+def _section(
+    title: str, measure: _Measure, document: Document, histogram: SampleHistogram | None, channels: str, bars: int
+) -> str:
+    listed = _samples(measure, document)
     if not histogram:
-        return section("KL", channels, _samples(document))
-    samples, quantiles = _sample_histogram(document, histogram), _quantiles(document)
+        return section(title, channels, listed)
+    samples, quantiles = _sample_histogram(measure, document, histogram), _quantiles(measure, document)
     # The table stands where there is room beside the other picture.
-    left, right = (samples, channels + quantiles) if len(ranked) < _FEW_BARS else (samples + quantiles, channels)
-    return section("KL", f'<div class="pair"><div>{left}</div><div>{right}</div></div>', _samples(document))
+    left, right = (samples, channels + quantiles) if bars < _FEW_BARS else (samples + quantiles, channels)
+    return section(title, f'<div class="pair"><div>{left}</div><div>{right}</div></div>', listed)
 
 
-def _sample_histogram(document: Document, histogram: KlHistogram) -> str:
-    quantiles = dict(zip(document["quantile_levels"], document["sample_kl"]["quantiles"], strict=True))
+def _sample_histogram(measure: _Measure, document: Document, histogram: SampleHistogram) -> str:
+    part = _part(measure, document)
+    quantiles = dict(zip(document["quantile_levels"], part["quantiles"], strict=True))
     marks = [(quantiles[0.5], f"median {short(quantiles[0.5], 4)}")]
     bounds = [each["threshold"] for each in document["findings"] if each["kind"] == "far_out_high"]
     marks += [(bound, f"far out from {short(bound)}") for bound in bounds if bound < histogram.edges[-1]]
-    least, most = document["sample_kl"]["lowest"][0]["kl"], document["sample_kl"]["highest"][0]["kl"]
+    least, most = (part[end][0][measure.key] for end in ("lowest", "highest"))
     beyond = (
         f"← {histogram.below:,} below, from {short(least)}" if histogram.below else "",
         f"{histogram.above:,} above, to {short(most)} →" if histogram.above else "",
     )
-    count = document["sample_kl"]["finite"]
+    unit = f" {measure.unit}" if measure.unit else ""
     alt = (
-        f"Histogram of the KL of {count_of(count, 'sample')}: from {short(least)} to "
-        f"{short(most)} nats, median {short(quantiles[0.5], 4)}, 1 % below {short(quantiles[0.01], 4)} and "
+        f"Histogram of the {measure.name} of {count_of(part['finite'], 'sample')}: from {short(least)} to "
+        f"{short(most)}{unit}, median {short(quantiles[0.5], 4)}, 1 % below {short(quantiles[0.01], 4)} and "
         f"1 % above {short(quantiles[0.99], 4)}"
     )
-    picture = pictures.histogram(histogram.edges, histogram.counts, marks, beyond, alt, is_log=histogram.is_log)
+    label = measure.with_unit(f"{measure.name} of a sample")
+    picture = pictures.histogram(histogram.edges, histogram.counts, marks, beyond, label, alt, is_log=histogram.is_log)
     data = table(
-        "Samples by their KL",
+        f"Samples by their {measure.name}",
         {
-            "from [nats]": [None, *histogram.edges],
-            "to [nats]": [*histogram.edges, None],
+            measure.with_unit("from"): [None, *histogram.edges],
+            measure.with_unit("to"): [*histogram.edges, None],
             "samples": [histogram.below, *histogram.counts, histogram.above],
         },
     )
-    return figure(picture, "KL of the samples; equal areas are equally many", data_of(data))
+    caption = f"{_capital(measure.name)} of the samples; equal areas are equally many"
+    return figure(picture, caption, data_of(data))
+
+
+def _part(measure: _Measure, document: Document) -> Document:
+    part: Document = document[f"sample_{measure.key}"]
+    return part
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _ranked(groups: Sequence[Document], read: Callable[[Document], float | None]) -> list[tuple[float, Document]]:
@@ -76,30 +114,31 @@ def _ranking(ranked: Sequence[tuple[float, Document]], what: str, unit: str) -> 
     return figure(pictures.ranking(numbers, values, words, unit, alt), f"Channels by {what}", data_of(data))
 
 
-def _quantiles(document: Document) -> str:
+def _quantiles(measure: _Measure, document: Document) -> str:
     columns: Columns = {
         "share": [f"{100 * level:g} %" for level in document["quantile_levels"]],
-        "KL [nats]": document["sample_kl"]["quantiles"],
+        measure.with_unit(measure.name): _part(measure, document)["quantiles"],
     }
-    return table("Quantiles of the KL of the samples, rounded down by at most 0.8 %", columns)
+    return table(f"Quantiles of the {measure.name} of the samples, rounded down by at most 0.8 %", columns)
 
 
-def _samples(document: Document) -> str:
-    sample_kl = document["sample_kl"]
-    if not sample_kl:
+def _samples(measure: _Measure, document: Document) -> str:
+    """Those that are not finite, and those furthest out."""
+    part = _part(measure, document)
+    if not part:
         return ""
     shown = []
-    if sample_kl["nonfinite"]:
-        shown.append(f"<p>Without {count_of(sample_kl['nonfinite'], 'sample')} whose KL is not finite.</p>")
-    for which in ("highest", "lowest") if sample_kl["finite"] else ():
-        rows = sample_kl[which]
+    if part["nonfinite"]:
+        shown.append(f"<p>Without {count_of(part['nonfinite'], 'sample')} whose {measure.name} is not finite.</p>")
+    for which in ("highest", "lowest") if part["finite"] else ():
+        rows = part[which]
         columns: Columns = {
             "rank": list(range(1, len(rows) + 1)),
-            "KL [nats]": [row["kl"] for row in rows],
+            measure.with_unit(measure.name): [row[measure.key] for row in rows],
             "file": [row["file"] for row in rows],
             "tensor": [row["tensor"] for row in rows],
             "sample": [row["index"] for row in rows],
         }
-        title = f"The {len(rows)} samples of {which} KL"
+        title = f"The {len(rows)} samples of {which} {measure.name}"
         shown.append(to_open(title, table(title, columns)))
     return "".join(shown)

@@ -6,10 +6,10 @@ from importlib.resources import files
 from typing import Any
 
 from latentkit.report import extra_sections, sections
-from latentkit.report.kl_section import divergence
+from latentkit.report.kl_section import divergence, spread
 from latentkit.report.logvar_section import clamp
 from latentkit.report.markup import section, text
-from latentkit.report.samples import KlHistogram
+from latentkit.report.samples import SampleHistogram
 from latentkit.storage.tables import jsonable
 from latentkit.text import count_of
 
@@ -25,12 +25,12 @@ class Made:
     versions: dict[str, str]
 
 
-def page(document: dict[str, Any], histogram: KlHistogram | None, made: Made) -> str:
+def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made) -> str:
     """A report as HTML.
 
     Args:
         document: that of ``stats``, as ``latentkit.document.document_of`` makes it.
-        histogram: the KL of the samples in bins; None leaves the picture out.
+        histogram: the KL, or of latents already drawn the mean square, of the samples in bins; None: no picture.
         made: told at the end.
 
     Equal arguments give equal text, on equal versions of matplotlib: there is no date in it.
@@ -43,7 +43,7 @@ def page(document: dict[str, Any], histogram: KlHistogram | None, made: Made) ->
         (
             sections.findings(document),
             sections.overview(document),
-            divergence(document, histogram),
+            spread(document, histogram) if drawn else divergence(document, histogram),
             clamp(document),
             sections.channel_map(document),
             extra_sections.correlation(document),
@@ -95,10 +95,11 @@ def _made(made: Made, document: dict[str, Any]) -> str:
     more = len(made.files) - _LISTED
     listed += f"<li>and {more:,} more</li>" if more > 0 else ""
     low, high = document["clamp"]
+    clamp = [("Clamp", f"[{low:g}, {high:g}]".replace("-", "−"))] if document["overall"]["logvar"] else []
     rows = [
         ("Command", f"<code>{text(made.command)}</code>"),
         ("Read as", "<br>".join(map(text, document["read"]))),
-        ("Clamp", f"[{low:g}, {high:g}]".replace("-", "−")),
+        *clamp,
         ("Quantiles", _quantiles(document)),
         *(("Left out", text(words)) for words in extra_sections.left_out(document)),
         ("Versions", ", ".join(f"{text(name)} {text(version)}" for name, version in made.versions.items())),

@@ -18,13 +18,14 @@ def histogram(
     counts: Sequence[int],
     marks: Sequence[tuple[float, str]],
     beyond: tuple[str, str],
+    label: str,
     alt: str,
     *,
     is_log: bool,
 ) -> str:
     """Counts over bins of unequal width: areas are shares, on a logarithmic axis too.
 
-    ``marks`` are lines with words, ``beyond`` says what is left and right of all bins.
+    ``marks`` are lines with words, ``beyond`` says what is left and right of all bins, ``label`` what they are of.
     """
 
     def paint(axes: Axes) -> None:
@@ -51,7 +52,7 @@ def histogram(
                 axes.text(
                     side == "right", 0.06, words, transform=axes.transAxes, ha=side, fontsize=10, color=WARM
                 )  # fmt: skip
-        _quiet(axes, "KL of a sample [nats]")
+        _quiet(axes, label)
 
     return drawn(440, 250, (10, 14, 8, 44), alt, paint)
 

@@ -89,7 +89,7 @@ class Hazards:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """KL to the standard normal in nats, over elements that are finite (log-variance: or infinite, hence clamped).
+    """KL to the standard normal in nats, over finite means, and over log-variances that are finite or clamped.
 
     ``element`` is a mean, ``sample`` is ``total`` by the number of samples, ``share`` is of all channels' total.
     """

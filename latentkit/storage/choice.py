@@ -232,7 +232,7 @@ def _moments(file: InputFile, header: Header, tensor: TensorInfo, selection: Sel
         why = "latentkit drew it" if is_drawn(header) else "its name says so"
         raise RequestError(
             f"{where} holds latents already drawn ({why}), not moments; if its second half of channels is a scale, "
-            f"say which with --parameterization"
+            f"say which with --parameterization (stats and report read latents with --parameterization none)"
         )
     axes, layout = _axes(where, tensor, selection.layout)
     if axes.channels % 2:

@@ -92,12 +92,12 @@ for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, Arithmetic
 LIBRARY_STATS = """
 import sys
 from latentkit.counting import statistics_of
-from latentkit.outliers import SampleKl
+from latentkit.outliers import SampleValues
 from latentkit.storage.choice import Selection
 from latentkit.storage.plan import find_posteriors
 ---
 spans = find_posteriors([sys.argv[1]], Selection()).spans
-statistics_of(spans, (-30.0, 20.0), sample_kl=SampleKl(), workers=WORKERS).summary()
+statistics_of(spans, (-30.0, 20.0), per_sample=SampleValues(), workers=WORKERS).summary()
 """
 
 COMMAND = """
