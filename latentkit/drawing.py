@@ -134,7 +134,7 @@ def _drawn(
     for rows, part_words, part_views, affine in _parts(words, views, _affine(block, recipe, torch.float32)):
         size = prod(part_views[0].shape[1:])
         step = max(1, PART_ELEMENTS // size)
-        buffers = workspace.prepared(_buffers, step * size)
+        buffers = workspace.prepared(_buffers)
         flags = torch.zeros(len(part_views[0]), dtype=torch.bool)
         too_large, none_clamped = _draw(part_words, part_views, tables, affine, settings, flags, buffers, step)
         odd[rows] |= flags.view(len(odd[rows]), -1).any(1)
@@ -171,10 +171,15 @@ def _bits(workspace: Workspace, out: Tensor) -> Tensor:
     return out.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()])
 
 
-def _buffers(workspace: Workspace, elements: int) -> list[Tensor]:
-    """Those of ``Scratch``, then two of float32, of which the first is there as int32 too."""
-    latents, std = (workspace.take(name, (elements,), torch.float32) for name in ("latents", "part std"))
-    return [*Scratch(elements).buffers, latents, latents.view(torch.int32), std]
+def _buffers(workspace: Workspace) -> list[Tensor]:
+    """Those of ``Scratch``, then two of float32, of which the first is there as int32 too.
+
+    They serve samples of any shape: of each shape its own would add up where many shapes come.
+    """
+    del workspace
+    most = max(PART_ELEMENTS, UNIT_ELEMENTS)
+    latents, std = torch.empty(2, most).unbind()
+    return [*Scratch(most).buffers, latents, latents.view(torch.int32), std]
 
 
 @scripted

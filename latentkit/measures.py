@@ -79,7 +79,7 @@ def _kl_to_prior(
         least = _LEAST_MEAN_TERM_TABULATED if can_tabulate(raw.dtype) else _LEAST_MEAN_TERM_COMPUTED
         least *= 0.5 * prod(mean.shape[1:]) / values.shape[1]
         held: NDArray[np.bool_] = ((values >= least) & np.isfinite(values)).all(axis=1)
-        _again(~held, values, exactly, mean, raw)
+        _again(~held, values, exactly, arithmetic, mean, raw)
     return values
 
 
@@ -189,7 +189,7 @@ def _nll(
     nll_tabulated(mean, codes_of(raw), latents, tables.inverse_var, tables.logvar, wide, buffers, step)
     values = 0.5 * row_sums(wide).reshape(-1, 1) + constant
     if arithmetic.precision == "auto":
-        _again(~np.isfinite(values[:, 0]), values, exactly, mean, raw, latents)
+        _again(~np.isfinite(values[:, 0]), values, exactly, arithmetic, mean, raw, latents)
     return values
 
 
@@ -235,13 +235,15 @@ def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: 
     return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
 
 
-def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:
+def _again(
+    rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: Tensor
+) -> None:
     """Replace the values of the rows marked by what ``measure`` gives for them."""
     if rows.any():
         chosen = torch.from_numpy(np.flatnonzero(rows))
         # 8-bit floats cannot be indexed in every version of torch; their bytes can.
         picked = [_bytes(tensor).index_select(0, chosen).view(tensor.dtype) for tensor in tensors]
-        values[rows] = measure(*picked)
+        values[rows] = _in_parts(measure, arithmetic, *picked)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
