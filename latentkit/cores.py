@@ -21,10 +21,11 @@ def _quotas(cgroup: Path, mount: Path) -> Iterator[float]:
     Version 2 of control groups has ``cpu.max`` (quota and period, ``max`` for none), version 1 has two files (−1).
     """
     try:
-        lines = cgroup.read_text().splitlines()
+        # A group's name may be any bytes.
+        lines = os.fsdecode(cgroup.read_bytes()).split("\n")
     except OSError:
         return  # no Linux
-    for line in lines:
+    for line in filter(None, lines):
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue

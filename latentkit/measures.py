@@ -79,7 +79,7 @@ def _kl_to_prior(
         least = _LEAST_MEAN_TERM_TABULATED if can_tabulate(raw.dtype) else _LEAST_MEAN_TERM_COMPUTED
         least *= 0.5 * prod(mean.shape[1:]) / values.shape[1]
         held: NDArray[np.bool_] = ((values >= least) & np.isfinite(values)).all(axis=1)
-        _again(~held, values, exactly, arithmetic, mean, raw)
+        _again(~held, values, exactly, mean, raw)
     return values
 
 
@@ -115,10 +115,14 @@ def _wide(mean: Tensor, columns: int, workspace: Workspace) -> Tensor:
 
 def _buffers(mean: Tensor, last: torch.dtype, workspace: Workspace) -> tuple[int, list[Tensor]]:
     """How many samples are worked on at once, and three buffers for them: two of float32 and one of ``last``."""
-    _, *rest = mean.shape
-    step = max(1, PART_ELEMENTS // prod(rest))
+    step = _step(mean)
     dtypes = {"terms": torch.float32, "terms 2": torch.float32, "terms 3": last}
-    return step, [workspace.take(name, (step, *rest), dtype) for name, dtype in dtypes.items()]
+    return step, [workspace.take(name, (step, *mean.shape[1:]), dtype) for name, dtype in dtypes.items()]
+
+
+def _step(tensor: Tensor) -> int:
+    """How many samples are computed at once: what is computed of them is not to leave the cache."""
+    return max(1, PART_ELEMENTS // prod(tensor.shape[1:]))
 
 
 def kl_to_other(
@@ -189,7 +193,7 @@ def _nll(
     nll_tabulated(mean, codes_of(raw), latents, tables.inverse_var, tables.logvar, wide, buffers, step)
     values = 0.5 * row_sums(wide).reshape(-1, 1) + constant
     if arithmetic.precision == "auto":
-        _again(~np.isfinite(values[:, 0]), values, exactly, arithmetic, mean, raw, latents)
+        _again(~np.isfinite(values[:, 0]), values, exactly, mean, raw, latents)
     return values
 
 
@@ -227,23 +231,21 @@ def _kl_terms(difference: Tensor, scale1: Scale, scale2: Scale, log_ratio: Tenso
 
 
 def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: Tensor) -> Values:
-    """``measure`` of some samples at a time: what float64 takes is not to leave the cache."""
-    n, *rest = tensors[0].shape
+    """``measure`` of some samples at a time."""
+    n = len(tensors[0])
     # A device has memory enough, and no use for small parts.
-    step = n if arithmetic.place != "cpu" else max(1, PART_ELEMENTS // prod(rest))
+    step = n if arithmetic.place != "cpu" else _step(tensors[0])
     parts = [slice(start, start + step) for start in range(0, n, step)]
     return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
 
 
-def _again(
-    rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: Tensor
-) -> None:
-    """Replace the values of the rows marked by what ``measure`` gives for them."""
+def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:
+    """Replace the values of the rows marked by what ``measure`` gives for them, some at a time."""
     if rows.any():
-        chosen = torch.from_numpy(np.flatnonzero(rows))
-        # 8-bit floats cannot be indexed in every version of torch; their bytes can.
-        picked = [_bytes(tensor).index_select(0, chosen).view(tensor.dtype) for tensor in tensors]
-        values[rows] = _in_parts(measure, arithmetic, *picked)
+        for chosen in torch.split(torch.from_numpy(np.flatnonzero(rows)), _step(tensors[0])):
+            # 8-bit floats cannot be indexed in every version of torch; their bytes can.
+            picked = [_bytes(tensor).index_select(0, chosen).view(tensor.dtype) for tensor in tensors]
+            values[chosen.numpy()] = measure(*picked)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

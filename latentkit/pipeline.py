@@ -31,6 +31,10 @@ Progressing = Iterator[tuple[tuple[Span, Values], int]]
 _AHEAD = 3
 # Blocks in a task at most: handing over takes the interpreter, which the workers need too.
 _MOST_BLOCKS = 16
+# And no more blocks than hold so many channels of samples: results wait for their turn, and may be one each.
+_MOST_CHANNELS = 1 << 16
+# Values handed on at once, at most: a sink may make a row of each.
+_MOST_VALUES = 1 << 15
 
 
 def run(
@@ -38,12 +42,15 @@ def run(
     work: Callable[[Block, Workspace], Result],
     workers: int | None = None,
     device: str = "cpu",
+    *,
+    together: int = _MOST_BLOCKS,
 ) -> Iterator[tuple[Block, Result]]:
     """Do ``work`` on every block, on ``workers`` threads, and yield the results in the order of the blocks.
 
     Each thread has its own workspace and one torch thread; what it returns must not lie in the workspace. Blocks
-    are taken from the plan as results are consumed, so memory stays bounded. On a CUDA device each thread has a stream
-    and page-locked memory of its own: while one waits for its block, others read, copy and compute theirs.
+    are taken from the plan as results are consumed, up to ``together`` at once (few, where results are large), so
+    memory stays bounded. On a CUDA device each thread has a stream and page-locked memory of its own: while one waits
+    for its block, others read, copy and compute theirs.
     """
     on_cuda = device.startswith("cuda")
     workers = workers or available_cores()
@@ -66,7 +73,7 @@ def run(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentkit", initializer=begin)
     pending: deque[Future[list[tuple[Block, Result]]]] = deque()
     try:
-        for task in _tasks(iter(blocks), workers):
+        for task in _tasks(iter(blocks), workers, together):
             pending.append(pool.submit(do, task))
             if len(pending) >= _AHEAD * workers:
                 yield from pending.popleft().result()
@@ -79,12 +86,11 @@ def run(
         torch.set_num_threads(torch_threads)
 
 
-def _tasks(blocks: Iterator[Block], workers: int) -> Iterator[list[Block]]:
+def _tasks(blocks: Iterator[Block], workers: int, together: int) -> Iterator[list[Block]]:
     """Blocks by the handful: one each at first, so that little work is shared too, then more and more."""
-    submitted = 0
-    while task := list(islice(blocks, min(_MOST_BLOCKS, 1 + submitted // (2 * workers)))):
-        submitted += 1
-        yield task
+    for submitted, block in enumerate(blocks):
+        rest = min(together - 1, submitted // (2 * workers), _MOST_CHANNELS // (block.samples * block.shape[2]))
+        yield [block, *islice(blocks, rest)]
 
 
 def kl_values(
@@ -200,13 +206,16 @@ def locate(block: Block, row: int) -> tuple[Posterior, int]:
 
 
 def sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool = False) -> Progressing:
-    """Values of whole samples, span by span, from values of blocks; those of a sample's pieces are added in order."""
+    """Values of whole samples, span by span, from values of blocks; those of a sample's pieces are added in order.
+
+    Long spans come in parts.
+    """
     total: Values | None = None
     for block, values in results:
         if block.last and total is None:
             row = 0
             for span in block.spans:
-                yield (span, values[row : row + span.count]), span.nbytes
+                yield from _parts(span, values[row : row + span.count])
                 row += span.count
             continue
         span = block.spans[0]
@@ -216,3 +225,10 @@ def sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool 
         if block.last:
             yield (span, total), span.nbytes
             total = None
+
+
+def _parts(span: Span, values: Values) -> Progressing:
+    step = max(1, _MOST_VALUES // values.shape[1])
+    for start in range(0, span.count, step):
+        part = Span(span.posterior, span.first + start, min(step, span.count - start))
+        yield (part, values[start : start + step]), part.nbytes

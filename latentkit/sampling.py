@@ -75,7 +75,8 @@ def draw_stream(
             for chunk in _chunks(output, part):
                 write(chunk)
             continue
-        for block, (drawn, data) in run(plan_blocks(spans, workers=workers), work, workers):
+        # Latents wait for their turn: a reader may be slow.
+        for block, (drawn, data) in run(plan_blocks(spans, workers=workers), work, workers, together=1):
             write(memoryview(data))
             yield once(block, drawn), _bytes_read(block)
 

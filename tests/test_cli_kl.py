@@ -422,3 +422,13 @@ def test_labels_of_different_dtypes_go_in_one_parquet_column(cli: Cli, write: Wr
     write("d/b.safetensors", moments=moments_of(2), labels=torch.tensor([0.5, 1.5]))
     assert cli("kl", "d", "--columns", "labels", "-o", "out.parquet").status == 0
     assert [row["labels"] for row in read_rows(tmp_path / "out.parquet", "parquet")] == [0, 1, 0.5, 1.5]
+
+
+def test_rows_before_an_error_reach_the_pipe(cli: Cli, write: Write) -> None:
+    moments = torch.zeros(3, 2)
+    moments[2] = torch.nan
+    write("a.safetensors", moments=moments)
+    outcome = cli("kl", "a.safetensors", "--batch-size", 1, "--on-nonfinite", "error")
+    assert outcome.status == 1
+    assert outcome.out.splitlines()[1:] == ["a.safetensors,moments,0,0.0", "a.safetensors,moments,1,0.0"]
+    assert "sample 2 holds NaN" in outcome.err

@@ -1,5 +1,6 @@
 """The default of --workers: affinity, and the quota of a container."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,4 +56,11 @@ def test_version_1(groups: Path, quota: str, expected: int) -> None:
 def test_a_containers_own_root_counts_where_the_path_is_the_hosts(groups: Path) -> None:
     (groups / "cgroup").write_text("0::/host/container/7\n")
     put(groups / "mount", max="200000 100000")
+    assert cores.available_cores() == 2
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", "\u2028a\x0bb:c".encode()])
+def test_a_group_may_have_any_name(groups: Path, name: bytes) -> None:
+    (groups / "cgroup").write_bytes(b"0::/" + name + b"\n")
+    put(groups / "mount" / os.fsdecode(name), max="200000 100000")
     assert cores.available_cores() == 2

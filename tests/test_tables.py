@@ -74,6 +74,41 @@ def test_csv_has_one_header_or_none(tmp_path: Path) -> None:
     assert written(tmp_path, "csv", ROWS[:1], header=False).read_text() == "plain,0,0.30000000000000004,True\n"
 
 
+def test_csv_rows_are_not_held_back_from_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    path = tmp_path / "out"
+    with path.open("wb") as file:
+        writer = open_rows("csv", file.fileno(), {"index": "int64"})
+        writer.flush()
+        found = [path.read_text()]
+        for index, seconds in enumerate((0.0, 0.01, 1.0, 0.01)):
+            now += seconds
+            writer.write({"index": [index]})
+            found.append(path.read_text())
+        writer.flush()  # the work has failed
+        found.append(path.read_text())
+    header = "index\n"
+    assert found == ["", f"{header}0\n", f"{header}0\n", *[f"{header}0\n1\n2\n"] * 2, f"{header}0\n1\n2\n3\n"]
+
+
+def test_csv_that_was_interrupted_is_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def write(_: int, data: memoryview) -> int:
+        taken.append(bytes(data))
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return 3
+
+    monkeypatch.setattr(os, "write", write)
+    writer = open_rows("csv", 1, {"index": "int64"}, header=False)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write({"index": [12345]})
+    writer.flush()
+    assert taken == [b"12345\n", b"45\n"]
+
+
 def test_parquet_without_rows_has_its_columns(tmp_path: Path) -> None:
     schema = pyarrow.parquet.read_schema(written(tmp_path, "parquet"))
     assert {field.name: str(field.type) for field in schema} == TYPES

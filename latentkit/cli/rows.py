@@ -154,8 +154,12 @@ def _write(
     with ExitStack() as stack:
         descriptor = stack.enter_context(placed(writing.output or "-", overwrite=writing.overwrite))
         writer = open_rows(format, descriptor, _types(table, options), header=not options.no_header, facts=facts)
-        for columns in row_columns(measured, table, options.columns, options.top):
-            writer.write(columns)
+        try:
+            for columns in row_columns(measured, table, options.columns, options.top):
+                writer.write(columns)
+        finally:
+            # Rows that are complete reach the pipe, whatever came then.
+            writer.flush()
         writer.end(keeper.facts)
 
 

@@ -252,7 +252,8 @@ class _Run:
         """A run for rows like these; None where they are not usual."""
         if least.min() < -_USUAL or greatest.max() > _USUAL:
             return None
-        wide = _values(quantities, halves_of(rows, channels), stored.double())
+        # The first of them tell where they lie; all of them in float64 would take much memory.
+        wide = _values(quantities, halves_of(rows, channels), stored[:, : chunk_width(len(stored))].double())
         mean = wide.mean(1).numpy()
         far = _loses_digits(mean, wide.square().mean(1).numpy(), 1)
         run = cls(quantities, channels, rows, np.where(far, _short(mean), 0.0))

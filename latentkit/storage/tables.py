@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,17 +14,22 @@ from latentkit.errors import RequestError
 #: Formats for rows, and the suffixes that choose them.
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 
-# Characters of CSV that are written at once.
-_TOGETHER = 1 << 15
+# CSV is written when it is of so many characters, and after so many seconds: its reader may wait for it.
+_TOGETHER, _LATEST = 1 << 15, 0.1
 
 #: Columns of equal length, in the order they are written.
 Columns = Mapping[str, Sequence[Any]]
 
 
 class RowWriter(Protocol):
-    """Takes rows batch by batch; ``end`` finishes the document, with facts that are known only then."""
+    """Takes rows batch by batch; ``end`` finishes the document, with facts that are known only then.
+
+    ``flush`` writes the rows that are held back where they can stand without an end: for work that fails.
+    """
 
     def write(self, columns: Columns) -> None: ...
+
+    def flush(self) -> None: ...
 
     def end(self, facts: Mapping[str, Any]) -> None: ...
 
@@ -84,24 +90,36 @@ class CsvRows:
         self._descriptor = descriptor
         self._text = io.StringIO()
         self._writer = csv.writer(self._text, lineterminator="\n")
-        if names := tuple(header):
-            self._writer.writerow(names)
+        self._written = -math.inf
+        self._header = tuple(header)
 
     def write(self, columns: Columns) -> None:
+        self._begin()
         self._writer.writerows(zip(*columns.values(), strict=True))
         # Batches may be single rows of many small files.
-        if self._text.tell() >= _TOGETHER:
-            self._flush()
+        if self._text.tell() >= _TOGETHER or time.monotonic() - self._written >= _LATEST:
+            self.flush()
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """Write what is left; CSV has no place for facts."""
         del facts
-        self._flush()
+        self._begin()
+        self.flush()
 
-    def _flush(self) -> None:
-        write_all(self._descriptor, self._text.getvalue().encode(errors="backslashreplace"))
+    def flush(self) -> None:
+        """Write what is held back."""
+        data = self._text.getvalue().encode(errors="backslashreplace")
+        # First, lest an interrupted write be begun anew.
         self._text.seek(0)
         self._text.truncate()
+        if data:
+            write_all(self._descriptor, data)
+            self._written = time.monotonic()
+
+    def _begin(self) -> None:
+        if self._header:
+            self._writer.writerow(self._header)
+            self._header = ()
 
 
 class JsonLines:
@@ -113,6 +131,9 @@ class JsonLines:
     def write(self, columns: Columns) -> None:
         lines = "".join(_row(row) + "\n" for row in _rows(columns))
         write_all(self._descriptor, lines.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """Nothing is left to write: every line stands alone."""
@@ -135,6 +156,9 @@ class JsonDocument:
             self._separator = ",\n  "
         self._pending = ""
         write_all(self._descriptor, "".join(pieces).encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     def end(self, facts: Mapping[str, Any]) -> None:
         members = "".join(f",\n {json.dumps(key)}: {json.dumps(jsonable(value))}" for key, value in facts.items())
@@ -159,15 +183,18 @@ class ParquetRows:
             self._columns[name].extend(values)
         self._count += len(next(iter(columns.values())))
         if self._count >= 1 << 16:
-            self._flush()
+            self._write_group()
+
+    def flush(self) -> None:
+        """A file without its end holds no rows for anybody."""
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """Close the file; Parquet as written here holds rows alone, not the facts."""
         del facts
-        self._flush()
+        self._write_group()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def _write_group(self) -> None:
         import pyarrow as pa
 
         if not self._count:
