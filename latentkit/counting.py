@@ -13,7 +13,7 @@ from latentkit.measures import Arithmetic, kl_to_prior
 from latentkit.outliers import SampleValues
 from latentkit.parameterization import Clamp
 from latentkit.pipeline import run, sample_values
-from latentkit.scripted import PART_ELEMENTS, as_written
+from latentkit.scripted import as_written, samples_at_once
 from latentkit.statistics import Origin, Statistics
 from latentkit.statistics.accumulate import EXACT_CHANNELS
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
@@ -44,8 +44,7 @@ def statistics_of(
     """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
 
     ``per_sample`` is handed the KL of every sample, or of latents already drawn their mean square, and ``extras``
-    every sample.
-    ``progress`` is handed an iterator of results with the bytes read for each, and passes the results on.
+    every sample. ``progress`` is handed an iterator of results with the bytes read for each, and passes the results on.
     """
     posterior = spans[0].posterior
     channels, parameterization = posterior.axes.channels, posterior.parameterization
@@ -58,12 +57,8 @@ def statistics_of(
         if workspace not in accumulators:
             accumulators[workspace] = Statistics(channels, parameterization, clamp)
         mean, raw = (read_latents(block, workspace), None) if is_drawn else read_posterior(block, workspace)
-        if len(block.spans) > 1:
-            accumulators[workspace].update_spans(
-                mean, raw, [(_origin(span, block), span.count) for span in block.spans]
-            )
-        else:
-            accumulators[workspace].update(mean, raw, _origin(block.spans[0], block))
+        origins = [(_origin(span, block), span.count) for span in block.spans]
+        accumulators[workspace].update_spans(mean, raw, origins)
         if extras is not None:
             if workspace not in parts:
                 parts[workspace] = extras.part()
@@ -92,7 +87,7 @@ def statistics_of(
 
 def _squares(latents: Tensor) -> Values:
     """Σ z² of each sample, ``(n, 1)``, in float64: some samples at a time, which do not leave the cache."""
-    parts = torch.split(latents, max(1, PART_ELEMENTS // prod(latents.shape[1:])))
+    parts = torch.split(latents, samples_at_once(latents))
     return np.concatenate([sample_sums(part.double().square()) for part in parts])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentkit.noise import (
     Scratch,
+    bits_of,
     canonical_nan,
     draw,
     exp_bounds,
@@ -19,7 +20,7 @@ from latentkit.noise import (
     normal_tables,
     normals,
     random_words,
-    std_float32,
+    std_of_scale,
     std_table,
     store,
     stream_key,
@@ -28,7 +29,7 @@ from latentkit.noise import (
 from latentkit.parameterization import Clamp, scale_of
 from latentkit.pipeline import channel_values, locate
 from latentkit.recipe import Recipe
-from latentkit.scripted import PART_ELEMENTS, scripted
+from latentkit.scripted import PART_ELEMENTS, samples_at_once, scripted
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
@@ -56,20 +57,21 @@ class Drawn(NamedTuple):
 def draw_block(block: Block, recipe: Recipe, take: Take, workspace: Workspace) -> Drawn:
     """Draw a block's latents and hand them on, draw by draw."""
     stored, raw = read_posterior(block, workspace)
-    dtype = TORCH_DTYPES[recipe.dtype_of(block.spans[0].posterior)]
+    posterior = block.spans[0].posterior
+    dtype = TORCH_DTYPES[recipe.dtype_of(posterior)]
     out = workspace.take("out", block.shape, dtype)
     odd = torch.zeros(block.samples, dtype=torch.bool)
     overflowed, all_within = 0, True
+    prepared = None if recipe.mode else _prepare(block, recipe, stored, raw, out, workspace)
     for number in range(recipe.draws or 1):
-        if recipe.mode:
+        if prepared is None:
             overflowed += _mode(block, recipe, stored, out, odd)
         else:
-            words = _words(block, number, recipe)
-            too_large, all_within = _drawn(block, recipe, stored, raw, words, out, odd, workspace)
+            too_large, all_within = _drawn(_words(block, number, recipe), prepared, odd, workspace)
             overflowed += too_large
         take(block, number, out)
     nonfinite = odd.nonzero().flatten().tolist()
-    clamped = 0 if all_within else _count_clamped(raw, block.spans[0].posterior.parameterization, recipe.clamp)
+    clamped = 0 if all_within else _count_clamped(raw, posterior.parameterization, recipe.clamp)
     return Drawn(len(nonfinite), locate(block, nonfinite[0]) if nonfinite else None, overflowed, clamped)
 
 
@@ -101,20 +103,26 @@ _stream_key = lru_cache(maxsize=1024)(stream_key)
 _std_table = lru_cache(maxsize=8)(std_table)
 
 
-def _drawn(
-    block: Block,
-    recipe: Recipe,
-    stored: Tensor,
-    raw: Tensor,
-    words: Tensor,
-    out: Tensor,
-    odd: Tensor,
-    workspace: Workspace,
-) -> tuple[int, bool]:
-    """Draw into ``out``, and set ``odd`` for samples that are not finite.
+class Settings(NamedTuple):
+    """Of ``_draw``: bounds of ``exp_half``, those of ``_within``, temperature, and facts of the output's dtype."""
 
-    Returns how many latents overflowed, and whether it is certain that no log-variance was clamped.
-    """
+    bounds: tuple[float, float]
+    within: tuple[float, float]
+    temperature: float
+    nan_bits: int
+    largest_squares: float
+
+
+class _Prepared(NamedTuple):
+    """What every draw of a block takes, as ``_draw`` has it."""
+
+    views: list[Tensor]
+    tables: list[Tensor]
+    affine: list[Tensor | None]
+    settings: Settings
+
+
+def _prepare(block: Block, recipe: Recipe, stored: Tensor, raw: Tensor, out: Tensor, workspace: Workspace) -> _Prepared:
     parameterization, clamp = block.spans[0].posterior.parameterization, recipe.clamp
     tables = [*normal_tables()]
     if can_tabulate(raw.dtype):
@@ -125,18 +133,26 @@ def _drawn(
         raw = raw.float()
     else:
         std = workspace.take("std", block.shape, torch.float32)
-        raw = std_float32(raw.float(), std, parameterization, clamp, scratch=workspace.prepared(_scratch))
+        raw = std_of_scale(raw.float(), std, parameterization, clamp)
+    largest_squares = torch.finfo(out.dtype).max ** 2 / 2 if out.dtype == torch.float16 else 1e38
     settings = Settings(
-        exp_bounds(clamp), _within(clamp), recipe.temperature, canonical_nan(out.dtype), _largest_squares(out.dtype)
+        exp_bounds(clamp), _within(clamp), recipe.temperature, canonical_nan(out.dtype), largest_squares
     )
+    return _Prepared([stored, raw, out, bits_of(out)], tables, _affine(block, recipe, torch.float32), settings)
+
+
+def _drawn(words: Tensor, prepared: _Prepared, odd: Tensor, workspace: Workspace) -> tuple[int, bool]:
+    """Draw into the output that was prepared, and set ``odd`` for samples that are not finite.
+
+    Returns how many latents overflowed, and whether it is certain that no log-variance was clamped.
+    """
+    views, tables, affine, settings = prepared
     overflowed, all_within = 0, True
-    views = [stored, raw, out, workspace.prepared(_bits, out)]
-    for rows, part_words, part_views, affine in _parts(words, views, _affine(block, recipe, torch.float32)):
-        size = prod(part_views[0].shape[1:])
-        step = max(1, PART_ELEMENTS // size)
-        buffers = workspace.prepared(_buffers)
+    buffers = workspace.prepared(_buffers)
+    for rows, part_words, part_views, part_affine in _parts(words, views, affine):
+        step = samples_at_once(part_views[0])
         flags = torch.zeros(len(part_views[0]), dtype=torch.bool)
-        too_large, none_clamped = _draw(part_words, part_views, tables, affine, settings, flags, buffers, step)
+        too_large, none_clamped = _draw(part_words, part_views, tables, part_affine, settings, flags, buffers, step)
         odd[rows] |= flags.view(len(odd[rows]), -1).any(1)
         overflowed += too_large
         all_within = all_within and none_clamped
@@ -161,24 +177,13 @@ def _parts(words: Tensor, views: list[Tensor], affine: list[Tensor | None]) -> I
             yield one, part_words.reshape(-1), part_views, [None if each is None else each[number] for each in affines]
 
 
-def _scratch(workspace: Workspace) -> Scratch:
-    del workspace
-    return Scratch()
-
-
-def _bits(workspace: Workspace, out: Tensor) -> Tensor:
-    del workspace
-    return out.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()])
-
-
 def _buffers(workspace: Workspace) -> list[Tensor]:
     """Those of ``Scratch``, then two of float32, of which the first is there as int32 too.
 
     They serve samples of any shape: of each shape its own would add up where many shapes come.
     """
-    del workspace
     most = max(PART_ELEMENTS, UNIT_ELEMENTS)
-    latents, std = torch.empty(2, most).unbind()
+    latents, std = (workspace.take(name, (most,), torch.float32) for name in ("part latents", "part std"))
     return [*Scratch(most).buffers, latents, latents.view(torch.int32), std]
 
 
@@ -188,16 +193,6 @@ def _of_rows(values: Tensor | None, start: int, stop: int) -> Tensor | None:
     if values is None or values.size(0) == 1:
         return values
     return values[start:stop]
-
-
-class Settings(NamedTuple):
-    """Of ``_draw``: bounds of ``exp_half``, those of ``_within``, temperature, and facts of the output's dtype."""
-
-    bounds: tuple[float, float]
-    within: tuple[float, float]
-    temperature: float
-    nan_bits: int
-    largest_squares: float
 
 
 @scripted
@@ -256,7 +251,7 @@ def _within(clamp: Clamp) -> tuple[float, float]:
 
 def _count_clamped(raw: Tensor, parameterization: str, clamp: Clamp) -> int:
     count = 0
-    for part in torch.split(raw, max(1, PART_ELEMENTS // raw[0].numel())):
+    for part in torch.split(raw, samples_at_once(raw)):
         logvar = part.double()
         if parameterization != "logvar":
             logvar = scale_of(logvar, parameterization, (-math.inf, math.inf)).logvar
@@ -271,7 +266,3 @@ def _affine(block: Block, recipe: Recipe, dtype: torch.dtype) -> list[Tensor | N
         None if set(shift) == {0.0} else channel_values(shift, block).to(dtype),
         None if set(scale) == {1.0} else channel_values(scale, block).to(dtype),
     ]
-
-
-def _largest_squares(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).max ** 2 / 2 if dtype == torch.float16 else 1e38

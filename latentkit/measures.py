@@ -18,7 +18,7 @@ from torch import Tensor
 from latentkit.distributions import LOG_2PI, exp_remainder
 from latentkit.kernels import kl_logvar, kl_tabulated, nll_tabulated
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
-from latentkit.scripted import PART_ELEMENTS
+from latentkit.scripted import samples_at_once
 from latentkit.sums import Values, by_units, fold, folded_width, row_sums, sample_sums
 from latentkit.tabulated import can_tabulate, codes_of, look_up_scale, tables_of
 from latentkit.workspace import Workspace
@@ -115,14 +115,9 @@ def _wide(mean: Tensor, columns: int, workspace: Workspace) -> Tensor:
 
 def _buffers(mean: Tensor, last: torch.dtype, workspace: Workspace) -> tuple[int, list[Tensor]]:
     """How many samples are worked on at once, and three buffers for them: two of float32 and one of ``last``."""
-    step = _step(mean)
+    step = samples_at_once(mean)
     dtypes = {"terms": torch.float32, "terms 2": torch.float32, "terms 3": last}
     return step, [workspace.take(name, (step, *mean.shape[1:]), dtype) for name, dtype in dtypes.items()]
-
-
-def _step(tensor: Tensor) -> int:
-    """How many samples are computed at once: what is computed of them is not to leave the cache."""
-    return max(1, PART_ELEMENTS // prod(tensor.shape[1:]))
 
 
 def kl_to_other(
@@ -234,7 +229,7 @@ def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: 
     """``measure`` of some samples at a time."""
     n = len(tensors[0])
     # A device has memory enough, and no use for small parts.
-    step = n if arithmetic.place != "cpu" else _step(tensors[0])
+    step = n if arithmetic.place != "cpu" else samples_at_once(tensors[0])
     parts = [slice(start, start + step) for start in range(0, n, step)]
     return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
 
@@ -242,7 +237,7 @@ def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: 
 def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:
     """Replace the values of the rows marked by what ``measure`` gives for them, some at a time."""
     if rows.any():
-        for chosen in torch.split(torch.from_numpy(np.flatnonzero(rows)), _step(tensors[0])):
+        for chosen in torch.split(torch.from_numpy(np.flatnonzero(rows)), samples_at_once(tensors[0])):
             # 8-bit floats cannot be indexed in every version of torch; their bytes can.
             picked = [_bytes(tensor).index_select(0, chosen).view(tensor.dtype) for tensor in tensors]
             values[chosen.numpy()] = measure(*picked)

@@ -170,6 +170,11 @@ def std_float32(
     if parameterization == "logvar":
         exp_half(raw, *exp_bounds(clamp), *exp_tables(), out, scratch.buffers)
         return out
+    return std_of_scale(raw, out, parameterization, clamp)
+
+
+def std_of_scale(raw: Tensor, out: Tensor, parameterization: str, clamp: Clamp) -> Tensor:
+    """``std_float32`` of what is no log-variance."""
     out.copy_(raw)
     if parameterization == "std":
         if out.numel() and not bool(out.min() >= 0):
@@ -292,6 +297,10 @@ def store(latents: Tensor, out: Tensor) -> Tensor:
     out.copy_(latents)
     # A sum is NaN if any term is (or if infinities cancel, which costs time only): the quickest look there is.
     if bool(latents.sum().isnan()):
-        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()]
-        out.view(integer).masked_fill_(latents.isnan(), bits)
+        bits_of(out).masked_fill_(latents.isnan(), bits)
     return out
+
+
+def bits_of(latents: Tensor) -> Tensor:
+    """The memory of latents as integers."""
+    return latents.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[latents.element_size()])

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from latentkit.drawing import Drawn, draw_block
+from latentkit.noise import bits_of
 from latentkit.pipeline import locate, run
 from latentkit.recipe import Recipe, layout_of
 from latentkit.storage.blocks import Block, plan_blocks
@@ -96,17 +96,13 @@ def compare(
         def take(block: Block, number: int, latents: Tensor) -> None:
             there = workspace.take("there", tuple(latents.shape), latents.dtype)
             read_at(header, tensor, block.position(number * rows + block.first_row), there)
-            unequal.extend((_bits(latents) != _bits(there)).flatten(1).any(dim=1).nonzero().flatten().tolist())
+            unequal.extend((bits_of(latents) != bits_of(there)).flatten(1).any(dim=1).nonzero().flatten().tolist())
 
         draw_block(block, recipe, take, workspace)
         return locate(block, min(unequal)) if unequal else None
 
     for block, first in run(plan_blocks(spans, workers=workers), work, workers):
         yield first, _bytes_read(block)
-
-
-def _bits(latents: Tensor) -> Tensor:
-    return latents.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[latents.element_size()])
 
 
 def _bytes_read(block: Block) -> int:

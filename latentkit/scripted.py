@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from math import prod
 from typing import Any, TypeVar, cast
 
 import torch
@@ -38,6 +39,11 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 #: Elements that a function works on at once: few enough for a core's cache with all that is computed of them; as the
 #: functions stand, more, as threads would wait for each other more than for memory.
 PART_ELEMENTS = 1 << (18 if scripted(_same) is _same else 16)
+
+
+def samples_at_once(samples: torch.Tensor) -> int:
+    """How many samples, of the shape of ``samples`` (n, …), are worked on at once: ``PART_ELEMENTS``, or one."""
+    return max(1, PART_ELEMENTS // prod(samples.shape[1:]))
 
 
 def as_written() -> AbstractContextManager[None]:

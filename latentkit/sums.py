@@ -19,18 +19,18 @@ Values = NDArray[np.float64]
 #: Elements of a sample that are summed at once, at most: another number would change the last digits.
 UNIT_ELEMENTS = 1 << 17
 
-# Additions in float32 before the sum goes on in float64: each may cost 6e-8 of it. ``fold`` has its own copy.
+# Additions in float32 before the sum goes on in float64: each may cost 6e-8 of it.
 _FOLDS = 2
 
 
 @scripted
-def fold(rows: Tensor, wide: Tensor) -> None:
-    """Add the second half of each float32 row to its first, twice, then widen what is left to float64.
+def fold(rows: Tensor, wide: Tensor, times: int = _FOLDS) -> None:
+    """Add the second half of each float32 row to its first, so many times, then widen what is left to float64.
 
     ``rows`` (r, k) is overwritten; ``wide`` is (r, ``folded_width(k)``).
     """
     width = rows.size(1)
-    for _ in range(2):
+    for _ in range(times):
         half = width // 2
         rows[:, :half].add_(rows[:, width - half : width])
         width -= half

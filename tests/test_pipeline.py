@@ -15,6 +15,7 @@ from latentkit.measures import Arithmetic
 from latentkit.pipeline import kl_values, run
 from latentkit.recipe import Recipe
 from latentkit.sampling import draw_stream
+from latentkit.scripted import PART_ELEMENTS
 from latentkit.storage import blocks
 from latentkit.storage.blocks import Block, plan_blocks
 from latentkit.storage.choice import Selection
@@ -104,4 +105,4 @@ def test_what_is_done_again_in_float64_is_done_in_parts(
     path = write("a.safetensors", moments=torch.zeros(300, 4, 32, 32, dtype=dtype))
     assert all((values == 0).all() for (_, values), _ in kl_values(found_in(path).spans, Arithmetic(), workers=1))
     assert sum(done) == 300 * 2048
-    assert max(done) <= measures.PART_ELEMENTS
+    assert max(done) <= PART_ELEMENTS

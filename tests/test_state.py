@@ -1,13 +1,14 @@
 """States of ``stats``: merged parts are what one run over all gives, and no file is trusted."""
 
-import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damaged_state import assert_refused, contents_of
+from safetensors.torch import save_file
 
 from latentkit.counting import statistics_of
 from latentkit.errors import DataError, RequestError
@@ -148,16 +149,8 @@ def test_conditions_and_findings_hold_for_merged_states(cli: Cli) -> None:
 def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
     good = tmp_path / "good.state"
     good.write_bytes(to_bytes(state_of(SAMPLE_DATA / "healthy-f32.safetensors")))
-    tensors = load_file(good)
-    length = int.from_bytes(good.read_bytes()[:8], "little")
-    facts = json.loads(json.loads(good.read_bytes()[8 : 8 + length])["__metadata__"]["latentkit_state"])
-
-    def damaged(tensors: dict[str, Any], facts: dict[str, Any]) -> None:
-        path = tmp_path / "bad.state"
-        save_file(tensors, path, {"latentkit_state": json.dumps(facts)})
-        with pytest.raises(DataError, match=r"bad\.state: not a state that can be read"):
-            from_file(str(path))
-
+    tensors, facts = contents_of(good)
+    damaged = partial(assert_refused, tmp_path)
     for name, tensor in tensors.items():
         damaged({key: other for key, other in tensors.items() if key != name}, facts)
         if name.endswith(("cells", "_at")):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit import drawing, measures, sums
+from latentkit import drawing, scripted, sums
 from latentkit.affine import Affine
 from latentkit.counting import statistics_of
 from latentkit.drawing import draw_block
@@ -48,8 +48,7 @@ def small_units() -> Iterator[None]:
             patch.setattr(module, "UNIT_ELEMENTS", UNIT)
         patch.setattr(blocks, "BLOCK_ELEMENTS", 8 * UNIT)
         patch.setattr(blocks, "_ELEMENTS_IN_HAND", 16 * UNIT)
-        for module in (measures, drawing):
-            patch.setattr(module, "PART_ELEMENTS", UNIT // 2)
+        patch.setattr(scripted, "PART_ELEMENTS", UNIT // 2)
         patch.setattr(accumulate, "GATHERED", 1 << 10)
         blocks.pieces_of.cache_clear()
         yield

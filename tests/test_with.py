@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,16 +16,16 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from damaged_state import assert_refused, contents_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from latentkit import extras as extras_module
 from latentkit.counting import statistics_of
-from latentkit.errors import DataError
 from latentkit.extras import NAMES, Extras
 from latentkit.findings import find
 from latentkit.outliers import SampleValues
@@ -509,16 +510,8 @@ def test_states_made_with_other_figures_are_refused(cli: Cli) -> None:
 def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
     good = tmp_path / "good.state"
     good.write_bytes(to_bytes(run([SAMPLE_DATA / "pair.safetensors"])))
-    tensors = load_file(good)
-    length = int.from_bytes(good.read_bytes()[:8], "little")
-    facts = json.loads(json.loads(good.read_bytes()[8 : 8 + length])["__metadata__"]["latentkit_state"])
-
-    def damaged(tensors: dict[str, Any], facts: dict[str, Any]) -> None:
-        path = tmp_path / "bad.state"
-        save_file(tensors, path, {"latentkit_state": json.dumps(facts)})
-        with pytest.raises(DataError, match=r"bad\.state: not a state that can be read"):
-            from_file(str(path))
-
+    tensors, facts = contents_of(good)
+    damaged = partial(assert_refused, tmp_path)
     own = [name for name in tensors if name.startswith("with.")]
     assert len(own) > 20
     for name in own:

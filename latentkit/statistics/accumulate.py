@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, check_clamp
 from latentkit.statistics.coarse import CoarseCounts
-from latentkit.statistics.counts import Cells, Counts, Facts
+from latentkit.statistics.counts import Cells, Counts, Facts, by_channel
 from latentkit.statistics.exact import ExactCounts
 from latentkit.statistics.extrema import Extrema, Origin, Segment
 from latentkit.statistics.quantity import Quantity
@@ -127,10 +127,14 @@ class Statistics:
             start = 0
         self._dtypes = dtypes
         for half, view in enumerate(views):
-            self.counts_for(view.dtype).put(half * self.channels, start, view)
+            by_channel(self._rows(view.dtype), half * self.channels, start, view)
         for origin, count in spans:
             self._segments.append(Segment(start, (count, outer, inner), origin, self.channels))
             start = self._segments[-1].stop
+
+    def _rows(self, dtype: torch.dtype) -> Tensor:
+        """Where numbers of a dtype wait: a row for the means of each channel, then one for the scale of each."""
+        return self._workspace.take(f"rows of {dtype}", (self.channels * len(self._quantities), self._width), dtype)
 
     def _count_alone(self, views: list[Tensor], origin: Origin) -> None:
         """Count a piece with some of the channels, which has numbers enough of each."""
@@ -152,17 +156,16 @@ class Statistics:
         else:
             parts = [slice(half * c, half * c + c) for half in range(halves)]
         for dtype, rows in zip(self._dtypes, parts, strict=False):
-            counts = self.counts_for(dtype)
-            counts.count(rows, counts.gathered(rows, width), self._segments, self.extrema)
+            self.counts_for(dtype).count(rows, self._rows(dtype)[rows, :width], self._segments, self.extrema)
         self._segments = []
 
     def counts_for(self, dtype: torch.dtype) -> Counts:
         """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
         if dtype not in self.counts:
             many = self.channels > EXACT_CHANNELS
-            shared = dtype, self.channels, self._quantities, self._width, self._workspace
+            shared = self.channels, self._quantities, self._workspace
             exact = dtype.itemsize == 1 or (dtype.itemsize == 2 and not many)
-            self.counts[dtype] = ExactCounts(*shared) if exact else CoarseCounts(*shared, folded=many)
+            self.counts[dtype] = ExactCounts(dtype, *shared) if exact else CoarseCounts(*shared, folded=many)
         return self.counts[dtype]
 
     def merge(self, other: "Statistics") -> None:

@@ -78,12 +78,14 @@ class Center:
         """(C,); 0 where nothing was counted."""
         return self.sums.total / max(1, self.count)
 
-    def join(self, other: "Center") -> tuple[Floats, Floats]:
-        """Take another's elements; return how far either's mean, (C,), is from that of both."""
-        ours, theirs = self.mean, other.mean
+    def join(self, other: "Center") -> tuple[tuple[int, Floats], tuple[int, Floats]]:
+        """Take another's elements; return, of ours and theirs, how many there were, and how far their mean, (C,), is
+        from that of both.
+        """
+        ours, theirs = (self.count, self.mean), (other.count, other.mean)
         self.counted += other.counted
         self.sums.merge(other.sums)
-        return ours - self.mean, theirs - self.mean
+        return (ours[0], ours[1] - self.mean), (theirs[0], theirs[1] - self.mean)
 
     def parts(self, name: str = "center") -> Arrays:
         """The arrays of all this, to be read or written in place."""

@@ -20,7 +20,6 @@ from latentkit.statistics.counts import (
     Counts,
     Facts,
     Grid,
-    by_channel,
     chunk_width,
     finite_extremes,
     halves_of,
@@ -55,10 +54,8 @@ class CoarseCounts:
 
     def __init__(
         self,
-        dtype: torch.dtype,
         channels: int,
         quantities: Sequence[Quantity],
-        width: int,
         buffers: Workspace,
         *,
         folded: bool,
@@ -72,13 +69,6 @@ class CoarseCounts:
         self._facts = [Facts.none(channels, len(quantity.thresholds)) for quantity in quantities]
         self._run: _Run | None = None
         self._lowest = lowest_of(quantities, channels)
-        self._rows = torch.empty(len(self._lowest), width, dtype=dtype)
-
-    def put(self, row: int, column: int, view: Tensor) -> None:
-        by_channel(self._rows, row, column, view)
-
-    def gathered(self, rows: slice, width: int) -> Tensor:
-        return self._rows[rows, :width]
 
     def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
         self._count_cells(rows, stored)

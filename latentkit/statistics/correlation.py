@@ -56,10 +56,9 @@ class CorrelationSums:
 
     def merge(self, other: "CorrelationSums") -> None:
         """Take what another has counted."""
-        counts = self._center.count, other._center.count
-        shifts = self._center.join(other._center)
+        moved = self._center.join(other._center)
         self._products.merge(other._products)
-        for count, shift in zip(counts, shifts, strict=True):
+        for count, shift in moved:
             self._products.add(count * np.outer(shift, shift))
         self._variances.merge(other._variances)
 

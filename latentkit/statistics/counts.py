@@ -101,18 +101,11 @@ class Cells:
 class Counts(Protocol):
     """What counts the numbers of one dtype.
 
-    Rows 0 to C are the means of each channel, rows C to 2C their scales. Numbers are put in columns first and then
-    counted, many at once. ``is_exact``: a cell holds one value.
+    Rows 0 to C are the means of each channel, rows C to 2C their scales. ``is_exact``: a cell holds one value.
     """
 
     is_exact: ClassVar[bool]
     grid: "Grid"
-
-    def put(self, row: int, column: int, view: Tensor) -> None:
-        """Put stored numbers ``(n, outer, channels, inner)`` in rows from ``row`` and columns from ``column`` on."""
-
-    def gathered(self, rows: slice, width: int) -> Tensor:
-        """The first ``width`` columns of some rows, of what was put there."""
 
     def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
         """Count stored numbers (r, N) of some rows; ``segments`` name the columns."""

@@ -13,7 +13,6 @@ from latentkit.statistics.counts import (
     Counts,
     Facts,
     Grid,
-    by_channel,
     finite_extremes,
     halves_of,
     lowest_of,
@@ -31,22 +30,13 @@ class ExactCounts:
 
     is_exact: ClassVar[bool] = True
 
-    def __init__(
-        self, dtype: torch.dtype, channels: int, quantities: Sequence[Quantity], width: int, buffers: Workspace
-    ) -> None:
+    def __init__(self, dtype: torch.dtype, channels: int, quantities: Sequence[Quantity], buffers: Workspace) -> None:
         self.channels = channels
         self.quantities = quantities
         self._buffers = buffers
         self.stored = every_value(dtype).double()
         self.grid = Grid(channels * len(quantities), len(self.stored))
         self._lowest = lowest_of(quantities, channels)
-        self._rows = torch.empty(len(self._lowest), width, dtype=dtype)
-
-    def put(self, row: int, column: int, view: Tensor) -> None:
-        by_channel(self._rows, row, column, view)
-
-    def gathered(self, rows: slice, width: int) -> Tensor:
-        return self._rows[rows, :width]
 
     def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
         before = self.grid.counts[rows].clone() if stored.element_size() == 1 else None

@@ -53,9 +53,8 @@ class ShapeSums:
     @_QUIET
     def merge(self, other: "ShapeSums") -> None:
         """Take what another has counted."""
-        counts = self._center.count, other._center.count
-        ours, theirs = self._center.join(other._center)
-        moved = _move(counts[0], self._powers.total, ours) + _move(counts[1], other._powers.total, theirs)
+        (count, ours), (their_count, theirs) = self._center.join(other._center)
+        moved = _move(count, self._powers.total, ours) + _move(their_count, other._powers.total, theirs)
         self._powers.merge(other._powers)
         self._powers.add(moved)
 

@@ -88,16 +88,17 @@ class SpectrumSums:
 
     def merge(self, other: "SpectrumSums") -> None:
         """Take what another has counted."""
-        counts = self._center.count, other._center.count
-        shifts = self._center.join(other._center)
+        moved = self._center.join(other._center)
         self._without_axes += other._without_axes
         self._squares.merge(other._squares)
-        for count, shift in zip(counts, shifts, strict=True):
+        for count, shift in moved:
             self._squares.add(count * shift * shift)
         self._variances.merge(other._variances)
         none = _Lags(self.channels)
         for axis in {**self._lags, **other._lags}:
-            self._lags.setdefault(axis, _Lags(self.channels)).merge(other._lags.get(axis, none), *shifts)
+            self._lags.setdefault(axis, _Lags(self.channels)).merge(
+                other._lags.get(axis, none), *(shift for _, shift in moved)
+            )
         self._power.merge(other._power)
 
     def figures(self) -> Spectrum:
@@ -195,10 +196,9 @@ class _Power:
         return one
 
     def merge(self, other: "_Power") -> None:
-        counts = self.center.count, other.center.count
-        shifts = self.center.join(other.center)
+        moved = self.center.join(other.center)
         self.power.merge(other.power)
-        for count, shift in zip(counts, shifts, strict=True):
+        for count, shift in moved:
             # A constant is all at frequency 0.
             constant = np.zeros_like(self.power.high)
             constant[:, 0] = count * shift * shift

@@ -24,7 +24,8 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 # Most headers are shorter, and read at once: there may be a million files.
 _FIRST_READ = 1 << 12
-_OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+#: How inputs are opened.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def read_header(path: str) -> Header:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
-    descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+    descriptor = os.open(path, OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
         start = os.read(descriptor, _FIRST_READ)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentkit.errors import DataError
-from latentkit.storage.header import Header, TensorInfo
+from latentkit.storage.header import OPEN_FLAGS, Header, TensorInfo
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -68,7 +68,7 @@ class _Open:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.descriptor = os.open(header.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self.descriptor = os.open(header.path, OPEN_FLAGS)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

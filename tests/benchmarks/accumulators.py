@@ -6,12 +6,12 @@ Run: python tests/benchmarks/accumulators.py [--mib 256] [--channels 4] [--inner
 import argparse
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import on_threads
 from torch import Tensor
 
 from latentkit.statistics import Origin, Statistics
@@ -34,18 +34,6 @@ def make_file(path: Path, shape: tuple[int, int, int, int], dtype: torch.dtype) 
             block = torch.randn(min(64, shape[0] - start), *shape[1:])
             block[:, :, channels:].mul_(1.5).sub_(6)
             file.write(block.to(dtype).view(torch.uint8).numpy().tobytes())
-
-
-def on_threads(count: int, work: Callable[[int], None]) -> float:
-    """Seconds for ``work(number)`` on so many threads, each with one torch thread."""
-    torch.set_num_threads(1)
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start
 
 
 def blocks(path: Path, size: int, total: int, number: int, count: int, use: Callable[[int, Tensor], None]) -> None:

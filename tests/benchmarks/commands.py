@@ -8,19 +8,18 @@ removed; a memory file system keeps the disk out of it. Prints Markdown; what is
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from machine import machine, on_threads
 from safetensors.torch import save_file
 
 GIB = 1 << 30
@@ -347,24 +346,8 @@ def _repeat(work: Callable[[torch.Tensor], object], times: int) -> None:
 
 
 def _on_all_cores(work: Callable[[int, int], None]) -> float:
-    torch.set_num_threads(1)
     parts = os.cpu_count() or 1
-    threads = [threading.Thread(target=work, args=(part, parts)) for part in range(parts)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
-        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    return on_threads(parts, lambda part: work(part, parts))
 
 
 if __name__ == "__main__":

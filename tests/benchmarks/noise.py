@@ -4,12 +4,11 @@ python tests/benchmarks/noise.py [MILLIONS OF NORMALS A ROUND]
 """
 
 import sys
-import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from machine import on_threads
 
 from latentkit import noise
 
@@ -52,17 +51,10 @@ def std(count: int) -> None:
 
 def rate(work: Callable[[int], None], count: int, threads: int) -> float:
     """G elements/s of ``threads`` threads that share the count."""
-    crew = [threading.Thread(target=work, args=(count // threads,)) for _ in range(threads)]
-    start = time.perf_counter()
-    for thread in crew:
-        thread.start()
-    for thread in crew:
-        thread.join()
-    return count / (time.perf_counter() - start) / 1e9
+    return count / on_threads(threads, lambda _: work(count // threads)) / 1e9
 
 
 def main(count: int) -> None:
-    torch.set_num_threads(1)
     cases: list[tuple[str, Callable[[int], None], int]] = [
         ("torch.randn (one thread, whatever is set)", randn, 1),
         ("noise, one thread", ours, 1),

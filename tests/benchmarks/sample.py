@@ -15,7 +15,6 @@ Ratios are taken within a round; medians are printed, and the largest peak of re
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 from latentkit import noise
 from latentkit.drawing import draw_block
@@ -185,18 +185,6 @@ def steps(path: Path, blocks: int = 500) -> dict[str, float]:
 
 def middle(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
-
-
-def machine() -> str:
-    model = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
-    load = os.getloadavg()[0]
-    return (
-        f"{model}, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}, torch "
-        f"{torch.__version__}, numpy {np.__version__}, load {load:.1f} at the start"
-    )
 
 
 def main() -> None:
