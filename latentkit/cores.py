@@ -1,4 +1,4 @@
-"""How many cores there are for this process."""
+"""How many cores there are for this process, and how many threads are worth while."""
 
 import math
 import os
@@ -7,6 +7,15 @@ from pathlib import Path
 
 _CGROUP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
+
+
+#: More threads would have smaller blocks, for all must fit in memory, and wait for the interpreter.
+MOST_THREADS = 16
+
+
+def threads_for(asked: int | None) -> int:
+    """How many threads work: as many as ``asked``, or one a core, but no more than ``MOST_THREADS``."""
+    return min(asked or available_cores(), MOST_THREADS)
 
 
 def available_cores() -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentkit.cores import available_cores
+from latentkit.cores import threads_for
 from latentkit.extras import Extras
 from latentkit.measures import Arithmetic, kl_to_prior
 from latentkit.outliers import SampleValues
@@ -23,7 +23,7 @@ from latentkit.workspace import Workspace
 
 Measured = tuple[Span, Values]
 
-# Bytes of all workers' accumulators and buffers, unless more workers are asked for; and of the buffers of one.
+# Bytes of all workers' accumulators and buffers; and of the buffers of one.
 _MEMORY, _BUFFERS = 200 << 20, 24 << 20
 
 
@@ -69,9 +69,9 @@ def statistics_of(
             return by_units(_squares, mean)
         return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
-    workers = workers or _default_workers(channels)
-    blocks = plan_blocks(spans, batch_size, workers=workers)
-    for span, values in progress(sample_values(run(blocks, work, workers))):
+    threads = _threads_for(workers, channels)
+    blocks = plan_blocks(spans, batch_size, workers=threads)
+    for span, values in progress(sample_values(run(blocks, work, threads))):
         if per_sample is not None:
             elements = prod(span.posterior.axes.view[1:]) if is_drawn else 1
             per_sample.add(values[:, 0] / elements, span)
@@ -91,10 +91,10 @@ def _squares(latents: Tensor) -> Values:
     return np.concatenate([sample_sums(part.double().square()) for part in parts])
 
 
-def _default_workers(channels: int) -> int:
-    """A worker a core, as far as there is memory for their counts."""
+def _threads_for(asked: int | None, channels: int) -> int:
+    """As many as are asked for, or one a core, as far as there is memory for their counts."""
     each = _BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
-    return min(available_cores(), max(2, _MEMORY // each))
+    return min(threads_for(asked), max(2, _MEMORY // each))
 
 
 def _origin(span: Span, block: Block) -> Origin:

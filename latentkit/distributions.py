@@ -18,7 +18,7 @@ from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, check_clamp,
 LOG_2PI = math.log(2 * math.pi)
 
 # Taylor coefficients of (e^x - 1 - x) / x², highest power first, as many as each dtype can see up to |x| = 2.
-_REMAINDER_SERIES = {
+REMAINDER_SERIES = {
     dtype: [1 / math.factorial(power + 2) for power in reversed(range(count))]
     for dtype, count in {torch.float32: 14, torch.float64: 23}.items()
 }
@@ -37,7 +37,7 @@ def exp_remainder(x: Tensor, exp_x: Tensor) -> Tensor:
     """
     near = (x > -1) & (x < 2)
     small = x.masked_fill(~near, 0.0)
-    highest, *coefficients = _REMAINDER_SERIES[x.dtype]
+    highest, *coefficients = REMAINDER_SERIES[x.dtype]
     series = torch.full_like(small, highest)
     for coefficient in coefficients:
         series = series * small + coefficient

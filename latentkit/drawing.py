@@ -33,7 +33,7 @@ from latentkit.scripted import PART_ELEMENTS, samples_at_once, scripted
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
-from latentkit.sums import UNIT_ELEMENTS, units_of
+from latentkit.sums import UNIT_ELEMENTS, in_units
 from latentkit.tabulated import can_tabulate, codes_of, look_up
 from latentkit.workspace import Workspace
 
@@ -168,13 +168,11 @@ def _parts(words: Tensor, views: list[Tensor], affine: list[Tensor | None]) -> I
     if prod(shape[1:]) <= UNIT_ELEMENTS:
         yield slice(None), words, views, affine
         return
-    words = words.view(shape)
-    for row in range(shape[0]):
-        one = slice(row, row + 1)
-        columns = [units_of(tensor[one]) for tensor in (words, *views)]
-        affines = [None if each is None else units_of(each.expand(1, *shape[1:])) for each in affine]
-        for number, (part_words, *part_views) in enumerate(zip(*columns, strict=True)):
-            yield one, part_words.reshape(-1), part_views, [None if each is None else each[number] for each in affines]
+    changing = [each.expand(shape) for each in affine if each is not None]
+    for rows, (part_words, *parts) in in_units(UNIT_ELEMENTS, words.view(shape), *views, *changing):
+        changed = iter(parts[len(views) :])
+        part_affine = [None if each is None else next(changed) for each in affine]
+        yield rows, part_words.reshape(-1), parts[: len(views)], part_affine
 
 
 def _buffers(workspace: Workspace) -> list[Tensor]:

@@ -1,12 +1,14 @@
-"""The sums of KL and NLL over blocks in 16, 8 and 32 bits, part by part in a core's cache.
+"""The sums of KL and NLL over blocks in 16, 8 and 32 bits, part by part in a core's cache; their terms in float64.
 
-Each takes means and scales ``(n, a, b, c)`` of any strides, and three buffers of the shape of ``step`` samples. What it
-gives is ``wide``: float64 rows, ``columns`` for each sample, whose sums are the sums of the terms (see ``sums.fold``).
+Each sum takes means and scales ``(n, a, b, c)`` of any strides, and three buffers of the shape of ``step`` samples. It
+gives ``wide``: float64 rows, ``columns`` for each sample, whose sums are the sums of the terms (see ``sums.fold``).
 """
 
 import torch
 from torch import Tensor
 
+from latentkit.distributions import REMAINDER_SERIES
+from latentkit.parameterization import Clamp
 from latentkit.scripted import scripted
 from latentkit.sums import fold
 from latentkit.tabulated import look_up
@@ -75,3 +77,36 @@ def nll_tabulated(
         terms.mul_(look_up(inverse_var, codes[start:stop], index, other))
         terms.add_(look_up(logvar, codes[start:stop], index, other))
         fold(terms.view(stop - start, -1), wide[start:stop])
+
+
+@scripted
+def _remainder(x: Tensor, exp_x: Tensor, coefficients: list[float]) -> Tensor:
+    far = ((x > -1.0) & (x < 2.0)).logical_not_()
+    small = x.masked_fill(far, 0.0)
+    series = torch.full_like(small, coefficients[0])
+    for coefficient in coefficients[1:]:
+        series.mul_(small).add_(coefficient)
+    series.mul_(small.mul_(small))
+    return torch.where(far, exp_x - 1.0 - x, series)
+
+
+@scripted
+def _kl_logvar(mean: Tensor, raw: Tensor, low: float, high: float, coefficients: list[float]) -> Tensor:
+    logvar = raw.to(torch.float64).clamp(low, high)
+    terms = _remainder(logvar, logvar.exp(), coefficients)
+    wide = mean.to(torch.float64)
+    # Halved first: the square may exceed float64 where its half does not.
+    return terms.mul_(0.5).add_(wide * 0.5 * wide)
+
+
+_SERIES = REMAINDER_SERIES[torch.float64]
+
+
+def exact_remainder(x: Tensor, exp_x: Tensor) -> Tensor:
+    """``distributions.exp_remainder`` of float64: the same bits, in less time and memory, and without gradients."""
+    return _remainder(x, exp_x, _SERIES)
+
+
+def exact_kl(mean: Tensor, raw: Tensor, clamp: Clamp) -> Tensor:
+    """½ (m² + h(l)) in float64, of float32 or float64 log-variances before the clamp."""
+    return _kl_logvar(mean, raw, *clamp, _SERIES)

@@ -5,7 +5,7 @@ by units of a fixed size. Where float32 cannot keep the accuracy (near the prior
 are done again in float64, from the same bytes, so that a healthy sample pays nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.distributions import LOG_2PI, exp_remainder
-from latentkit.kernels import kl_logvar, kl_tabulated, nll_tabulated
+from latentkit.distributions import LOG_2PI
+from latentkit.kernels import exact_kl, exact_remainder, kl_logvar, kl_tabulated, nll_tabulated
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
 from latentkit.scripted import samples_at_once
-from latentkit.sums import Values, by_units, fold, folded_width, row_sums, sample_sums
+from latentkit.sums import UNIT_ELEMENTS, Values, by_units, fold, folded_width, in_units, row_sums, sample_sums
 from latentkit.tabulated import can_tabulate, codes_of, look_up_scale, tables_of
 from latentkit.workspace import Workspace
 
@@ -28,6 +28,9 @@ from latentkit.workspace import Workspace
 # of e^l, or of l, of up to a unit; the worst mixture of elements is then off by 4.9e-7 where their mean is 1.2.
 _LEAST_MEAN_TERM_TABULATED = 1e-30
 _LEAST_MEAN_TERM_COMPUTED = 1.2
+
+# Elements that are done in float64 at once.
+_EXACT_ELEMENTS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +62,24 @@ def kl_to_prior(
     def measure(mean: Tensor, raw: Tensor) -> Values:
         return _kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=per_channel)
 
-    return measure(mean, raw) if per_channel else by_units(measure, mean, raw)
+    return by_units(measure, mean, raw, per_channel=per_channel)
 
 
 def _kl_to_prior(
     mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arithmetic, workspace: Workspace, *, per_channel: bool
 ) -> Values:
-    def exactly(mean: Tensor, raw: Tensor) -> Values:
+    def terms(mean: Tensor, raw: Tensor) -> Tensor:
+        if parameterization == "logvar" and not can_tabulate(raw.dtype):
+            return exact_kl(mean, raw, arithmetic.clamp)
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
-        terms = 0.5 * wide * wide + 0.5 * exp_remainder(scale.logvar, scale.var)
-        return sample_sums(terms, per_channel=per_channel)
+        return 0.5 * wide * wide + 0.5 * exact_remainder(scale.logvar, scale.var)
+
+    def exactly(mean: Tensor, raw: Tensor) -> Values:
+        return _exact_sums(terms, arithmetic, workspace, mean, raw, per_channel=per_channel)
 
     harmful = arithmetic.precision == "auto" and not can_tabulate(raw.dtype) and not _float32_holds(arithmetic.clamp)
     if _needs_float64(mean, arithmetic) or harmful:
-        return _in_parts(exactly, arithmetic, mean, raw)
+        return exactly(mean, raw)
     wide = _kl_rows(mean, raw, parameterization, arithmetic.clamp, workspace, per_channel=per_channel)
     values = 0.5 * row_sums(wide).reshape(len(mean), -1)
     if arithmetic.precision == "auto":
@@ -126,6 +133,7 @@ def kl_to_other(
     parameterization: str,
     other: tuple[Tensor, Tensor, str],
     arithmetic: Arithmetic,
+    workspace: Workspace,
     *,
     per_channel: bool,
     symmetric: bool,
@@ -136,7 +144,7 @@ def kl_to_other(
     difference of two log-variances, rounded to float32, would cost 2e-6.
     """
 
-    def exactly(mean: Tensor, raw: Tensor, other_mean: Tensor, other_raw: Tensor) -> Values:
+    def terms(mean: Tensor, raw: Tensor, other_mean: Tensor, other_raw: Tensor) -> Tensor:
         m1, scale1 = _float64(mean, raw, parameterization, arithmetic)
         m2, scale2 = _float64(other_mean, other_raw, other[2], arithmetic)
         if can_tabulate(raw.dtype) and can_tabulate(other_raw.dtype):
@@ -144,16 +152,14 @@ def kl_to_other(
             log_ratio = scale1.logvar - scale2.logvar
         else:
             log_ratio = log_variance_ratio(scale1, parameterization, scale2, other[2])
-        terms = _kl_terms(m1 - m2, scale1, scale2, log_ratio)
-        if symmetric:
-            terms += _kl_terms(m1 - m2, scale2, scale1, -log_ratio)
-        return sample_sums(terms, per_channel=per_channel)
+        both = _kl_terms(m1 - m2, scale1, scale2, log_ratio)
+        return both + _kl_terms(m1 - m2, scale2, scale1, -log_ratio) if symmetric else both
 
     def measure(*tensors: Tensor) -> Values:
-        return _in_parts(exactly, arithmetic, *tensors)
+        return _exact_sums(terms, arithmetic, workspace, *tensors, per_channel=per_channel)
 
     others = (tensor.expand_as(mean) for tensor in other[:2])
-    return measure(mean, raw, *others) if per_channel else by_units(measure, mean, raw, *others)
+    return by_units(measure, mean, raw, *others, per_channel=per_channel)
 
 
 def nll(
@@ -173,15 +179,17 @@ def nll(
 def _nll(
     mean: Tensor, raw: Tensor, parameterization: str, latents: Tensor, arithmetic: Arithmetic, workspace: Workspace
 ) -> Values:
-    def exactly(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
+    def terms(mean: Tensor, raw: Tensor, latents: Tensor) -> Tensor:
         wide, scale = _float64(mean, raw, parameterization, arithmetic)
         deviation = (latents.to(wide.device, non_blocking=True).double() - wide) / scale.std
-        terms = 0.5 * scale.logvar + 0.5 * deviation * deviation
-        return sample_sums(terms) + constant
+        return 0.5 * scale.logvar + 0.5 * deviation * deviation
+
+    def exactly(*tensors: Tensor) -> Values:
+        return _exact_sums(terms, arithmetic, workspace, *tensors) + constant
 
     constant = 0.5 * LOG_2PI * mean[0].numel()
     if _needs_float64(mean, arithmetic) or latents.dtype == torch.float64 or not can_tabulate(raw.dtype):
-        return _in_parts(exactly, arithmetic, mean, raw, latents)
+        return exactly(mean, raw, latents)
     tables = tables_of(raw.dtype, parameterization, arithmetic.clamp)
     wide = _wide(mean, 1, workspace)
     step, buffers = _buffers(mean, torch.int32, workspace)
@@ -222,16 +230,36 @@ def _float64(mean: Tensor, raw: Tensor, parameterization: str, arithmetic: Arith
 def _kl_terms(difference: Tensor, scale1: Scale, scale2: Scale, log_ratio: Tensor) -> Tensor:
     """½ ((m1 − m2)² e^(−l2) + h(l1 − l2)) in float64."""
     deviation, ratio = difference / scale2.std, scale1.std / scale2.std
-    return 0.5 * deviation * deviation + 0.5 * exp_remainder(log_ratio, ratio * ratio)
+    return 0.5 * deviation * deviation + 0.5 * exact_remainder(log_ratio, ratio * ratio)
 
 
-def _in_parts(measure: Callable[..., Values], arithmetic: Arithmetic, *tensors: Tensor) -> Values:
-    """``measure`` of some samples at a time."""
-    n = len(tensors[0])
-    # A device has memory enough, and no use for small parts.
-    step = n if arithmetic.place != "cpu" else samples_at_once(tensors[0])
-    parts = [slice(start, start + step) for start in range(0, n, step)]
-    return np.concatenate([measure(*(tensor[part] for tensor in tensors)) for part in parts])
+def _exact_sums(
+    terms_of: Callable[..., Tensor],
+    arithmetic: Arithmetic,
+    workspace: Workspace,
+    *tensors: Tensor,
+    per_channel: bool = False,
+) -> Values:
+    """Sums of the float64 terms that ``terms_of`` gives of tensors of any part of the samples."""
+    if arithmetic.place != "cpu":
+        # A device has memory enough, and no use for small parts.
+        return sample_sums(terms_of(*tensors), per_channel=per_channel)
+    n, step = len(tensors[0]), max(1, UNIT_ELEMENTS // prod(tensors[0].shape[1:]))
+    sums = []
+    for start in range(0, n, step):
+        some = [tensor[start : start + step] for tensor in tensors]
+        terms = workspace.take("exact terms", tuple(some[0].shape), torch.float64)
+        for part, *sources in _small_parts(terms, *some):
+            part.copy_(terms_of(*sources))
+        sums.append(sample_sums(terms, per_channel=per_channel))
+    return np.concatenate(sums)
+
+
+def _small_parts(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Samples some at a time, or parts of one: float64 steps keep a dozen numbers for every element."""
+    for _, views in in_units(_EXACT_ELEMENTS, *tensors):
+        step = max(1, _EXACT_ELEMENTS // prod(views[0].shape[1:]))
+        yield from map(list, zip(*(torch.split(view, step) for view in views), strict=True))
 
 
 def _again(rows: NDArray[np.bool_], values: Values, measure: Callable[..., Values], *tensors: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentkit.affine import Affine
-from latentkit.cores import available_cores
+from latentkit.cores import threads_for
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, first_negative, kl_to_other, kl_to_prior, nll
 from latentkit.scripted import as_written
@@ -40,7 +40,7 @@ _MOST_VALUES = 1 << 15
 def run(
     blocks: Iterable[Block],
     work: Callable[[Block, Workspace], Result],
-    workers: int | None = None,
+    workers: int,
     device: str = "cpu",
     *,
     together: int = _MOST_BLOCKS,
@@ -53,7 +53,6 @@ def run(
     for its block, others read, copy and compute theirs.
     """
     on_cuda = device.startswith("cuda")
-    workers = workers or available_cores()
     local = threading.local()
     # Who ends early, by an error or Ctrl-C, waits for blocks in hand, but for no more of their tasks.
     ended = threading.Event()
@@ -119,13 +118,21 @@ def kl_values(
             theirs = read_posterior(_facing(block, partner), workspace, "other", arithmetic.place)
             other = (*theirs, partner.parameterization)
             values = kl_to_other(
-                mean, raw, posterior.parameterization, other, arithmetic, per_channel=per_channel, symmetric=symmetric
+                mean,
+                raw,
+                posterior.parameterization,
+                other,
+                arithmetic,
+                workspace,
+                per_channel=per_channel,
+                symmetric=symmetric,
             )
         _refuse_negative(values, block, raw)
         return values
 
-    blocks = plan_blocks(spans, batch_size, workers=workers, apart=bool(partners))
-    return sample_values(run(blocks, work, workers, arithmetic.place), per_channel=per_channel)
+    threads = threads_for(workers)
+    blocks = plan_blocks(spans, batch_size, workers=threads, apart=bool(partners))
+    return sample_values(run(blocks, work, threads, arithmetic.place), per_channel=per_channel)
 
 
 def nll_values(
@@ -155,8 +162,9 @@ def nll_values(
         _refuse_negative(values, block, raw)
         return values
 
-    blocks = plan_blocks(spans, batch_size, workers=workers, apart=True)
-    return sample_values(run(blocks, work, workers, arithmetic.place))
+    threads = threads_for(workers)
+    blocks = plan_blocks(spans, batch_size, workers=threads, apart=True)
+    return sample_values(run(blocks, work, threads, arithmetic.place))
 
 
 def _facing(block: Block, partner: Posterior) -> Block:
@@ -171,7 +179,7 @@ def _undone(latents: Tensor, affine: Affine, block: Block) -> Tensor:
     if affine.is_identity:
         return latents
     scale, shift = channel_values(affine.scale, block), channel_values(affine.shift, block)
-    return latents.double() / scale + shift
+    return latents.to(torch.float64, copy=True).div_(scale).add_(shift)
 
 
 def channel_values(values: tuple[float, ...], block: Block) -> Tensor:
@@ -206,13 +214,14 @@ def locate(block: Block, row: int) -> tuple[Posterior, int]:
 
 
 def sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool = False) -> Progressing:
-    """Values of whole samples, span by span, from values of blocks; those of a sample's pieces are added in order.
+    """Values of whole samples, span by span, from values of blocks; those of a sample's units are added in order.
 
     Long spans come in parts.
     """
     total: Values | None = None
     for block, values in results:
         if block.last and total is None:
+            values = _whole(values, block.samples)
             row = 0
             for span in block.spans:
                 yield from _parts(span, values[row : row + span.count])
@@ -221,10 +230,21 @@ def sample_values(results: Iterator[tuple[Block, Values]], *, per_channel: bool 
         span = block.spans[0]
         if total is None:
             total = np.zeros((1, span.posterior.axes.channels if per_channel else values.shape[1]))
-        total[:, slice(*block.piece.channels) if per_channel else slice(None)] += values
+        for unit in values:
+            total[0, slice(*block.piece.channels) if per_channel else slice(None)] += unit
         if block.last:
             yield (span, total), span.nbytes
             total = None
+
+
+def _whole(values: Values, samples: int) -> Values:
+    """A row a sample, from as many for each as it has units."""
+    if len(values) == samples:
+        return values
+    total = np.zeros((samples, values.shape[1]))
+    for unit in np.moveaxis(values.reshape(samples, -1, values.shape[1]), 1, 0):
+        total += unit
+    return total
 
 
 def _parts(span: Span, values: Values) -> Progressing:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from latentkit.cores import threads_for
 from latentkit.drawing import Drawn, draw_block
 from latentkit.noise import bits_of
 from latentkit.pipeline import locate, run
@@ -47,8 +48,9 @@ def draw_files(
     def work(block: Block, workspace: Workspace) -> Drawn:
         return draw_block(block, recipe, files.write, workspace)
 
+    threads = threads_for(workers)
     try:
-        for block, drawn in run(files.opening(plan_blocks(spans, batch_size, workers=workers)), work, workers):
+        for block, drawn in run(files.opening(plan_blocks(spans, batch_size, workers=threads)), work, threads):
             files.finish(block)
             yield once(block, drawn), _bytes_read(block)
         files.commit()
@@ -69,6 +71,7 @@ def draw_stream(
         drawn = draw_block(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), workspace)
         return drawn, pieces[0]
 
+    threads = threads_for(workers)
     write(memoryview(layout.header))
     for part in sorted(layout.offsets, key=layout.offsets.__getitem__):
         if part != key:
@@ -76,7 +79,7 @@ def draw_stream(
                 write(chunk)
             continue
         # Latents wait for their turn: a reader may be slow.
-        for block, (drawn, data) in run(plan_blocks(spans, workers=workers), work, workers, together=1):
+        for block, (drawn, data) in run(plan_blocks(spans, workers=threads), work, threads, together=1):
             write(memoryview(data))
             yield once(block, drawn), _bytes_read(block)
 
@@ -101,7 +104,8 @@ def compare(
         draw_block(block, recipe, take, workspace)
         return locate(block, min(unequal)) if unequal else None
 
-    for block, first in run(plan_blocks(spans, workers=workers), work, workers):
+    threads = threads_for(workers)
+    for block, first in run(plan_blocks(spans, workers=threads), work, threads):
         yield first, _bytes_read(block)
 
 

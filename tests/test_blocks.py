@@ -1,5 +1,6 @@
-"""Blocks: every sample once and in order, pieces with fixed boundaries, the right bytes read."""
+"""Blocks: every sample once and in order, pieces of whole units, the right bytes read."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from conftest import DTYPES, moments_of
 from torch import Tensor
 
+from latentkit.cores import MOST_THREADS
 from latentkit.errors import DataError
 from latentkit.layout import split_axes
 from latentkit.storage.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
@@ -15,6 +17,7 @@ from latentkit.storage.choice import Posterior, Selection, Span, choose
 from latentkit.storage.header import read_header
 from latentkit.storage.inputs import InputFile
 from latentkit.storage.reading import read_at, read_chunks
+from latentkit.sums import UNIT_ELEMENTS
 from latentkit.workspace import Workspace
 
 Write = Callable[..., Path]
@@ -61,14 +64,21 @@ def test_small_files_share_blocks(write: Write) -> None:
     assert len(list(plan_blocks(posteriors))) == 1
 
 
-def test_many_workers_have_smaller_blocks_of_whole_samples_and_the_same_pieces(write: Write) -> None:
-    small = posterior_in(write("a.safetensors", moments=moments_of(300, 4, 32, 32)))
-    large = posterior_in(write("b.safetensors", moments=moments_of(1, 2, 900, 900)))
-    blocks = {workers: list(plan_blocks([small, large], workers=workers)) for workers in (1, 8, 64, 10_000_000)}
-    assert [block.samples for block in blocks[1]] == [block.samples for block in blocks[8]] == [256, 44, 1, 1]
-    assert max(block.samples for block in blocks[64]) == 32
-    assert max(block.samples for block in blocks[10_000_000]) == 1
-    assert len({tuple(block.piece for block in plan[-2:]) for plan in blocks.values()}) == 1
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_many_workers_have_smaller_blocks(write: Write, dtype: torch.dtype) -> None:
+    small = posterior_in(write("a.safetensors", moments=moments_of(300, 4, 32, 32).to(dtype)))
+    large = posterior_in(write("b.safetensors", moments=moments_of(1, 2, 900, 900).to(dtype)))
+
+    def sizes(workers: int, apart: bool = False) -> list[int]:
+        return [math.prod(block.shape) for block in plan_blocks([small, large], workers=workers, apart=apart)]
+
+    assert max(sizes(1)) == max(sizes(4)) == BLOCK_ELEMENTS
+    for workers in (1, 4, MOST_THREADS):
+        assert workers * max(sizes(workers)) * 2 * dtype.itemsize <= 64 << 20
+        assert workers * max(sizes(workers, apart=True)) * 4 * dtype.itemsize <= 64 << 20
+        assert sum(sizes(workers)) == 300 * 4096 + 2 * 900 * 900
+    # There is an end to it.
+    assert max(sizes(10_000_000)) == UNIT_ELEMENTS
 
 
 @pytest.mark.parametrize(
@@ -85,16 +95,19 @@ def test_many_workers_have_smaller_blocks_of_whole_samples_and_the_same_pieces(w
     ],
 )
 @pytest.mark.parametrize("layout", ["first", "last"])
-def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(shape: tuple[int, ...], layout: str) -> None:
+@pytest.mark.parametrize("most", [BLOCK_ELEMENTS, 3 * UNIT_ELEMENTS, UNIT_ELEMENTS])
+def test_pieces_cover_a_sample_once_and_each_lies_in_one_stretch(
+    shape: tuple[int, ...], layout: str, most: int
+) -> None:
     letters = "bcdefg"[: len(shape)]
     if layout == "last":
         letters, shape = "bdefg"[: len(shape) - 1] + "c", (shape[0], *shape[2:], shape[1])
     axes = split_axes(shape, letters)
     _, outer, channels, inner = axes.view
     end = 0
-    for piece in pieces_of(axes):
+    for piece in pieces_of(axes, most):
         rows, width, length = piece.shape
-        assert rows * width * length <= BLOCK_ELEMENTS
+        assert rows * width * length <= most
         assert piece.start(channels, inner) == end
         end += rows * width * length
         # One stretch: whatever is cut, all axes before it have one value.

@@ -22,6 +22,11 @@ def put(folder: Path, **files: str) -> None:
         (folder / f"cpu.{name}").write_text(text)
 
 
+def test_threads_are_as_many_as_asked_for_or_one_a_core_up_to_a_bound(groups: Path) -> None:
+    (groups / "cgroup").write_text("0::/a\n")
+    assert [cores.threads_for(asked) for asked in (None, 3, 10_000)] == [8, 3, cores.MOST_THREADS]
+
+
 def test_without_groups_there_is_affinity(groups: Path) -> None:
     assert cores.available_cores() == 8
     (groups / "cgroup").write_text("0::/a\n")

@@ -69,7 +69,9 @@ def kl(mean: Tensor, raw: Tensor, parameterization: str, clamp: Clamp = DEFAULT_
 
 def kl_to_another(one: Pair, other: Pair, parameterization: str, *, symmetric: bool = False) -> Values:
     partner = *other, parameterization
-    return kl_to_other(*one, parameterization, partner, Arithmetic(), per_channel=False, symmetric=symmetric)
+    return kl_to_other(
+        *one, parameterization, partner, Arithmetic(), Workspace(), per_channel=False, symmetric=symmetric
+    )
 
 
 def single(mean: Tensor, raw: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

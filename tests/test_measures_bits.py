@@ -160,7 +160,7 @@ def measured(mean: Tensor, raw: Tensor, latents: Tensor) -> list[Values]:
     return [
         kl_to_prior(mean, raw, "logvar", arithmetic, workspace, per_channel=False),
         kl_to_prior(mean, raw, "logvar", arithmetic, workspace, per_channel=True),
-        kl_to_other(mean, raw, "logvar", (one, one, "std"), arithmetic, per_channel=False, symmetric=True),
+        kl_to_other(mean, raw, "logvar", (one, one, "std"), arithmetic, workspace, per_channel=False, symmetric=True),
         nll(mean, raw, "logvar", latents, arithmetic, workspace),
         nll(mean, raw, "logvar", latents.double() / 0.18215, arithmetic, workspace),
     ]
@@ -197,8 +197,8 @@ def promised_bytes(dtype: torch.dtype, parameterization: str) -> bytes:
     if parameterization != "softplus":
         # Beyond tables of float32, softplus takes σ as the machine's exp and log give it.
         measured += [
-            kl_to_other(*given, other, arithmetic, per_channel=False, symmetric=False),
-            kl_to_other(*given, other, arithmetic, per_channel=True, symmetric=True),
+            kl_to_other(*given, other, arithmetic, workspace, per_channel=False, symmetric=False),
+            kl_to_other(*given, other, arithmetic, workspace, per_channel=True, symmetric=True),
             nll(*given, latents, arithmetic, workspace),
             nll(*given, latents.double() / 0.18215, arithmetic, workspace),
         ]

@@ -57,7 +57,7 @@ def kl(mean: Tensor, raw: Tensor, *, per_channel: bool = False) -> Values:
 
 def kl_between(one: list[Tensor], other: list[Tensor], *, symmetric: bool = False) -> Values:
     partner = *other, "logvar"
-    return kl_to_other(*one, "logvar", partner, Arithmetic(), per_channel=False, symmetric=symmetric)
+    return kl_to_other(*one, "logvar", partner, Arithmetic(), Workspace(), per_channel=False, symmetric=symmetric)
 
 
 def nll_of(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:

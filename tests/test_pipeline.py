@@ -15,7 +15,6 @@ from latentkit.measures import Arithmetic
 from latentkit.pipeline import kl_values, run
 from latentkit.recipe import Recipe
 from latentkit.sampling import draw_stream
-from latentkit.scripted import PART_ELEMENTS
 from latentkit.storage import blocks
 from latentkit.storage.blocks import Block, plan_blocks
 from latentkit.storage.choice import Selection
@@ -50,7 +49,7 @@ def test_few_results_wait_where_there_is_one_for_each_sample(write: Write) -> No
 def test_latents_do_not_pile_up_before_a_slow_reader(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 64)
+    monkeypatch.setattr(blocks, "_most_elements", lambda *_: 64)
     found = found_in(write("a.safetensors", moments=moments_of(200, 4, 4, 4)))
     drawn = written = most = 0
     whole = sampling.draw_block
@@ -94,15 +93,16 @@ def test_what_is_done_again_in_float64_is_done_in_parts(
     write: Write, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     done: list[int] = []
-    whole = measures._float64
+    name = "exact_kl" if dtype == torch.float32 else "_float64"
+    whole = getattr(measures, name)
 
     def count(mean: Tensor, *arguments: object) -> object:
         done.append(mean.numel())
-        return whole(mean, *arguments)  # type: ignore[arg-type]
+        return whole(mean, *arguments)
 
-    monkeypatch.setattr(measures, "_float64", count)
+    monkeypatch.setattr(measures, name, count)
     # All at the prior, where float32 does not do.
     path = write("a.safetensors", moments=torch.zeros(300, 4, 32, 32, dtype=dtype))
     assert all((values == 0).all() for (_, values), _ in kl_values(found_in(path).spans, Arithmetic(), workers=1))
     assert sum(done) == 300 * 2048
-    assert max(done) <= PART_ELEMENTS
+    assert max(done) <= measures._EXACT_ELEMENTS

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit import drawing, scripted, sums
+from latentkit import drawing, measures, scripted, sums
 from latentkit.affine import Affine
 from latentkit.counting import statistics_of
 from latentkit.drawing import draw_block
@@ -44,15 +44,18 @@ UNIT = 24
 @pytest.fixture(autouse=True, scope="module")
 def small_units() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sums, blocks, drawing):
+        for module in (sums, blocks, drawing, measures):
             patch.setattr(module, "UNIT_ELEMENTS", UNIT)
         patch.setattr(blocks, "BLOCK_ELEMENTS", 8 * UNIT)
-        patch.setattr(blocks, "_ELEMENTS_IN_HAND", 16 * UNIT)
+        patch.setattr(blocks, "_BYTES_IN_HAND", 8 * 16 * UNIT)
         patch.setattr(scripted, "PART_ELEMENTS", UNIT // 2)
+        patch.setattr(measures, "_EXACT_ELEMENTS", UNIT // 3)
         patch.setattr(accumulate, "GATHERED", 1 << 10)
         blocks.pieces_of.cache_clear()
+        blocks._most_elements.cache_clear()
         yield
     blocks.pieces_of.cache_clear()
+    blocks._most_elements.cache_clear()
 
 
 @st.composite
@@ -268,7 +271,7 @@ def test_against_and_nll(folder: Path, data: st.DataObject) -> None:
                 all_values(kl_values([posterior], Arithmetic(), batch_size=b, workers=w, **options), [posterior])[
                     posterior
                 ]
-                for b, w in ((None, 1), (1, 2))
+                for b, w in ((None, 1), (1, 8))
             ]
             others = tuple(a for a in range(1, terms.ndim) if a != axis or not per_channel)
             close(ways[0], terms.sum(axis=others).reshape(len(m), -1))
@@ -284,7 +287,7 @@ def test_against_and_nll(folder: Path, data: st.DataObject) -> None:
         all_values(
             nll_values([posterior], pairs, {posterior: affine}, Arithmetic(), batch_size=b, workers=w), [posterior]
         )[posterior]
-        for b, w in ((None, 1), (1, 2))
+        for b, w in ((None, 1), (1, 8))
     ]
     z = latents.double().numpy() / affine.scale[0] + affine.shift[0]
     terms = 0.5 * (math.log(2 * math.pi) + l1 + (z - m) ** 2 * np.exp(-l1))
@@ -325,7 +328,7 @@ def test_stats(folder: Path, data: st.DataObject) -> None:
         files[f"{n}.safetensors"] = moments.to(DTYPES[dtype])
     posteriors = found_in(folder, layout, files)
     spans = find_posteriors([str(folder)], Selection(layout=layout)).spans
-    workers, batch_size = data.draw(st.sampled_from([1, 3])), data.draw(st.sampled_from([None, 1]))
+    workers, batch_size = data.draw(st.sampled_from([1, 3, 16])), data.draw(st.sampled_from([None, 1]))
     summary = statistics_of(spans, DEFAULT_CLAMP, workers=workers, batch_size=batch_size).summary()
     channels = first.shape[axis] // 2
     assert summary.samples == sum(len(m) for m in files.values())

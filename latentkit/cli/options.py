@@ -173,7 +173,11 @@ class Computing:
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", metavar="N", min=1, help="Threads; unless said, one a core.", rich_help_panel=_COMPUTING
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Threads, up to 16; unless said, one a core.",
+            rich_help_panel=_COMPUTING,
         ),
     ] = None
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.distributions import exp_remainder
+from latentkit.kernels import exact_remainder
 from latentkit.parameterization import Scale
 from latentkit.scripted import scripted
 from latentkit.statistics.counts import (
@@ -33,6 +33,9 @@ from latentkit.workspace import Workspace
 
 # Below this mean of h(l) = e^l − 1 − l, subtraction of sums would cost digits: h is then summed by its series.
 _LEAST_MEAN_REMAINDER = 1e-3
+
+# Numbers kept of each element while h is summed by its series.
+_FLOAT64_STEPS = 8
 
 # Beyond, squares of products would leave float64.
 _USUAL = 1e60
@@ -304,7 +307,8 @@ class _Run:
         if half:
             remainder = variance - n - (rest[part] + n * self.shift[part])
             for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * n).tolist():
-                remainder[row] = self.quantities[half].terms(stored[part][row].double())[0].sum()
+                chunks = torch.split(stored[part][row], chunk_width(_FLOAT64_STEPS))
+                remainder[row] = sum(float(self.quantities[half].terms(chunk.double())[0].sum()) for chunk in chunks)
             terms[2:, part] = remainder, variance
         self.sums.add(terms)
         self.count += n
@@ -352,7 +356,7 @@ def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
     variance = var.sum(1).numpy()
     remainder = variance - counted - logvar.sum(1).numpy()
     for row in np.flatnonzero(remainder < _LEAST_MEAN_REMAINDER * counted).tolist():
-        remainder[row] = exp_remainder(logvar[row], var[row]).sum()
+        remainder[row] = exact_remainder(logvar[row], var[row]).sum()
     return remainder, variance
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.distributions import exp_remainder
+from latentkit.kernels import exact_remainder
 from latentkit.parameterization import SOFTPLUS_FLOOR, Clamp, Scale, scale_of, softplus_std
 
 
@@ -122,12 +122,12 @@ class Quantity:
     def terms(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """h(l) = e^l − 1 − l and e^l after the clamp, of stored scale parameters in float64."""
         scale = self.scale(stored)
-        return exp_remainder(scale.logvar, scale.var), scale.var
+        return exact_remainder(scale.logvar, scale.var), scale.var
 
     def terms_at(self, logvar: float) -> tuple[float, float]:
         """h(l) and e^l of one log-variance."""
         wide = torch.tensor(logvar, dtype=torch.float64)
-        return float(exp_remainder(wide, wide.exp())), float(wide.exp())
+        return float(exact_remainder(wide, wide.exp())), float(wide.exp())
 
 
 def stored_at(logvar: float, parameterization: str) -> float:

@@ -1,7 +1,8 @@
 """Blocks: what is read and computed at once, and the reading itself.
 
 A block holds whole samples, of one tensor or of several whose samples are alike, or a piece of one sample that is
-too large. Pieces have fixed boundaries, so that what is computed from them does not depend on any option.
+too large: whole units of it, whose boundaries are fixed (see ``sums``), so that what is computed unit by unit does not
+depend on any option.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from latentkit.cores import available_cores
 from latentkit.layout import Axes
 from latentkit.storage.choice import Posterior, Run, Span
 from latentkit.storage.header import Header, TensorInfo
@@ -26,8 +26,8 @@ from latentkit.workspace import Workspace
 _BLOCK_UNITS = 8
 #: Elements of the mean in a block, at most.
 BLOCK_ELEMENTS = _BLOCK_UNITS * UNIT_ELEMENTS
-# And in the blocks of all workers together, which bounds their memory: of each element some 20 bytes are kept.
-_ELEMENTS_IN_HAND = 8 * BLOCK_ELEMENTS
+# Bytes of the moments that all workers together have in hand, at most.
+_BYTES_IN_HAND = 64 << 20
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
 
@@ -80,13 +80,13 @@ class Block:
 
 
 @lru_cache(maxsize=1024)
-def pieces_of(axes: Axes) -> list[Piece]:
-    """Cut a sample into pieces of at most ``BLOCK_ELEMENTS`` and of whole units (see ``sums``)."""
+def pieces_of(axes: Axes, most_elements: int) -> list[Piece]:
+    """Cut a sample into pieces of at most so many elements and of whole units."""
     _, outer, channels, inner = axes.view
-    if outer * channels * inner <= BLOCK_ELEMENTS:
+    if outer * channels * inner <= most_elements:
         return [Piece((0, outer), (0, channels), (0, inner))]
-    axis, unit = unit_axis(channels, inner)
-    most = _BLOCK_UNITS * unit
+    axis, unit = unit_axis(channels, inner, UNIT_ELEMENTS)
+    most = most_elements // UNIT_ELEMENTS * unit
     # One entry at a time of the axes before the one that is cut, all of those behind it.
     steps = {1: (most, channels, inner), 2: (1, most, inner), 3: (1, 1, most)}[axis]
     ranges = [_ranges(size, step) for size, step in zip((outer, channels, inner), steps, strict=True)]
@@ -97,14 +97,13 @@ def plan_blocks(
     spans: Iterable[Span | Posterior],
     batch_size: int | None = None,
     *,
-    workers: int | None = None,
+    workers: int = 1,
     apart: bool = False,
 ) -> Iterator[Block]:
     """Blocks that cover spans (of a posterior: every sample) in order; ``batch_size`` bounds the samples in one.
 
-    For many ``workers`` blocks of whole samples are smaller. ``apart``: no block holds two spans.
+    For many ``workers`` blocks are smaller. ``apart``: no block holds two spans, and other tensors are read beside.
     """
-    most = min(BLOCK_ELEMENTS, _ELEMENTS_IN_HAND // (workers or available_cores()))
     waiting: list[Span] = []
     room = row = 0
     for span in spans:
@@ -114,7 +113,8 @@ def plan_blocks(
         if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
             yield _whole(waiting, row)
             waiting, room = [], 0
-        pieces = pieces_of(posterior.axes)
+        most = _most_elements(posterior.mean.dtype, workers, apart)
+        pieces = pieces_of(posterior.axes, most)
         if len(pieces) > 1:
             for sample in range(span.first, span.first + span.count):
                 for piece in pieces:
@@ -134,6 +134,13 @@ def plan_blocks(
                 waiting, room = [], 0
     if waiting:
         yield _whole(waiting, row)
+
+
+@lru_cache(maxsize=64)
+def _most_elements(dtype: str, workers: int, apart: bool) -> int:
+    """How many elements of means a block may have."""
+    in_hand = _BYTES_IN_HAND // (workers * 2 * DTYPE_BYTES[dtype] * (2 if apart else 1))
+    return max(UNIT_ELEMENTS, min(BLOCK_ELEMENTS, in_hand))
 
 
 class Moments(NamedTuple):
