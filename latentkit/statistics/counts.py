@@ -190,7 +190,7 @@ def note_nonfinite(first: int, finite: Tensor, segments: list[Segment], extrema:
     odd: NDArray[np.bool_] = (~finite).numpy()
     places = extrema.nonfinite_at
     for row in np.flatnonzero(odd.any(axis=1)).tolist():
-        places[first + row] = first_place(segments, first + row, odd[row].__getitem__, places[first + row])
+        places[first + row] = first_place(segments, first + row, odd[row], places[first + row])
 
 
 def chunk_width(rows: int) -> int:

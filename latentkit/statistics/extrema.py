@@ -1,7 +1,7 @@
 """The least and the greatest number of each channel, the first that has no finite value, and where they stand."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,22 +72,22 @@ class Segment:
 
 
 def first_place(
-    segments: list[Segment], row: int, matches: Callable[[slice], NDArray[np.bool_]], before: Place | None
+    segments: Sequence[Segment], row: int, matches: NDArray[np.bool_], before: Place | None
 ) -> Place | None:
     """The first place at which a row matches, or ``before`` if that is earlier.
 
-    ``matches`` looks at some columns. Segments that cannot come first are not searched: where equal extremes
+    ``matches`` has a value for every column. Segments that cannot come first are not searched: where equal extremes
     abound (a constant channel), that is nearly all.
     """
     best = before
-    for segment in sorted(segments, key=lambda segment: segment.place(row, segment.start)):
-        if segment.stop == segment.start or (best is not None and best <= segment.place(row, segment.start)):
+    segments = [segment for segment in segments if segment.stop > segment.start]
+    somewhere = np.logical_or.reduceat(matches, [segment.start for segment in segments])
+    for number in np.flatnonzero(somewhere).tolist():
+        segment = segments[number]
+        if best is not None and best <= segment.place(row, segment.start):
             continue
-        found = matches(slice(segment.start, segment.stop))
-        column = int(found.argmax())
-        if found[column]:
-            place = segment.place(row, segment.start + column)
-            best = place if best is None else min(best, place)
+        column = segment.start + int(matches[segment.start : segment.stop].argmax())
+        best = earlier(best, segment.place(row, column))
     return best
 
 
@@ -126,10 +126,7 @@ class Extrema:
     ) -> None:
         for row in np.flatnonzero(concerned).tolist():
             value, at = extremes[row], first + row
-
-            def equal(columns: slice, row: int = row, value: float = value) -> NDArray[np.bool_]:
-                return (numbers[row, columns].double() == value).numpy()
-
+            equal = (numbers[row].double() == value).numpy()
             places[at] = first_place(segments, at, equal, places[at] if value == ours[at] else None)
             ours[at] = value
 
