@@ -25,6 +25,8 @@ Measured = tuple[Span, Values]
 
 # Bytes of all workers' accumulators and buffers; and of the buffers of one.
 _MEMORY, _BUFFERS = 200 << 20, 24 << 20
+# What one needs more for figures beside the counts.
+_EXTRA_BUFFERS = 16 << 20
 
 
 def _unwatched(results: Iterator[tuple[Measured, int]]) -> Iterator[Measured]:
@@ -69,7 +71,7 @@ def statistics_of(
             return by_units(_squares, mean)
         return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
 
-    threads = _threads_for(workers, channels)
+    threads = _threads_for(workers, channels, extras is not None)
     blocks = plan_blocks(spans, batch_size, workers=threads)
     for span, values in progress(sample_values(run(blocks, work, threads))):
         if per_sample is not None:
@@ -91,9 +93,9 @@ def _squares(latents: Tensor) -> Values:
     return np.concatenate([sample_sums(part.double().square()) for part in parts])
 
 
-def _threads_for(asked: int | None, channels: int) -> int:
+def _threads_for(asked: int | None, channels: int, has_extras: bool) -> int:
     """As many as are asked for, or one a core, as far as there is memory for their counts."""
-    each = _BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
+    each = _BUFFERS + has_extras * _EXTRA_BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
     return min(threads_for(asked), max(2, _MEMORY // each))
 
 

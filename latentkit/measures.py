@@ -109,9 +109,12 @@ def _kl_rows(
         return wide
     for start in range(0, len(mean), step):
         part = slice(start, start + step)
-        scale = scale_of(raw[part], parameterization, clamp)
-        terms = mean[part].square() + (scale.var - 1 - scale.logvar)
-        fold(terms.contiguous().view(len(terms) * columns, -1), wide[start * columns : (start + step) * columns])
+        terms = buffers[0][: len(mean[part])]
+        # Of softplus in float64.
+        for out, some_mean, some_raw in _small_parts(terms, mean[part], raw[part]):
+            scale = scale_of(some_raw, parameterization, clamp)
+            out.copy_(some_mean.square() + (scale.var - 1 - scale.logvar))
+        fold(terms.view(len(terms) * columns, -1), wide[start * columns : (start + step) * columns])
     return wide
 
 
