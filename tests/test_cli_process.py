@@ -1,6 +1,7 @@
 """``latentkit`` as a real process: pipes, exit statuses, signals, full disks, and what is left behind."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -81,11 +82,16 @@ def test_a_closed_standard_output_is_no_crash(write: Write, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_standard_output_is_an_error_of_one_sentence(write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["info", "kl -q", "stats -q", "--version", "info --help"])
+def test_a_full_standard_output_is_an_error_of_one_sentence(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     write("a.safetensors", moments=moments_of())
-    outcome = shell("latentkit info a.safetensors > /dev/full", tmp_path)
+    outcome = shell(f"latentkit {command} a.safetensors > /dev/full", tmp_path)
     assert outcome.returncode == 1
-    assert outcome.stderr == "latentkit: No space left on device\n"
+    assert re.fullmatch(r"latentkit: .*No space left on device\n", outcome.stderr)
 
 
 # ---- signals and full disks ---------------------------------------------------------------------------------------

@@ -87,9 +87,34 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
 
 def leave_quietly() -> NoReturn:
     """The reader of the pipe went away, as ``head`` does: it has what it wanted."""
+    drop_output()
+    raise SystemExit(0)
+
+
+def drop_output() -> None:
+    """Let what still waits for standard output go nowhere: it would fail once more at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(0)
+
+
+def output_failed(error: OSError) -> int:
+    """Say why standard output took no more; returns the status."""
+    drop_output()
+    complain(_sentence(error))
+    return DATA_FAILED
+
+
+def flushed(status: int) -> int:
+    """The status, or another where standard output, as it turns out now, has no room."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if status == 0:
+            return output_failed(error)
+        drop_output()  # it has been said
+    return status
 
 
 def _sentence(error: BaseException) -> str:

@@ -11,7 +11,15 @@ import typer
 
 from latentkit import __version__
 from latentkit.cli import guide, info, kl, nll, report, sample, stats
-from latentkit.cli.commands import INTERRUPTED, TERMINATED, WRONG_REQUEST, add_command, leave_quietly
+from latentkit.cli.commands import (
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_REQUEST,
+    add_command,
+    flushed,
+    leave_quietly,
+    output_failed,
+)
 from latentkit.cli.screen import complain
 
 _EXAMPLES = """
@@ -66,7 +74,7 @@ def main() -> None:
     try:
         # Alone, it says what there is; that is no wrong usage.
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-        sys.stdout.flush()
+        status = flushed(status if isinstance(status, int) else 0)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -76,11 +84,15 @@ def main() -> None:
         if not isinstance(exit.__context__, BrokenPipeError):
             raise
         leave_quietly()
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(output_failed(error))
     except Exception as error:
         sys.exit(_usage_error(error))
     finally:
         gc.freeze()  # or it would be looked for once more at exit
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
 def _prepare_streams() -> None:
