@@ -13,6 +13,8 @@ from latentkit.scripted import scripted
 from latentkit.sums import fold
 from latentkit.tabulated import look_up
 
+_SERIES = REMAINDER_SERIES[torch.float64]
+
 
 @scripted
 def kl_tabulated(
@@ -97,9 +99,6 @@ def _kl_logvar(mean: Tensor, raw: Tensor, low: float, high: float, coefficients:
     wide = mean.to(torch.float64)
     # Halved first: the square may exceed float64 where its half does not.
     return terms.mul_(0.5).add_(wide * 0.5 * wide)
-
-
-_SERIES = REMAINDER_SERIES[torch.float64]
 
 
 def exact_remainder(x: Tensor, exp_x: Tensor) -> Tensor:

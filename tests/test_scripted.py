@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SAMPLE_DATA
 
 from latentkit import scripted
+from latentkit.distributions import exp_remainder
+from latentkit.kernels import exact_kl, exact_remainder
+from latentkit.parameterization import DEFAULT_CLAMP
 
 COMMANDS = """
 import os, sys, torch
@@ -53,3 +57,15 @@ def test_python_3_14_and_missing_sources_leave_a_function_as_it_is(monkeypatch: 
     assert scripted.scripted(without_source) is without_source
     monkeypatch.setattr(scripted.sys, "version_info", (3, 14, 0))
     assert scripted.scripted(double) is double
+
+
+def test_what_is_scripted_in_float64_has_the_bits_of_the_formula() -> None:
+    near = torch.logspace(-300, 3, 5_000, dtype=torch.float64)
+    odd = torch.tensor([0.0, -0.0, -1.0, 2.0, torch.nan, torch.inf, -torch.inf], dtype=torch.float64)
+    x = torch.cat([near, -near, torch.nextafter(odd, odd + 1), odd])
+    got, expected = exact_remainder(x, x.exp()), exp_remainder(x, x.exp())
+    assert got.view(torch.int64).equal(expected.view(torch.int64))
+    logvar = x.clamp(*DEFAULT_CLAMP)
+    mean = x.flip(0)
+    terms = 0.5 * mean * mean + 0.5 * exp_remainder(logvar, logvar.exp())
+    assert torch.equal(exact_kl(mean, x, DEFAULT_CLAMP).nan_to_num(-1.0), terms.nan_to_num(-1.0))

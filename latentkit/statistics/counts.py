@@ -6,6 +6,7 @@ element is counted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -190,7 +191,7 @@ def note_nonfinite(first: int, finite: Tensor, segments: list[Segment], extrema:
     odd: NDArray[np.bool_] = (~finite).numpy()
     places = extrema.nonfinite_at
     for row in np.flatnonzero(odd.any(axis=1)).tolist():
-        places[first + row] = first_place(segments, first + row, odd[row], places[first + row])
+        places[first + row] = first_place(segments, first + row, partial(odd.__getitem__, row), places[first + row])
 
 
 def chunk_width(rows: int) -> int:

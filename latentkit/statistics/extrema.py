@@ -1,7 +1,7 @@
 """The least and the greatest number of each channel, the first that has no finite value, and where they stand."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,22 +72,25 @@ class Segment:
 
 
 def first_place(
-    segments: Sequence[Segment], row: int, matches: NDArray[np.bool_], before: Place | None
+    segments: Sequence[Segment], row: int, matches: Callable[[], NDArray[np.bool_]], before: Place | None
 ) -> Place | None:
     """The first place at which a row matches, or ``before`` if that is earlier.
 
-    ``matches`` has a value for every column. Segments that cannot come first are not searched: where equal extremes
-    abound (a constant channel), that is nearly all.
+    ``matches`` gives a value for every column, and is not asked where no segment can come first: where equal extremes
+    abound (a constant channel), that is nearly always.
     """
-    best = before
-    segments = [segment for segment in segments if segment.stop > segment.start]
-    somewhere = np.logical_or.reduceat(matches, [segment.start for segment in segments])
-    for number in np.flatnonzero(somewhere).tolist():
-        segment = segments[number]
-        if best is not None and best <= segment.place(row, segment.start):
-            continue
-        column = segment.start + int(matches[segment.start : segment.stop].argmax())
-        best = earlier(best, segment.place(row, column))
+    candidates = [
+        segment
+        for segment in segments
+        if segment.stop > segment.start and (before is None or segment.place(row, segment.start) < before)
+    ]
+    if not candidates:
+        return before
+    best, found = before, matches()
+    for segment in candidates:
+        column = segment.start + int(found[segment.start : segment.stop].argmax())
+        if found[column]:
+            best = earlier(best, segment.place(row, column))
     return best
 
 
@@ -126,7 +129,10 @@ class Extrema:
     ) -> None:
         for row in np.flatnonzero(concerned).tolist():
             value, at = extremes[row], first + row
-            equal = (numbers[row].double() == value).numpy()
+
+            def equal(row: int = row, value: float = value) -> NDArray[np.bool_]:
+                return (numbers[row].double() == value).numpy()
+
             places[at] = first_place(segments, at, equal, places[at] if value == ours[at] else None)
             ours[at] = value
 
