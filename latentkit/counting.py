@@ -12,8 +12,8 @@ from latentkit.extras import Extras
 from latentkit.measures import Arithmetic, kl_to_prior
 from latentkit.outliers import SampleValues
 from latentkit.parameterization import Clamp
+from latentkit.parts import samples_at_once
 from latentkit.pipeline import run, sample_values
-from latentkit.scripted import as_written, samples_at_once
 from latentkit.statistics import Origin, Statistics
 from latentkit.statistics.accumulate import EXACT_CHANNELS
 from latentkit.storage.blocks import Block, plan_blocks, read_latents, read_posterior
@@ -78,9 +78,8 @@ def statistics_of(
             elements = prod(span.posterior.axes.view[1:]) if is_drawn else 1
             per_sample.add(values[:, 0] / elements, span)
     merged = Statistics(channels, parameterization, clamp)
-    with as_written():
-        for accumulator in accumulators.values():
-            merged.merge(accumulator)
+    for accumulator in accumulators.values():
+        merged.merge(accumulator)
     for part in parts.values():
         assert extras is not None
         extras.merge(part)

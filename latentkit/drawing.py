@@ -27,9 +27,9 @@ from latentkit.noise import (
     stream_name,
 )
 from latentkit.parameterization import Clamp, scale_of
+from latentkit.parts import PART_ELEMENTS, samples_at_once
 from latentkit.pipeline import channel_values, locate
 from latentkit.recipe import Recipe
-from latentkit.scripted import PART_ELEMENTS, samples_at_once, scripted
 from latentkit.storage.blocks import Block, read_posterior
 from latentkit.storage.choice import Posterior
 from latentkit.storage.reading import TORCH_DTYPES
@@ -185,7 +185,6 @@ def _buffers(workspace: Workspace) -> list[Tensor]:
     return [*Scratch(most).buffers, latents, latents.view(torch.int32), std]
 
 
-@scripted
 def _of_rows(values: Tensor | None, start: int, stop: int) -> Tensor | None:
     """Values of some rows, where they are not the same for all."""
     if values is None or values.size(0) == 1:
@@ -193,7 +192,6 @@ def _of_rows(values: Tensor | None, start: int, stop: int) -> Tensor | None:
     return values[start:stop]
 
 
-@scripted
 def _draw(
     words: Tensor,
     views: list[Tensor],

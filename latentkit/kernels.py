@@ -9,14 +9,12 @@ from torch import Tensor
 
 from latentkit.distributions import REMAINDER_SERIES
 from latentkit.parameterization import Clamp
-from latentkit.scripted import scripted
 from latentkit.sums import fold
 from latentkit.tabulated import look_up
 
 _SERIES = REMAINDER_SERIES[torch.float64]
 
 
-@scripted
 def kl_tabulated(
     mean: Tensor, codes: Tensor, remainder: Tensor, wide: Tensor, columns: int, buffers: list[Tensor], step: int
 ) -> None:
@@ -34,7 +32,6 @@ def kl_tabulated(
         fold(terms.view((stop - start) * columns, -1), wide[start * columns : stop * columns])
 
 
-@scripted
 def kl_logvar(
     mean: Tensor, raw: Tensor, low: float, high: float, wide: Tensor, columns: int, buffers: list[Tensor], step: int
 ) -> None:
@@ -54,7 +51,6 @@ def kl_logvar(
         fold(terms.view((stop - start) * columns, -1), wide[start * columns : stop * columns])
 
 
-@scripted
 def nll_tabulated(
     mean: Tensor,
     codes: Tensor,
@@ -81,7 +77,6 @@ def nll_tabulated(
         fold(terms.view(stop - start, -1), wide[start:stop])
 
 
-@scripted
 def _remainder(x: Tensor, exp_x: Tensor, coefficients: list[float]) -> Tensor:
     far = ((x > -1.0) & (x < 2.0)).logical_not_()
     small = x.masked_fill(far, 0.0)
@@ -92,7 +87,6 @@ def _remainder(x: Tensor, exp_x: Tensor, coefficients: list[float]) -> Tensor:
     return torch.where(far, exp_x - 1.0 - x, series)
 
 
-@scripted
 def _kl_logvar(mean: Tensor, raw: Tensor, low: float, high: float, coefficients: list[float]) -> Tensor:
     logvar = raw.to(torch.float64).clamp(low, high)
     terms = _remainder(logvar, logvar.exp(), coefficients)

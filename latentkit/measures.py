@@ -18,7 +18,7 @@ from torch import Tensor
 from latentkit.distributions import LOG_2PI
 from latentkit.kernels import exact_kl, exact_remainder, kl_logvar, kl_tabulated, nll_tabulated
 from latentkit.parameterization import DEFAULT_CLAMP, Clamp, Scale, log_variance_ratio, scale_of
-from latentkit.scripted import samples_at_once
+from latentkit.parts import samples_at_once
 from latentkit.sums import UNIT_ELEMENTS, Values, by_units, fold, folded_width, in_units, row_sums, sample_sums
 from latentkit.tabulated import can_tabulate, codes_of, look_up_scale, tables_of
 from latentkit.workspace import Workspace

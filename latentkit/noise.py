@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, SOFTPLUS_FLOOR, Clamp
-from latentkit.scripted import PART_ELEMENTS, scripted
+from latentkit.parts import PART_ELEMENTS
 
 #: Written into the metadata of what is drawn. Any change of a bit, in noise or latents, takes a new number.
 RECIPE = 1
@@ -82,7 +82,6 @@ def random_words(count: int, key: tuple[int, int], draw: int, position: int) -> 
     return torch.from_numpy(philox.random_raw((skip + count + 1) // 2).view(np.int32))[skip : skip + count]
 
 
-@scripted
 def normals(
     words: Tensor, values: Tensor, slopes: Tensor, out: Tensor, out_bits: Tensor, buffers: list[Tensor]
 ) -> None:
@@ -188,7 +187,6 @@ def std_of_scale(raw: Tensor, out: Tensor, parameterization: str, clamp: Clamp) 
     return out.clamp_(*_std_bounds(clamp))
 
 
-@scripted
 def exp_half(
     x: Tensor, least: float, greatest: float, high: Tensor, low: Tensor, out: Tensor, buffers: list[Tensor]
 ) -> None:
@@ -246,7 +244,6 @@ def _exp(x: float) -> float:
     return float(Decimal(x).exp(Context(prec=30, traps=[])))
 
 
-@scripted
 def draw(
     mean: Tensor,
     std: Tensor,

@@ -54,24 +54,24 @@ def scale_of(raw: Tensor, parameterization: str = "logvar", clamp: Clamp = DEFAU
         clamp: bounds of the log-variance; they act on l in every parameterization.
 
     A NaN stays NaN, as does a negative σ or variance; zero has log-variance -inf, which the clamp lifts to its
-    lower bound. There is no branch on the data, and gradients are those of the clamp: zero beyond its bounds.
+    lower bound. There is no branch on the data. Gradients are zero beyond the bounds of the clamp, and flow at them.
     """
     low, high = clamp
     if parameterization == "logvar":
-        logvar = raw.clamp(low, high)
+        logvar = _clamped(raw, low, high)
         return Scale(logvar, torch.exp(0.5 * logvar), torch.exp(logvar))
     if parameterization == "var":
-        var = _not_negative(raw).clamp(_exp(low, raw.dtype), _exp(high, raw.dtype))
-        return Scale(torch.log(var).clamp(low, high), torch.sqrt(var), var)
+        var = _clamped(_not_negative(raw), _exp(low, raw.dtype), _exp(high, raw.dtype))
+        return Scale(_clamped(torch.log(var), low, high), torch.sqrt(var), var)
     if parameterization == "std":
         std = _not_negative(raw)
     elif parameterization == "softplus":
         std = softplus_std(raw if raw.device.type == "mps" else raw.double())
     else:
         raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
-    std = std.clamp(_exp(0.5 * low, std.dtype), _exp(0.5 * high, std.dtype))
+    std = _clamped(std, _exp(0.5 * low, std.dtype), _exp(0.5 * high, std.dtype))
     # The logarithm of a rounded bound may lie just outside.
-    scale = (2 * torch.log(std)).clamp(low, high), std, std * std
+    scale = _clamped(2 * torch.log(std), low, high), std, std * std
     return Scale(*(tensor.to(raw.dtype) for tensor in scale))
 
 
@@ -93,6 +93,11 @@ def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     near = excess.abs() < 0.5
     far = torch.log((numerator / denominator).masked_fill(near, 1.0))
     return torch.where(near, torch.log1p(excess.masked_fill(~near, 0.0)), far)
+
+
+def _clamped(raw: Tensor, low: float, high: float) -> Tensor:
+    # At a bound itself torch.clamp passes the gradient up to torch 2.13, and none from 2.14 on.
+    return torch.where(raw < low, low, torch.where(raw > high, high, raw))
 
 
 def _exp(bound: float, dtype: torch.dtype) -> float:

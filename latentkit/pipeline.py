@@ -15,7 +15,6 @@ from latentkit.affine import Affine
 from latentkit.cores import threads_for
 from latentkit.errors import DataError
 from latentkit.measures import Arithmetic, first_negative, kl_to_other, kl_to_prior, nll
-from latentkit.scripted import as_written
 from latentkit.storage.blocks import Block, plan_blocks, read_posterior, read_values
 from latentkit.storage.choice import Posterior, Span
 from latentkit.storage.pairing import Latents
@@ -66,8 +65,7 @@ def run(
         torch.set_num_threads(1)
 
     def do(blocks: list[Block]) -> list[tuple[Block, Result]]:
-        with as_written():
-            return [(block, work(block, local.workspace)) for block in blocks if not ended.is_set()]
+        return [(block, work(block, local.workspace)) for block in blocks if not ended.is_set()]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentkit", initializer=begin)
     pending: deque[Future[list[tuple[Block, Result]]]] = deque()

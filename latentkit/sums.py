@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.scripted import scripted
-
 Values = NDArray[np.float64]
 
 #: Elements of a sample that are summed at once, at most: another number would change the last digits.
@@ -23,7 +21,6 @@ UNIT_ELEMENTS = 1 << 17
 _FOLDS = 2
 
 
-@scripted
 def fold(rows: Tensor, wide: Tensor, times: int = _FOLDS) -> None:
     """Add the second half of each float32 row to its first, so many times, then widen what is left to float64.
 

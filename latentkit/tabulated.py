@@ -16,7 +16,6 @@ from torch import Tensor
 
 from latentkit.distributions import exp_remainder
 from latentkit.parameterization import Clamp, Scale, scale_of
-from latentkit.scripted import scripted
 
 _CODES = {1: torch.uint8, 2: torch.uint16}
 
@@ -96,7 +95,6 @@ def codes_of(raw: Tensor) -> Tensor:
     return raw.view(_CODES[raw.element_size()])
 
 
-@scripted
 def look_up(table: Tensor, codes: Tensor, index: Tensor, out: Tensor) -> Tensor:
     """``out`` = ``table`` at bit patterns of any strides; ``index`` is an int32 buffer. All have the codes' shape."""
     index.copy_(codes)  # of 32 bits, which are read twice as fast as 64

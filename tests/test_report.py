@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -328,7 +329,7 @@ def test_how_it_was_made_is_told(cli: Cli, write: Write) -> None:
     made = page.section("How this was made")
     assert "latentkit report 'd e/a.safetensors' --clamp-min -20 -o report.html --overwrite --quiet" in made
     assert "[−20, 20]" in made
-    assert f"torch {torch.__version__}" in made and f"matplotlib {matplotlib.__version__}" in made
+    assert f"torch {version('torch')}" in made and f"matplotlib {matplotlib.__version__}" in made
     assert "moments: 4 channels = 2 mean + 2 logvar, bchw" in made
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit import drawing, measures, scripted, sums
+from latentkit import drawing, measures, parts, sums
 from latentkit.affine import Affine
 from latentkit.counting import statistics_of
 from latentkit.drawing import draw_block
@@ -48,7 +48,7 @@ def small_units() -> Iterator[None]:
             patch.setattr(module, "UNIT_ELEMENTS", UNIT)
         patch.setattr(blocks, "BLOCK_ELEMENTS", 8 * UNIT)
         patch.setattr(blocks, "_BYTES_IN_HAND", 8 * 16 * UNIT)
-        patch.setattr(scripted, "PART_ELEMENTS", UNIT // 2)
+        patch.setattr(parts, "PART_ELEMENTS", UNIT // 2)
         patch.setattr(measures, "_EXACT_ELEMENTS", UNIT // 3)
         patch.setattr(accumulate, "GATHERED", 1 << 10)
         blocks.pieces_of.cache_clear()

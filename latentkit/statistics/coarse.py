@@ -14,7 +14,6 @@ from torch import Tensor
 
 from latentkit.kernels import exact_remainder
 from latentkit.parameterization import Scale
-from latentkit.scripted import scripted
 from latentkit.statistics.counts import (
     Cells,
     Counts,
@@ -360,12 +359,10 @@ def _scale_sums(scale: Scale, finite: Tensor | None) -> tuple[Floats, Floats]:
     return remainder, variance
 
 
-@scripted
 def _sum_and_square(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows.sum(1), torch.linalg.vector_norm(rows, dim=1).square()
 
 
-@scripted
 def _sum_logvars(
     stored: Tensor, scales: int, shift: Tensor | None, wides: Tensor, variances: Tensor, width: int
 ) -> list[Tensor]:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.scripted import scripted
 from latentkit.statistics.extrema import Extrema, Segment, first_place
 from latentkit.statistics.moments import Floats, Ints, Moments, Sums
 from latentkit.statistics.quantity import Quantity
@@ -165,7 +164,6 @@ class Grid:
         return self.counts.nbytes
 
 
-@scripted
 def _add_ones(counts: Tensor, cells: Tensor, indices: Tensor, ones: Tensor) -> None:
     """Add one to ``counts`` (r, P) at each of ``cells`` (r, N), as many at once as the int64 ``indices`` hold."""
     rows = cells.size(0)
