@@ -6,16 +6,16 @@ Names load on first use, so that ``import latentkit`` costs no ``import torch``.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentkit.distributions import DiagonalGaussianDistribution as DiagonalGaussianDistribution
-    from latentkit.distributions import DiracDistribution as DiracDistribution
-    from latentkit.distributions import normal_kl as normal_kl
+    from latentkit.posterior.distribution import DiagonalGaussianDistribution as DiagonalGaussianDistribution
+    from latentkit.posterior.distribution import DiracDistribution as DiracDistribution
+    from latentkit.posterior.distribution import normal_kl as normal_kl
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DiagonalGaussianDistribution": "latentkit.distributions",
-    "DiracDistribution": "latentkit.distributions",
-    "normal_kl": "latentkit.distributions",
+    "DiagonalGaussianDistribution": "latentkit.posterior.distribution",
+    "DiracDistribution": "latentkit.posterior.distribution",
+    "normal_kl": "latentkit.posterior.distribution",
 }
 
 __all__ = ["DiagonalGaussianDistribution", "DiracDistribution", "__version__", "normal_kl"]

@@ -7,8 +7,8 @@ gives ``wide``: float64 rows, ``columns`` for each sample, whose sums are the su
 import torch
 from torch import Tensor
 
-from latentkit.distributions import REMAINDER_SERIES
-from latentkit.parameterization import Clamp
+from latentkit.posterior.distribution import REMAINDER_SERIES
+from latentkit.posterior.parameterization import Clamp
 from latentkit.sums import fold
 from latentkit.tabulated import look_up
 

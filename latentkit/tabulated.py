@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from latentkit.distributions import exp_remainder
-from latentkit.parameterization import Clamp, Scale, scale_of
+from latentkit.posterior.distribution import exp_remainder
+from latentkit.posterior.parameterization import Clamp, Scale, scale_of
 
 _CODES = {1: torch.uint8, 2: torch.uint16}
 

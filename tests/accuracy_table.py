@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
-from latentkit.measures import Arithmetic, kl_to_prior, nll
+from latentkit.measures.formulas import Arithmetic, kl_to_prior, nll
 from latentkit.workspace import Workspace
 
 SHAPE = 4, 4, 8, 8  # images of 4 channels

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from latentkit.errors import DataError
-from latentkit.state import from_file
+from latentkit.stats.state import from_file
 
 _ENTRY = "latentkit_state"
 

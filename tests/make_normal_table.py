@@ -61,5 +61,5 @@ def table() -> bytes:
 
 
 if __name__ == "__main__":
-    default = Path(__file__).parent.parent / "latentkit" / "normal_table.safetensors"
+    default = Path(__file__).parent.parent / "latentkit" / "sample" / "normal_table.safetensors"
     Path(sys.argv[1] if len(sys.argv) > 1 else default).write_bytes(table())

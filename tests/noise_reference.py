@@ -13,7 +13,7 @@ import numpy as np
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 
-TABLE = Path(__file__).parent.parent / "latentkit" / "normal_table.safetensors"
+TABLE = Path(__file__).parent.parent / "latentkit" / "sample" / "normal_table.safetensors"
 MASK = 2**64 - 1
 
 U32, U64, F32 = NDArray[np.uint32], NDArray[np.uint64], NDArray[np.float32]

@@ -17,7 +17,7 @@ from scipy.special import kolmogorov
 from scipy.stats import norm
 from torch import Tensor
 
-from latentkit.noise import Scratch, fill_normal, stream_key
+from latentkit.sample.noise import Scratch, fill_normal, stream_key
 
 BLOCK = 1 << 20
 BINS = 4096  # equally probable, for chi-square

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentkit.parameterization import PARAMETERIZATIONS
+from latentkit.posterior.parameterization import PARAMETERIZATIONS
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 

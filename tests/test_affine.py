@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from latentkit.affine import IDENTITY, Affine, from_factors, from_json, from_normalization
 from latentkit.errors import DataError, RequestError
+from latentkit.posterior.affine import IDENTITY, Affine, from_factors, from_json, from_normalization
 
 
 def applied(affine: Affine, z: float, channel: int = 0) -> float:

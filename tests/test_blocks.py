@@ -11,12 +11,12 @@ from torch import Tensor
 
 from latentkit.cores import MOST_THREADS
 from latentkit.errors import DataError
-from latentkit.layout import split_axes
-from latentkit.storage.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
-from latentkit.storage.choice import Posterior, Selection, Span, choose
-from latentkit.storage.header import read_header
-from latentkit.storage.inputs import InputFile
-from latentkit.storage.reading import read_at, read_chunks
+from latentkit.posterior.layout import split_axes
+from latentkit.read.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_posterior
+from latentkit.read.bytes import read_at, read_chunks
+from latentkit.read.choice import Posterior, Selection, Span, choose
+from latentkit.read.header import read_header
+from latentkit.read.inputs import InputFile
 from latentkit.sums import UNIT_ELEMENTS
 from latentkit.workspace import Workspace
 

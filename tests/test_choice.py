@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from latentkit.errors import DataError, LatentkitError, RequestError
-from latentkit.storage.choice import Posterior, Selection, choose
-from latentkit.storage.header import Header, TensorInfo
-from latentkit.storage.inputs import InputFile
+from latentkit.read.choice import Posterior, Selection, choose
+from latentkit.read.header import Header, TensorInfo
+from latentkit.read.inputs import InputFile
 
 FILE = InputFile("a.safetensors", "a.safetensors", ".", searched=False)
 

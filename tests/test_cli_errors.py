@@ -559,16 +559,16 @@ def test_an_output_that_is_an_input(cli: Cli, write: Write, tmp_path: Path, argu
 def test_a_file_that_changes_while_it_is_read(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    import latentkit.pipeline
+    import latentkit.run
 
     arguments, suffix = WRITERS[command]
-    run = latentkit.pipeline.run
+    run = latentkit.run.run
 
     def change_and_run(*args: object, **options: object) -> object:
         (tmp_path / "a.safetensors").write_bytes(b"something else")
         return run(*args, **options)  # type: ignore[arg-type]
 
-    for module in ("pipeline", "counting", "sampling"):
+    for module in ("run", "stats.counting", "sample.files"):
         monkeypatch.setattr(f"latentkit.{module}.run", change_and_run)
     outcome = cli(*arguments, "-o", f"out.{suffix}", "--quiet")
     assert outcome.status == 1

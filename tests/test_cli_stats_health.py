@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentkit.conditions import FIGURES
+from latentkit.health.conditions import FIGURES
 from tests.conftest import SAMPLE_DATA, Cli, moments_of
 
 HEALTHY = SAMPLE_DATA / "healthy-f16.safetensors"

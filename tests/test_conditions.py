@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from latentkit.conditions import FIGURES, Condition, held, parse
 from latentkit.errors import RequestError
-from latentkit.findings import find
-from latentkit.statistics import Origin, Statistics, Summary
+from latentkit.health.conditions import FIGURES, Condition, held, parse
+from latentkit.health.findings import find
+from latentkit.stats import Origin, Statistics, Summary
 from tests.conftest import moments_of
 
 
@@ -136,5 +136,5 @@ def test_infinite_log_variances_are_the_extremes() -> None:
 
 
 def test_parsing_needs_no_torch() -> None:
-    code = "import sys, latentkit.conditions as c; c.parse('kl_mean > 1'); sys.exit('torch' in sys.modules)"
+    code = "import sys, latentkit.health.conditions as c; c.parse('kl_mean > 1'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentkit import DiagonalGaussianDistribution, normal_kl
-from latentkit.parameterization import PARAMETERIZATIONS
+from latentkit.posterior.parameterization import PARAMETERIZATIONS
 
 Posterior = DiagonalGaussianDistribution
 parameterizations = pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)

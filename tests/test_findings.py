@@ -18,12 +18,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
-from latentkit.counting import statistics_of
-from latentkit.findings import Finding, Severity, faults, find, verdict
-from latentkit.outliers import SampleValues, cell_edges, kl_over, tail_bound
-from latentkit.statistics import Summary
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.health.findings import Finding, Severity, faults, find, verdict
+from latentkit.health.outliers import SampleValues, cell_edges, kl_over, tail_bound
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.stats import Summary
+from latentkit.stats.counting import statistics_of
 from tests.conftest import SAMPLE_DATA
 
 CLAMP = (-30.0, 20.0)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from latentkit.errors import DataError
-from latentkit.storage.header import MAX_HEADER_BYTES, read_header
+from latentkit.read.header import MAX_HEADER_BYTES, read_header
 
 Write = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.inputs import find_inputs
+from latentkit.read.inputs import find_inputs
 
 Touch = Callable[..., None]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentkit import DiagonalGaussianDistribution
-from latentkit.layout import check_layout, default_layout, layout_with_channel, split_axes
+from latentkit.posterior.layout import check_layout, default_layout, layout_with_channel, split_axes
 
 
 @pytest.mark.parametrize("layout", ["bc", "bchw", "bcthw", "bcl", "blc", "chw", "bbchw", "c", "bhwc"])

@@ -14,11 +14,11 @@ from regimes import DTYPES, Worst, far_means, generator_for, one_torch_thread, s
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
-from latentkit.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, scale_of
-from latentkit.pipeline import kl_values
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.measures.formulas import Arithmetic, kl_to_other, kl_to_prior, nll
+from latentkit.posterior.parameterization import DEFAULT_CLAMP, PARAMETERIZATIONS, Clamp, scale_of
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.run import kl_values
 from latentkit.sums import UNIT_ELEMENTS, Values
 from latentkit.tabulated import every_value, look_up_scale, tables_of
 from latentkit.workspace import Workspace

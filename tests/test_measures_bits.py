@@ -17,13 +17,13 @@ from regimes import DTYPES, generator_for, one_torch_thread, spread_of, stored
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit.affine import IDENTITY, Affine
-from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
-from latentkit.parameterization import PARAMETERIZATIONS, scale_of
-from latentkit.pipeline import kl_values, nll_values
-from latentkit.storage.choice import Selection
-from latentkit.storage.pairing import pair_latents, pair_posteriors
-from latentkit.storage.plan import find_posteriors
+from latentkit.measures.formulas import Arithmetic, kl_to_other, kl_to_prior, nll
+from latentkit.posterior.affine import IDENTITY, Affine
+from latentkit.posterior.parameterization import PARAMETERIZATIONS, scale_of
+from latentkit.read.choice import Selection
+from latentkit.read.pairing import pair_latents, pair_posteriors
+from latentkit.read.plan import find_posteriors
+from latentkit.run import kl_values, nll_values
 from latentkit.sums import Values
 from latentkit.tabulated import every_value, tables_of
 from latentkit.workspace import Workspace

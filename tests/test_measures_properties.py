@@ -21,13 +21,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages warn of while they load is not ours
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
-from latentkit.affine import IDENTITY, Affine
 from latentkit.errors import DataError
-from latentkit.measures import Arithmetic, kl_to_other, kl_to_prior, nll
-from latentkit.pipeline import kl_values, nll_values
-from latentkit.storage.choice import Selection
-from latentkit.storage.pairing import pair_latents
-from latentkit.storage.plan import find_posteriors
+from latentkit.measures.formulas import Arithmetic, kl_to_other, kl_to_prior, nll
+from latentkit.posterior.affine import IDENTITY, Affine
+from latentkit.read.choice import Selection
+from latentkit.read.pairing import pair_latents
+from latentkit.read.plan import find_posteriors
+from latentkit.run import kl_values, nll_values
 from latentkit.sums import Values
 from latentkit.workspace import Workspace
 

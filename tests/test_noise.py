@@ -25,7 +25,7 @@ from mpmath import mp, mpf
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from latentkit import noise
+from latentkit.sample import noise
 
 ROOT = Path(__file__).parent.parent
 KEY = noise.stream_key(0, noise.stream_name("a.safetensors", "moments"))
@@ -452,7 +452,7 @@ EVERYTHING = """
 import hashlib, json, sys
 import numpy as np, torch
 import noise_reference as reference
-from latentkit import noise
+from latentkit.sample import noise
 
 scratch, tables, latents = noise.Scratch(), hashlib.sha256(), {}
 x = noise.fill_normal(torch.empty(200_003), (1, 2), 0, 0, scratch).mul_(8).sub_(5)

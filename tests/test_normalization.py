@@ -17,10 +17,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers import AutoencoderKL, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLWan
 
-from latentkit.affine import from_normalization
 from latentkit.errors import DataError, RequestError
-from latentkit.normalization import Factors, check_target_std, document, factors_of, for_all, for_each
-from latentkit.statistics import Origin, Statistics, Summary
+from latentkit.health.normalization import Factors, check_target_std, document, factors_of, for_all, for_each
+from latentkit.posterior.affine import from_normalization
+from latentkit.stats import Origin, Statistics, Summary
 from tests.conftest import SAMPLE_DATA, Cli, moments_of
 
 

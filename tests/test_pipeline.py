@@ -10,16 +10,17 @@ import torch
 from conftest import moments_of
 from torch import Tensor
 
-from latentkit import measures, sampling
-from latentkit.measures import Arithmetic
-from latentkit.pipeline import kl_values, run
-from latentkit.recipe import Recipe
-from latentkit.sampling import draw_stream
-from latentkit.storage import blocks
-from latentkit.storage.blocks import Block, plan_blocks
-from latentkit.storage.choice import Selection
-from latentkit.storage.outputs import mirrored
-from latentkit.storage.plan import Found, find_posteriors
+from latentkit.measures import formulas as measures
+from latentkit.measures.formulas import Arithmetic
+from latentkit.read import blocks
+from latentkit.read.blocks import Block, plan_blocks
+from latentkit.read.choice import Selection
+from latentkit.read.plan import Found, find_posteriors
+from latentkit.run import kl_values, run
+from latentkit.sample import files as sampling
+from latentkit.sample.files import draw_stream
+from latentkit.sample.outputs import mirrored
+from latentkit.sample.recipe import Recipe
 from latentkit.workspace import Workspace
 
 Write = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 from conftest import files_below
 
 from latentkit.errors import RequestError
-from latentkit.storage.placing import Placement, check_place, commit_all, is_stream, placed
+from latentkit.write.placing import Placement, check_place, commit_all, is_stream, placed
 
 
 class Interrupted(BaseException):

@@ -23,21 +23,21 @@ from hypothesis import strategies as st
 from report_page import Page, figure, parse
 from safetensors.torch import save_file
 
-from latentkit.counting import statistics_of
-from latentkit.document import document_of
-from latentkit.extras import NAMES, Extras
-from latentkit.findings import find
-from latentkit.normalization import factors_of
-from latentkit.outliers import SampleValues
+from latentkit.health.document import document_of
+from latentkit.health.findings import find
+from latentkit.health.normalization import factors_of
+from latentkit.health.outliers import SampleValues
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
 from latentkit.report.heat_maps import correlations
 from latentkit.report.markup import number, short, text
 from latentkit.report.page import Made
 from latentkit.report.page import page as page_of
 from latentkit.report.samples import histogram_of
-from latentkit.state import State
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
-from latentkit.storage.tables import jsonable
+from latentkit.stats.counting import statistics_of
+from latentkit.stats.extras import NAMES, Extras
+from latentkit.stats.state import State
+from latentkit.write.tables import jsonable
 
 Write = Callable[..., Path]
 

@@ -28,12 +28,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentkit.parameterization import DEFAULT_CLAMP
-from latentkit.recipe import Recipe
-from latentkit.sampling import draw_files
-from latentkit.storage.choice import Selection
-from latentkit.storage.outputs import mirrored
-from latentkit.storage.plan import find_posteriors
+from latentkit.posterior.parameterization import DEFAULT_CLAMP
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.sample.files import draw_files
+from latentkit.sample.outputs import mirrored
+from latentkit.sample.recipe import Recipe
 
 Write = Callable[..., Path]
 Bytes = dict[str, dict[str, bytes]]
@@ -805,7 +805,7 @@ def test_every_nth_sample_is_one_run_in_the_metadata(cli: Cli, write: Write, tmp
 def test_metadata_too_long_for_a_header_are_refused_before_any_work(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentkit.recipe.MAX_HEADER_BYTES", 800)
+    monkeypatch.setattr("latentkit.sample.recipe.MAX_HEADER_BYTES", 800)
     write_indices(tmp_path / "list.csv", [(0, index * index * index % 47) for index in range(47)])
     outcome = cli("sample", "in", "-o", "out", "--indices", "list.csv", "--quiet")
     assert (outcome.status, "header" in outcome.complaint) == (2, True)

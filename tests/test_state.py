@@ -10,12 +10,12 @@ import torch
 from damaged_state import assert_refused, contents_of
 from safetensors.torch import save_file
 
-from latentkit.counting import statistics_of
 from latentkit.errors import DataError, RequestError
-from latentkit.outliers import SampleValues
-from latentkit.state import State, from_file, merged, to_bytes
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.health.outliers import SampleValues
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.stats.counting import statistics_of
+from latentkit.stats.state import State, from_file, merged, to_bytes
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
 SHARDS = [SAMPLE_DATA / f"shards/moments-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]

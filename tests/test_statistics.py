@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.statistics import Group, Origin, Place, Statistics, Summary
-from latentkit.statistics.counts import Grid
+from latentkit.stats import Group, Origin, Place, Statistics, Summary
+from latentkit.stats.counts import Grid
 from latentkit.workspace import Workspace
 
 DTYPES = [
@@ -330,7 +330,7 @@ def test_blocks_beyond_what_is_gathered_at_once_are_cut(dtype: torch.dtype, monk
     mean, raw = make((9, 3, 4, 17), dtype, odd=20)
     whole = accumulated(mean, raw).summary()
     for gathered in (4, 7 * 4, 60 * 4, 200 * 4):
-        monkeypatch.setattr("latentkit.statistics.accumulate.GATHERED", gathered)
+        monkeypatch.setattr("latentkit.stats.accumulate.GATHERED", gathered)
         assert_same(accumulated(mean, raw).summary(), whole)
 
 
@@ -341,8 +341,8 @@ def test_many_blocks_of_one_kind_equal_numpy(
     dtype: torch.dtype, parameterization: str, center: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also across thresholds, at the clamp, with means that drift far away, and at the prior."""
-    monkeypatch.setattr("latentkit.statistics.accumulate.GATHERED", 800)
-    monkeypatch.setattr("latentkit.statistics.counts.CHUNK", 128)
+    monkeypatch.setattr("latentkit.stats.accumulate.GATHERED", 800)
+    monkeypatch.setattr("latentkit.stats.counts.CHUNK", 128)
     mean, raw = make((40, 1, 4, 25), torch.float64)
     drift = torch.linspace(0, 1, 40, dtype=torch.float64).pow(8).view(40, 1, 1, 1)
     logvar = (raw + 3) * (0.5 if center else 1e-4) + center

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from latentkit.layout import split_axes
-from latentkit.storage.choice import Posterior, Span
-from latentkit.storage.header import Header, TensorInfo
-from latentkit.storage.inputs import InputFile
-from latentkit.summary import Spread, Top
+from latentkit.measures.ranking import Spread, Top
+from latentkit.posterior.layout import split_axes
+from latentkit.read.choice import Posterior, Span
+from latentkit.read.header import Header, TensorInfo
+from latentkit.read.inputs import InputFile
 
 floats = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
@@ -28,8 +28,8 @@ def spread_of(*batches: NDArray[np.float64]) -> Spread:
 @pytest.fixture
 def spilled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values go to disk at once, and are read a few at a time."""
-    monkeypatch.setattr("latentkit.summary._IN_MEMORY", 1)
-    monkeypatch.setattr("latentkit.summary._CHUNK", 7)
+    monkeypatch.setattr("latentkit.measures.ranking._IN_MEMORY", 1)
+    monkeypatch.setattr("latentkit.measures.ranking._CHUNK", 7)
 
 
 # ---- spreads ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from latentkit.errors import RequestError
-from latentkit.storage.tables import check_rows_format, jsonable, open_rows, write_all
+from latentkit.write.tables import check_rows_format, jsonable, open_rows, write_all
 
 TYPES = {"file": "string", "index": "int64", "kl": "double", "flag": "bool"}
 ROWS: list[dict[str, Any]] = [

@@ -20,20 +20,22 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit import drawing, measures, parts, sums
-from latentkit.affine import Affine
-from latentkit.counting import statistics_of
-from latentkit.drawing import draw_block
-from latentkit.measures import Arithmetic
-from latentkit.parameterization import DEFAULT_CLAMP
-from latentkit.pipeline import Progressing, kl_values, nll_values
-from latentkit.recipe import Recipe
-from latentkit.statistics import Place, accumulate
-from latentkit.storage import blocks
-from latentkit.storage.blocks import plan_blocks
-from latentkit.storage.choice import Posterior, Selection
-from latentkit.storage.pairing import pair_latents
-from latentkit.storage.plan import find_posteriors
+from latentkit import parts, sums
+from latentkit.measures import formulas as measures
+from latentkit.measures.formulas import Arithmetic
+from latentkit.posterior.affine import Affine
+from latentkit.posterior.parameterization import DEFAULT_CLAMP
+from latentkit.read import blocks
+from latentkit.read.blocks import plan_blocks
+from latentkit.read.choice import Posterior, Selection
+from latentkit.read.pairing import pair_latents
+from latentkit.read.plan import find_posteriors
+from latentkit.run import Progressing, kl_values, nll_values
+from latentkit.sample import drawing
+from latentkit.sample.drawing import draw_block
+from latentkit.sample.recipe import Recipe
+from latentkit.stats import Place, accumulate
+from latentkit.stats.counting import statistics_of
 from latentkit.sums import Values
 from latentkit.workspace import Workspace
 

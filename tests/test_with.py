@@ -24,19 +24,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from latentkit import extras as extras_module
-from latentkit.counting import statistics_of
-from latentkit.extras import NAMES, Extras
-from latentkit.findings import find
-from latentkit.outliers import SampleValues
-from latentkit.parameterization import scale_of
-from latentkit.state import State, from_file, to_bytes
-from latentkit.statistics import Origin, Place
-from latentkit.statistics.correlation import effective_rank
-from latentkit.statistics.duplicates import SampleHashes
-from latentkit.statistics.summary import ExtraFigures
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.health.findings import find
+from latentkit.health.outliers import SampleValues
+from latentkit.posterior.parameterization import scale_of
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.stats import Origin, Place
+from latentkit.stats import extras as extras_module
+from latentkit.stats.correlation import effective_rank
+from latentkit.stats.counting import statistics_of
+from latentkit.stats.duplicates import SampleHashes
+from latentkit.stats.extras import NAMES, Extras
+from latentkit.stats.state import State, from_file, to_bytes
+from latentkit.stats.summary import ExtraFigures
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
 CLAMP = (-30.0, 20.0)
@@ -307,7 +307,7 @@ def test_copies_are_those_that_comparing_all_with_all_finds(contents: list[int],
 
 
 def test_what_lies_beyond_the_bound_is_dropped_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentkit.statistics.duplicates._SLACK", 4)
+    monkeypatch.setattr("latentkit.stats.duplicates._SLACK", 4)
     samples = torch.arange(3.0).repeat(40).view(-1, 1, 1, 1)
     hashes = SampleHashes(10)
     for start in [*range(60, 120, 2), *range(0, 60, 2)]:

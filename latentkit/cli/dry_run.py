@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from latentkit.cli.screen import plain_table, remark, stdout_console
-from latentkit.storage.plan import Found
-from latentkit.storage.writer import free_space
+from latentkit.read.plan import Found
+from latentkit.write.safetensors import free_space
 
 
 def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()) -> None:

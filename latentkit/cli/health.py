@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from latentkit.affine import from_factors
 from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import check_device_name
 from latentkit.cli.options import Choosing, Computing, Messages, Reading, Writing
 from latentkit.cli.screen import complain, note, track
 from latentkit.cli.stats_options import Asking, Checking
-from latentkit.conditions import Condition, check_asked, held, why_undefined
 from latentkit.errors import DataError, RequestError
-from latentkit.normalization import check_target_std, document, factors_of
-from latentkit.storage.choice import Posterior
-from latentkit.storage.inputs import find_inputs
-from latentkit.storage.placing import check_place, placed
-from latentkit.storage.plan import Found, find_posteriors
-from latentkit.storage.tables import write_all
+from latentkit.health.conditions import Condition, check_asked, held, why_undefined
+from latentkit.health.normalization import check_target_std, document, factors_of
+from latentkit.posterior.affine import from_factors
+from latentkit.read.choice import Posterior
+from latentkit.read.inputs import find_inputs
+from latentkit.read.plan import Found, find_posteriors
+from latentkit.write.placing import check_place, placed
+from latentkit.write.tables import write_all
 
 if TYPE_CHECKING:
-    from latentkit.findings import Finding
-    from latentkit.normalization import Factors
-    from latentkit.state import State
-    from latentkit.statistics import Place, Summary
+    from latentkit.health.findings import Finding
+    from latentkit.health.normalization import Factors
+    from latentkit.stats import Place, Summary
+    from latentkit.stats.state import State
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        from latentkit.document import document_of
+        from latentkit.health.document import document_of
 
         state = self.state
         return document_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
@@ -112,10 +112,10 @@ def examine(
 
 
 def _count(found: Found, extras: list[str], computing: Computing, messages: Messages) -> "tuple[State, Summary]":
-    from latentkit.counting import statistics_of
-    from latentkit.extras import Extras
-    from latentkit.outliers import SampleValues
-    from latentkit.state import State
+    from latentkit.health.outliers import SampleValues
+    from latentkit.stats.counting import statistics_of
+    from latentkit.stats.extras import Extras
+    from latentkit.stats.state import State
 
     first, clamp = found.posteriors[0], computing.clamp()
     per_sample = SampleValues()
@@ -153,7 +153,7 @@ def merge(files: list[str], conditions: Sequence[Condition], checking: Checking)
     """What states come to together."""
     paths = [file.path for file in find_inputs(files)]
 
-    from latentkit.state import merged
+    from latentkit.stats.state import merged
 
     state = merged(paths)
     if state.statistics.samples == 0:
@@ -175,7 +175,7 @@ def check_merge(checking: Checking, computing: Computing, *groups: Reading | Cho
 def _judge(
     state: "State", summary: "Summary", against: "tuple[Summary, list[str]] | None", checking: Checking
 ) -> Result:
-    from latentkit.findings import find as findings_of
+    from latentkit.health.findings import find as findings_of
 
     findings = findings_of(
         summary,

@@ -9,9 +9,9 @@ import typer
 from latentkit.cli.options import FactFormat, Files, Messages, Reading
 from latentkit.cli.screen import plain_table, remark, stdout_console
 from latentkit.errors import LatentkitError
-from latentkit.storage.choice import Selection, choose
-from latentkit.storage.header import Header, read_header
-from latentkit.storage.inputs import InputFile, find_inputs
+from latentkit.read.choice import Selection, choose
+from latentkit.read.header import Header, read_header
+from latentkit.read.inputs import InputFile, find_inputs
 from latentkit.text import harmless
 
 if TYPE_CHECKING:

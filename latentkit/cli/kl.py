@@ -11,8 +11,8 @@ from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import track
 from latentkit.errors import RequestError
-from latentkit.storage.pairing import pair_posteriors
-from latentkit.storage.plan import find_posteriors
+from latentkit.read.pairing import pair_posteriors
+from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -57,8 +57,8 @@ def kl(
         show_plan(found)
         return
 
-    from latentkit.measures import Arithmetic
-    from latentkit.pipeline import kl_values
+    from latentkit.measures.formulas import Arithmetic
+    from latentkit.run import kl_values
 
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)

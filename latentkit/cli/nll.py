@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from latentkit.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Accuracy, Choosing, Computing, Factors, Files, Messages, Reading, Writing
@@ -12,9 +11,10 @@ from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
-from latentkit.storage.choice import Posterior
-from latentkit.storage.pairing import Latents, pair_latents
-from latentkit.storage.plan import find_posteriors
+from latentkit.posterior.affine import IDENTITY, Affine, from_factors, from_json
+from latentkit.read.choice import Posterior
+from latentkit.read.pairing import Latents, pair_latents
+from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -60,8 +60,8 @@ def nll(
         show_plan(found)
         return
 
-    from latentkit.measures import Arithmetic
-    from latentkit.pipeline import nll_values
+    from latentkit.measures.formulas import Arithmetic
+    from latentkit.run import nll_values
 
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from latentkit.cli.options import Messages, OnNonfinite
 from latentkit.cli.screen import note
 from latentkit.errors import DataError
-from latentkit.storage.choice import Span
+from latentkit.read.choice import Span
 from latentkit.text import count_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from latentkit.storage.choice import Selection
-from latentkit.storage.samples import SampleChoice
+from latentkit.read.choice import Selection
+from latentkit.read.samples import SampleChoice
 
 
 class Parameterization(StrEnum):
@@ -101,7 +101,7 @@ class Reading:
     def selection(self, *, latents: bool = False) -> Selection:
         """What to choose; ``latents``: whether the command takes latents already drawn."""
         from latentkit.errors import RequestError
-        from latentkit.layout import check_layout
+        from latentkit.posterior.layout import check_layout
 
         if self.parameterization is Parameterization.none and not latents:
             raise RequestError(

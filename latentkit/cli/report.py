@@ -22,8 +22,8 @@ from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading,
 from latentkit.cli.rows import say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
-from latentkit.storage.inputs import find_inputs
-from latentkit.storage.placing import is_stream
+from latentkit.read.inputs import find_inputs
+from latentkit.write.placing import is_stream
 
 if TYPE_CHECKING:
     from latentkit.report.page import Made

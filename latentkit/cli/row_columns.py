@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from latentkit.storage.choice import Posterior, Span
-from latentkit.storage.columns import read_columns
-from latentkit.storage.plan import Found
-from latentkit.storage.tables import Columns
+from latentkit.read.choice import Posterior, Span
+from latentkit.read.columns import read_columns
+from latentkit.read.plan import Found
+from latentkit.write.tables import Columns
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from latentkit.summary import Ranked
+    from latentkit.measures.ranking import Ranked
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
 
@@ -30,7 +30,7 @@ class Table:
 def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: int | None) -> Iterator[Columns]:
     """All rows, batch by batch, or the ``top`` largest; ``keys`` name tensors for further columns."""
     if top is not None:
-        from latentkit.summary import Top
+        from latentkit.measures.ranking import Top
 
         ranking = Top(top)
         for span, values in measured:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from latentkit.cli.nonfinite import Nonfinite
     from latentkit.cli.row_columns import Measured, Table
     from latentkit.cli.rows import RowOptions
-    from latentkit.summary import Ranked, Spread
+    from latentkit.measures.ranking import Ranked, Spread
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _BINS = 12
@@ -25,7 +25,7 @@ _SHOWN = 5
 
 def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keeper: "Nonfinite") -> None:
     """Draw the summary of all values on stdout; with ``--top`` the K largest alone."""
-    from latentkit.summary import Spread, Top
+    from latentkit.measures.ranking import Spread, Top
 
     top = Top(options.top or _SHOWN)
     whole, element = Spread(), Spread()

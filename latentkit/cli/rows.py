@@ -15,12 +15,12 @@ from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, row_columns
 from latentkit.cli.screen import note
 from latentkit.errors import RequestError
-from latentkit.storage.choice import Span
-from latentkit.storage.columns import check_columns, column_types
-from latentkit.storage.placing import check_place, is_stream, placed
-from latentkit.storage.plan import Found
-from latentkit.storage.tables import SUFFIXES, check_rows_format, open_rows
+from latentkit.read.choice import Span
+from latentkit.read.columns import check_columns, column_types
+from latentkit.read.plan import Found
 from latentkit.text import count_of
+from latentkit.write.placing import check_place, is_stream, placed
+from latentkit.write.tables import SUFFIXES, check_rows_format, open_rows
 
 if TYPE_CHECKING:
     import numpy as np

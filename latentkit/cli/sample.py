@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentkit.affine import Affine, from_factors, from_normalization
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
@@ -19,16 +18,17 @@ from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note, track
 from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior
-from latentkit.storage.outputs import INDEX_NAME, Output, index_of, mirrored, resharded
-from latentkit.storage.placing import check_place, is_stream, placed
-from latentkit.storage.plan import Found, find_posteriors, refuse_equal_names
-from latentkit.storage.tables import write_all
-from latentkit.storage.writer import check_free_space
+from latentkit.posterior.affine import Affine, from_factors, from_normalization
+from latentkit.read.choice import Posterior
+from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
+from latentkit.sample.outputs import INDEX_NAME, Output, index_of, mirrored, resharded
 from latentkit.text import count_of
+from latentkit.write.placing import check_place, is_stream, placed
+from latentkit.write.safetensors import check_free_space
+from latentkit.write.tables import write_all
 
 if TYPE_CHECKING:
-    from latentkit.drawing import Drawn
+    from latentkit.sample.drawing import Drawn
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -183,8 +183,8 @@ def sample(
     if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
         raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
 
-    from latentkit.recipe import Recipe, layout_of
-    from latentkit.sampling import draw_files, draw_stream
+    from latentkit.sample.files import draw_files, draw_stream
+    from latentkit.sample.recipe import Recipe, layout_of
 
     resolve_device(computing.device, messages)
     dtype = _STORED[placing.dtype] if placing.dtype else None

@@ -21,10 +21,10 @@ from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading,
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
-from latentkit.conditions import check_asked
 from latentkit.errors import RequestError
-from latentkit.storage.placing import is_stream, placed
-from latentkit.storage.tables import CsvRows, jsonable
+from latentkit.health.conditions import check_asked
+from latentkit.write.placing import is_stream, placed
+from latentkit.write.tables import CsvRows, jsonable
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -72,7 +72,7 @@ def stats(
         note_nonfinite(result.summary, messages)
         _note_left_out(result, messages)
     if merging.state is not None:
-        from latentkit.state import to_bytes
+        from latentkit.stats.state import to_bytes
 
         write(merging.state, to_bytes(result.state), writing)
     finish(result, conditions, checking, writing)
@@ -93,7 +93,7 @@ def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing:
 
 
 def _put_channels(result: Result, channels: list[int] | None, writing: Writing) -> None:
-    from latentkit.document import channel_columns
+    from latentkit.health.document import channel_columns
 
     groups = result.summary.per_channel
     columns = channel_columns(groups if channels is None else [groups[channel] for channel in channels])

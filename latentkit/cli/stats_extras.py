@@ -8,12 +8,12 @@ from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
     from latentkit.cli.screen import Titled
-    from latentkit.statistics import Place
-    from latentkit.statistics.correlation import Correlation
-    from latentkit.statistics.duplicates import Duplicates
-    from latentkit.statistics.shape import Shape
-    from latentkit.statistics.spectrum import Lag, Spectrum
-    from latentkit.statistics.summary import ExtraFigures
+    from latentkit.stats import Place
+    from latentkit.stats.correlation import Correlation
+    from latentkit.stats.duplicates import Duplicates
+    from latentkit.stats.shape import Shape
+    from latentkit.stats.spectrum import Lag, Spectrum
+    from latentkit.stats.summary import ExtraFigures
 
 # The matrix of more channels has no room on a screen: the strongest pairs do.
 _MOST_COLUMNS = 8

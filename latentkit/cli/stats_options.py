@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from latentkit.cli.options import Factors
-from latentkit.conditions import Condition, parse
 from latentkit.errors import RequestError
+from latentkit.health.conditions import Condition, parse
 
 _CHECKING = "Checking"
 _ASKING = "More figures"

@@ -11,17 +11,17 @@ from rich.text import Text
 from latentkit.cli.screen import aligned, dense_table, remark, stdout_console
 from latentkit.cli.stats_extras import extra_tables, left_out
 from latentkit.cli.stats_logvars import logvar_tables
-from latentkit.comparison import differences, state_of
-from latentkit.findings import Severity, verdict
-from latentkit.normalization import for_all, for_each
-from latentkit.outliers import kl_over
+from latentkit.health.comparison import differences, state_of
+from latentkit.health.findings import Severity, verdict
+from latentkit.health.normalization import for_all, for_each
+from latentkit.health.outliers import kl_over
 from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from latentkit.cli.health import Result
-    from latentkit.statistics import Group, Summary
+    from latentkit.stats import Group, Summary
 
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
 _MANY = 40

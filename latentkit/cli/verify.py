@@ -10,14 +10,14 @@ from latentkit.cli.device import resolve_device
 from latentkit.cli.options import Computing, Messages
 from latentkit.cli.screen import note, track
 from latentkit.errors import DataError, RequestError
-from latentkit.storage.choice import Posterior, Span
-from latentkit.storage.header import Header, TensorInfo, read_header
-from latentkit.storage.inputs import find_inputs
-from latentkit.storage.plan import Found
+from latentkit.read.choice import Posterior, Span
+from latentkit.read.header import Header, TensorInfo, read_header
+from latentkit.read.inputs import find_inputs
+from latentkit.read.plan import Found
 from latentkit.text import count_of, harmless
 
 if TYPE_CHECKING:
-    from latentkit.recipe import Recipe, Source
+    from latentkit.sample.recipe import Recipe, Source
 
 # What latents are written as.
 _DTYPES = ("F16", "BF16", "F32")
@@ -30,7 +30,7 @@ def verify(found: Found, output: str, computing: Computing, messages: Messages) 
     """
     headers = [read_header(file.path) for file in find_inputs([output])]
 
-    from latentkit.recipe import read_metadata
+    from latentkit.sample.recipe import read_metadata
 
     resolve_device(computing.device, messages)
     inputs = {(posterior.file.name, posterior.key): posterior for posterior in found.posteriors}
@@ -59,7 +59,7 @@ def verify(found: Found, output: str, computing: Computing, messages: Messages) 
 def _compare(
     spans: list[Span], header: Header, tensor: TensorInfo, recipe: "Recipe", computing: Computing, messages: Messages
 ) -> None:
-    from latentkit.sampling import compare
+    from latentkit.sample.files import compare
 
     nbytes = sum(span.nbytes for span in spans)
     for differs in track(compare(spans, header, tensor, recipe, workers=computing.workers), nbytes, messages):
@@ -101,7 +101,7 @@ def _check(posterior: Posterior, source: "Source", recipe: "Recipe", header: Hea
 
 def _tensor(header: Header, key: str, spans: Sequence[Span], recipe: "Recipe") -> TensorInfo:
     """The tensor of latents, if it is one that the spans can give."""
-    from latentkit.recipe import latents_shape
+    from latentkit.sample.recipe import latents_shape
 
     tensor = header.tensors.get(key)
     shape = latents_shape(spans, recipe.draws)

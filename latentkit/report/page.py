@@ -10,8 +10,8 @@ from latentkit.report.kl_section import divergence, spread
 from latentkit.report.logvar_section import clamp
 from latentkit.report.markup import section, text
 from latentkit.report.samples import SampleHistogram
-from latentkit.storage.tables import jsonable
 from latentkit.text import count_of
+from latentkit.write.tables import jsonable
 
 _LISTED = 40
 
@@ -29,7 +29,7 @@ def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made
     """A report as HTML.
 
     Args:
-        document: that of ``stats``, as ``latentkit.document.document_of`` makes it.
+        document: that of ``stats``, as ``latentkit.health.document.document_of`` makes it.
         histogram: the KL, or of latents already drawn the mean square, of the samples in bins; None: no picture.
         made: told at the end.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from latentkit.normalization import Factors, for_all, for_each
+from latentkit.health.normalization import Factors, for_all, for_each
 from latentkit.report.facts import IN_TABLE, Document, asked_for, shape_rows, state_of
 from latentkit.report.heat_maps import heat_map
 from latentkit.report.markup import figure, fixed, number, section, short, table, text

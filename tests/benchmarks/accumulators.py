@@ -14,7 +14,7 @@ import torch
 from machine import on_threads
 from torch import Tensor
 
-from latentkit.statistics import Origin, Statistics
+from latentkit.stats import Origin, Statistics
 
 DTYPES = {
     "float16": torch.float16,

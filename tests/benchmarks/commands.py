@@ -79,10 +79,10 @@ print((0.5 * (mean * mean + clamped.exp() - 1 - clamped)).mean(dim=(0, 2, 3)))
 
 LIBRARY_KL = """
 import sys
-from latentkit.measures import Arithmetic
-from latentkit.pipeline import kl_values
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.measures.formulas import Arithmetic
+from latentkit.run import kl_values
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
 ---
 for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, Arithmetic(), workers=WORKERS):
     pass
@@ -90,10 +90,10 @@ for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, Arithmetic
 
 LIBRARY_STATS = """
 import sys
-from latentkit.counting import statistics_of
-from latentkit.outliers import SampleValues
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.stats.counting import statistics_of
+from latentkit.health.outliers import SampleValues
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
 ---
 spans = find_posteriors([sys.argv[1]], Selection()).spans
 statistics_of(spans, (-30.0, 20.0), per_sample=SampleValues(), workers=WORKERS).summary()

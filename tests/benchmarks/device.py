@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import torch
 
-from latentkit.measures import Arithmetic
-from latentkit.pipeline import kl_values
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.measures.formulas import Arithmetic
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.run import kl_values
 
 COPIED = 256 << 20
 

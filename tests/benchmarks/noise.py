@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from machine import on_threads
 
-from latentkit import noise
+from latentkit.sample import noise
 
 BLOCK = 1 << 20
 ROUNDS = 7

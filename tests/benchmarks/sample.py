@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from machine import machine
 
-from latentkit import noise
-from latentkit.drawing import draw_block
-from latentkit.recipe import Recipe
-from latentkit.storage.blocks import Block, plan_blocks, read_posterior
-from latentkit.storage.choice import Selection
-from latentkit.storage.plan import find_posteriors
+from latentkit.read.blocks import Block, plan_blocks, read_posterior
+from latentkit.read.choice import Selection
+from latentkit.read.plan import find_posteriors
+from latentkit.sample import noise
+from latentkit.sample.drawing import draw_block
+from latentkit.sample.recipe import Recipe
 from latentkit.tabulated import codes_of, look_up
 from latentkit.workspace import Workspace
 

@@ -1,0 +1,1 @@
+"""Is the encoder healthy? Findings, outliers, conditions, comparison, normalization."""

@@ -1,0 +1,87 @@
+"""Two encoders, or two epochs of one, side by side: where their figures differ by more than a tenth."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from latentkit.health.findings.values import CLAMPED_SHARE
+from latentkit.stats import Group, Summary
+from latentkit.stats.summary import COLLAPSED_KL
+
+#: Ratio of two standard deviations or KL, and distance of two means in standard deviations, from which they differ.
+#: Half the data and the other half of one encoder seldom do, from some hundred samples on.
+RATIO = 1.1
+DISTANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A figure that differs; ``channel`` None: of all channels. ``ours`` is of the first, ``theirs`` of the other."""
+
+    figure: str
+    channel: int | None
+    ours: float
+    theirs: float
+    sentence: str
+
+
+def differences(summary: Summary, other: Summary) -> list[Difference]:
+    """Where two summaries of equally many channels differ, channel by channel, those over all first."""
+    found: list[Difference] = []
+    for ours, theirs in zip((summary.overall, *summary.per_channel), (other.overall, *other.per_channel), strict=True):
+        whose = "over all" if ours.channel is None else f"channel {ours.channel}"
+        for figure, (one, another), text in _of_group(ours, theirs):
+            found.append(Difference(figure, ours.channel, one, another, f"{whose}: {text}"))
+    return found
+
+
+def state_of(group: Group) -> str:
+    """``active``, ``inactive`` or ``collapsed``; empty where it is not known."""
+    if group.active is None:
+        return ""
+    return "collapsed" if group.collapsed else "active" if group.active else "inactive"
+
+
+_Found = Iterator[tuple[str, tuple[float, float], str]]
+
+
+def _of_group(ours: Group, theirs: Group) -> _Found:
+    sds = ours.drawn.sd, theirs.drawn.sd
+    means = ours.drawn.shift_factor, theirs.drawn.shift_factor
+    if _ratio(*sds) > RATIO:
+        yield "sd", sds, f"the standard deviation of the latents is {_pair(sds)}"
+    if abs(means[0] - means[1]) > DISTANCE * max(sds):
+        yield "mean", means, f"the mean is {_pair(means)}"
+    if ours.kl and theirs.kl:
+        kls = ours.kl.element, theirs.kl.element
+        if _ratio(*kls) > RATIO and abs(kls[0] - kls[1]) > COLLAPSED_KL:
+            yield "kl_element", kls, f"the KL is {kls[0]:.4g} nats an element, {kls[1]:.4g} there"
+    states = state_of(ours), state_of(theirs)
+    if "" not in states and states[0] != states[1]:
+        yield "active", _numbers(lambda group: bool(group.active), ours, theirs), f"{states[0]}, and {states[1]} there"
+    if ours.clamp and theirs.clamp:
+        shares = ours.clamp.clamped_fraction, theirs.clamp.clamped_fraction
+        if abs(shares[0] - shares[1]) > CLAMPED_SHARE:
+            yield "clamped_fraction", shares, f"the share of log-variances beyond the clamp is {_pair(shares)}"
+    broken = _numbers(_nonfinite, ours, theirs)
+    if ours.channel is None and (broken[0] > 0) != (broken[1] > 0):
+        yield "nonfinite_count", broken, f"{broken[0]:,.0f} values are not finite, {broken[1]:,.0f} there"
+
+
+def _nonfinite(group: Group) -> int:
+    spreads = [group.mean] if group.logvar is None else [group.mean, group.logvar]
+    return sum(group.count - spread.finite for spread in spreads)
+
+
+def _numbers(read: Callable[[Group], float], ours: Group, theirs: Group) -> tuple[float, float]:
+    return float(read(ours)), float(read(theirs))
+
+
+def _ratio(one: float, other: float) -> float:
+    """The greater by the lesser; NaN where it is undefined."""
+    least, greatest = sorted((one, other))
+    return greatest / least if least > 0 else math.inf if greatest > 0 else math.nan
+
+
+def _pair(figures: tuple[float, float]) -> str:
+    return f"{figures[0]:.4g}, {figures[1]:.4g} there"

@@ -1,0 +1,119 @@
+"""The figures of ``stats`` as others read them: a JSON document of a published schema, and a row a channel.
+
+``stats_schema.json`` describes the document. Names stay; what is new is added. A change that would break a reader
+raises the number in ``SCHEMA``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from latentkit.health.comparison import differences
+from latentkit.health.findings import Finding, verdict
+from latentkit.health.normalization import Factors
+from latentkit.health.outliers import SampleValues, kl_over
+from latentkit.stats import Group, Place, Spread, Summary
+from latentkit.stats.summary import QUANTILES
+
+SCHEMA = "latentkit.stats/1"
+
+
+def document_of(
+    summary: Summary,
+    readings: Sequence[str],
+    findings: Sequence[Finding],
+    factors: Factors,
+    per_sample: SampleValues | None,
+    against: tuple[Summary, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it.
+
+    ``per_sample``: the KL of each sample, or of latents already drawn their mean square. ``against``: the summary of
+    another input, and how that was read.
+    """
+    sample_kl, mean_square = (None, per_sample) if summary.parameterization == "none" else (per_sample, None)
+    return {
+        "schema": SCHEMA,
+        "measure": "stats",
+        "read": list(readings),
+        "verdict": verdict(findings),
+        "findings": _plain(findings),
+        "normalization": _plain(factors),
+        "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),
+        "sample_mean_square": None if mean_square is None else _samples("mean_square", mean_square),
+        **_figures(summary),
+        "with": _plain(summary.extras),
+        "against": None if against is None else _against(summary, *against),
+    }
+
+
+def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """The per-channel table, by column; NaN where a figure is undefined."""
+    rows = [_row(group) for group in groups]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    figures: dict[str, Any] = _plain(summary)
+    # They have a name of their own.
+    del figures["extras"]
+    return figures
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Place):
+        return {"file": value.name, "tensor": value.key, "index": value.index, "position": value.position}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
+    return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _figures(other)}
+
+
+def _samples(name: str, values: SampleValues) -> dict[str, Any]:
+    return {
+        "finite": values.count,
+        "nonfinite": values.nonfinite,
+        "quantiles": [values.quantile(percent / 100) for percent in QUANTILES],
+        "highest": [{name: value, **_plain(place)} for value, place in values.highest],
+        "lowest": [{name: value, **_plain(place)} for value, place in values.lowest],
+    }
+
+
+def _hazards(sample_kl: SampleValues) -> dict[str, Any]:
+    return {"hazards": [{"dtype": dtype, "kl_over": count} for dtype, count in kl_over(sample_kl).items()]}
+
+
+def _row(group: Group) -> dict[str, Any]:
+    row: dict[str, Any] = {"channel": group.channel, "elements": group.count, **_spread("mean", group.mean)}
+    if group.logvar is not None and group.clamp is not None and group.kl is not None:
+        clamp, kl = group.clamp, group.kl
+        row |= _spread("logvar", group.logvar)
+        row |= {"below": clamp.below, "at_low": clamp.at_low, "at_high": clamp.at_high, "above": clamp.above}
+        row |= {"clamped_fraction": clamp.clamped_fraction, "margin": clamp.margin}
+        row |= {"kl_element": kl.element, "kl_sample": kl.sample, "kl_share": kl.share}
+        row |= {"active": _yes(group.active), "collapsed": _yes(group.collapsed)}
+    return row | {
+        "mean_variance": group.mean_variance,
+        "latents_mean": group.drawn.shift_factor,
+        "latents_sd": group.drawn.sd,
+        "scaling_factor": group.drawn.scaling_factor,
+        "aggregate_kl": group.aggregate_kl,
+    }
+
+
+def _spread(name: str, spread: Spread) -> dict[str, Any]:
+    figures: dict[str, Any] = {"mean": spread.mean, "sd": spread.sd, "min": spread.min}
+    figures |= {f"q{percent:02}": value for percent, value in zip(QUANTILES, spread.quantiles, strict=True)}
+    figures |= {"max": spread.max, "nan": spread.nan_count + spread.negative_count}
+    figures |= {"minus_inf": spread.minus_inf_count, "plus_inf": spread.plus_inf_count}
+    return {f"{name}_{figure}": value for figure, value in figures.items()}
+
+
+def _yes(fact: bool | None) -> str:
+    return "" if fact is None else "true" if fact else "false"

@@ -1,0 +1,74 @@
+"""A finding, and the words it is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from latentkit.stats import Group, Place
+
+BURDA = "Burda et al. 2016"
+OURS = "latentkit"
+
+
+class Severity(StrEnum):
+    """How bad: figures are wrong or a part is lost; worth a look; no fault, good to know."""
+
+    serious = "serious"
+    warning = "warning"
+    note = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding: a sentence with its evidence.
+
+    ``figure`` was compared with ``threshold``, which ``source`` explains. ``channels`` are those concerned, empty
+    where it is no matter of channels; ``place`` is where to look first.
+    """
+
+    kind: str
+    severity: Severity
+    sentence: str
+    figure: float
+    threshold: float
+    source: str
+    channels: tuple[int, ...] = ()
+    place: Place | None = None
+
+
+def where(place: Place | None) -> str:
+    """A place in words."""
+    return "" if place is None else f"{place.name}, tensor {place.key!r}, sample {place.index}"
+
+
+def channels(groups: Sequence[Group]) -> str:
+    """``channel 3``, ``channels 0, 2, 3``, or how many where they are many."""
+    names = [str(number) for number in numbers(groups)]
+    if len(names) > 8:
+        return f"{len(names)} channels ({', '.join(names[:6])}, …)"
+    return f"{plural(len(names), 'channel')} {', '.join(names)}"
+
+
+def numbers(groups: Sequence[Group]) -> tuple[int, ...]:
+    return tuple(group.channel for group in groups if group.channel is not None)
+
+
+def values_of(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values[:4]) + (", …" if len(values) > 4 else "")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    if count == 1:
+        return noun
+    if many is None:
+        head, space, tail = noun.partition(" (")
+        many = f"{head}s{space}{tail}"
+    return many
+
+
+def are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,208 @@
+"""Findings on values and samples: not finite, at the clamp, misread, far out, lost in 16 bits."""
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+
+from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
+from latentkit.health.outliers import CHANCE, FarOut, SampleValues, kl_over
+from latentkit.stats import Spread, Summary
+
+#: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
+#: one in a thousand it moves no figure of a channel by a digit that the tables show.
+CLAMPED_SHARE = 1e-3
+#: Log-variances that are all positive are no evidence of a wrong reading when they are fewer.
+LEAST_POSITIVE = 100
+
+
+def nonfinite(summary: Summary) -> Iterator[Finding]:
+    counts, places = [], []
+    for name, overall, groups in _halves(summary):
+        infinite = "infinite mean" if name == "mean" else "infinite log-variance (taken as clamped)"
+        counts += [
+            (overall.nan_count, f"NaN {name}"),
+            (overall.minus_inf_count + overall.plus_inf_count, infinite),
+            (overall.negative_count, "negative scale"),
+        ]
+        places += [(group.nonfinite_at, name, channel) for channel, group in enumerate(groups) if group.nonfinite_at]
+    total = sum(count for count, _ in counts)
+    if not total or not places:
+        return
+    place, name, channel = min(places)
+    parts = [f"{count:,} {plural(count, what)}" for count, what in counts if count]
+    yield Finding(
+        "nonfinite",
+        Severity.serious,
+        f"{total:,} {plural(total, 'value')} {are(total)} not finite: {', '.join(parts)}; the first is the {name} of "
+        f"channel {channel} in {where(place)}",
+        total,
+        0,
+        "not one is expected",
+        tuple(sorted({channel for _, _, channel in places})),
+        place,
+    )
+
+
+def _halves(summary: Summary) -> Iterator[tuple[str, Spread, list[Spread]]]:
+    """The means and the log-variances: over all, and of each channel."""
+    yield "mean", summary.overall.mean, [group.mean for group in summary.per_channel]
+    if summary.overall.logvar is not None:
+        yield "log-variance", summary.overall.logvar, [group.logvar for group in summary.per_channel if group.logvar]
+
+
+def clamped(summary: Summary) -> Iterator[Finding]:
+    """Above the clamp one is too many: its σ of 22,026 (e^10) drowns every other latent. Below, a share."""
+    overall = summary.overall.clamp
+    groups = [(group, group.clamp, group.logvar) for group in summary.per_channel if group.clamp and group.logvar]
+    high = [(group, logvar) for group, clamp, logvar in groups if clamp.above + clamp.at_high]
+    if overall is not None and high:
+        beyond = overall.above + overall.at_high
+        _, furthest = max(high, key=lambda entry: entry[1].max)
+        place = furthest.max_at or furthest.nonfinite_at
+        yield Finding(
+            "clamp_high",
+            Severity.serious,
+            f"{_beyond(beyond, summary, 'above', overall.high)}, in {channels([group for group, _ in high])}: drawn "
+            f"there, latents have a standard deviation of {math.exp(overall.high / 2):,.5g}; the highest is in "
+            f"{where(place)}",
+            beyond,
+            0,
+            "one such latent outweighs all others in the scale",
+            numbers([group for group, _ in high]),
+            place,
+        )
+    low = [
+        (group, (clamp.below + clamp.at_low) / group.count, logvar)
+        for group, clamp, logvar in groups
+        if clamp.below + clamp.at_low > CLAMPED_SHARE * group.count
+    ]
+    if overall is not None and low:
+        _, share, logvar = max(low, key=lambda entry: entry[1])
+        place = logvar.min_at or logvar.nonfinite_at
+        yield Finding(
+            "clamp_low",
+            Severity.warning,
+            f"{_beyond(overall.below + overall.at_low, summary, 'below', overall.low)}, in "
+            f"{channels([group for group, _, _ in low])} (up to {percent(share)} of a channel): no gradient passes "
+            f"there; the lowest is in {where(place)}",
+            share,
+            CLAMPED_SHARE,
+            f"{OURS}: fewer change no figure that is shown",
+            numbers([group for group, _, _ in low]),
+            place,
+        )
+
+
+def _beyond(count: int, summary: Summary, side: str, bound: float) -> str:
+    share = percent(count / summary.overall.count)
+    return f"{count:,} {plural(count, 'log-variance')} ({share}) {are(count)} at or {side} the clamp at {bound:g}"
+
+
+def misread(summary: Summary) -> Iterator[Finding]:
+    logvar = summary.overall.logvar
+    if logvar is None or summary.parameterization != "logvar" or logvar.finite < LEAST_POSITIVE or logvar.min <= 0:
+        return
+    yield Finding(
+        "misread",
+        Severity.warning,
+        f"every log-variance is above 0 (the least is {logvar.min:.4g}), so each posterior is wider than the prior: "
+        f"are they standard deviations (--parameterization std) or variances (var)?",
+        logvar.min,
+        0,
+        "an encoder that is trained with a KL narrows its posteriors",
+        place=logvar.min_at,
+    )
+
+
+def far_out(summary: Summary, per_sample: SampleValues | None) -> Iterator[Finding]:
+    if per_sample is None:
+        return
+    what, unit = ("mean square", "") if summary.parameterization == "none" else ("KL", " nats")
+    for kind, severity, side, far in (
+        ("far_out_high", Severity.warning, "above", per_sample.far_above()),
+        ("far_out_low", Severity.note, "below", per_sample.far_below()),
+    ):
+        if far is not None:
+            yield Finding(
+                kind,
+                severity,
+                f"{far.count:,} {plural(far.count, 'sample')} of {per_sample.count:,} {are(far.count)} far out: "
+                f"{plural(far.count, 'its', 'their')} {what} is {side} {far.bound:.4g}{unit} (the median is "
+                f"{far.median:.4g}): {_listed(far)}",
+                far.worst[0][0] if far.worst else far.bound,
+                far.bound,
+                f"going by the tail of the others, a set of this size has one there with a chance of {CHANCE:g}",
+                place=far.worst[0][1] if far.worst else None,
+            )
+
+
+def copies(summary: Summary) -> Iterator[Finding]:
+    duplicates = summary.extras.duplicates
+    if duplicates is None or not duplicates.duplicate_count:
+        return
+    count, first = duplicates.duplicate_count, duplicates.pairs[0]
+    among = f" among the first {duplicates.samples_hashed:,}" if duplicates.is_capped else ""
+    what = plural(count, "a copy of an earlier one", "copies of earlier ones")
+    yield Finding(
+        "duplicates",
+        Severity.warning,
+        f"{count:,} {plural(count, 'sample')}{among} {are(count)} {what}, to the last byte; the "
+        f"first is {where(first.sample)}, which equals {where(first.copy_of)}",
+        count,
+        0,
+        "diffusion models memorize what is repeated: Carlini et al. 2023",
+        place=first.sample,
+    )
+
+
+def _listed(far: FarOut) -> str:
+    """The worst three, those of one tensor together."""
+    shown, parts = far.worst[:3], []
+    for (name, key), group in groupby(shown, key=lambda entry: (entry[1].name, entry[1].key)):
+        samples = [f"{place.index} ({value:.4g})" for value, place in group]
+        parts.append(f"{name}, tensor {key!r}, {plural(len(samples), 'sample')} {', '.join(samples)}")
+    return "; ".join(parts) + (", and others" if far.count > len(shown) else "")
+
+
+def half_precision(summary: Summary, sample_kl: SampleValues | None) -> Iterator[Finding]:
+    """What the usual formulas, e^l and ½ Σ (m² + e^l − 1 − l), lose in 16 bits."""
+    if summary.overall.logvar is None:
+        return
+    count = summary.overall.count
+    infinite_kl = {} if sample_kl is None else kl_over(sample_kl)
+    for hazards in summary.overall.hazards:
+        dtype, under = hazards.dtype, hazards.var_under
+        # Infinite means are found already.
+        squares = hazards.square_over - summary.overall.mean.minus_inf_count - summary.overall.mean.plus_inf_count
+        over, infinite = hazards.var_over + squares, infinite_kl.get(dtype, 0)
+        of_samples = "of their samples" if sample_kl is None else f"of {infinite:,} of {sample_kl.count:,} samples"
+        if over:
+            parts = [f"{what} for {many:,}" for what, many in (("e^l", hazards.var_over), ("m²", squares)) if many]
+            yield Finding(
+                f"{dtype}_overflow",
+                Severity.warning,
+                f"in {dtype}, infinite would be {' and '.join(parts)} of {count:,} elements, and the KL {of_samples}",
+                over,
+                0,
+                f"the largest number of {dtype}",
+            )
+        elif infinite:
+            yield Finding(
+                f"{dtype}_kl",
+                Severity.note,
+                f"in {dtype}, the KL {of_samples} would be infinite, as its sum leaves the range",
+                infinite,
+                0,
+                f"the largest number of {dtype}",
+            )
+        if under:
+            yield Finding(
+                f"{dtype}_underflow",
+                Severity.note,
+                f"in {dtype}, e^l would be 0 for {under:,} of {count:,} elements ({percent(under / count)}), and an "
+                f"NLL divides by it"
+                + (f"; σ for {hazards.std_under:,}" if hazards.std_under else "; drawing takes no harm"),
+                under,
+                0,
+                f"the least number of {dtype}",
+            )

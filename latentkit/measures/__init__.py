@@ -1,0 +1,1 @@
+"""Measures: a block of posteriors to a value for each sample."""

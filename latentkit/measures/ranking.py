@@ -1,0 +1,151 @@
+"""What many samples' values come to: exact quantiles in bounded memory, and the most extreme ones by name."""
+
+import heapq
+import math
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentkit.read.choice import Posterior, Span
+
+# Values are kept in memory up to this many bytes, then on disk.
+_IN_MEMORY = 16 << 20
+_CHUNK = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One value, whose sample's it is, and its column where a sample has several (channels, draws)."""
+
+    value: float
+    posterior: Posterior
+    index: int
+    column: int
+
+
+class Top:
+    """The ``count`` largest values, descending; of equal ones the earlier comes first. NaN is not ranked."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[float, int, Ranked]] = []
+        self._seen = 0
+
+    def add(self, values: NDArray[np.float64], span: Span) -> None:
+        """Take the values of a span's samples, shape ``(samples, k)``."""
+        width = values.shape[1]
+        values = values.ravel()
+        candidates = np.flatnonzero(~np.isnan(values))
+        if len(self._heap) == self._count:
+            candidates = candidates[values[candidates] > self._heap[0][0]]
+        for row in candidates.tolist():
+            value = float(values[row])
+            ranked = Ranked(value, span.posterior, span.first + row // width, row % width)
+            entry = (value, -(self._seen + row), ranked)
+            if len(self._heap) < self._count:
+                heapq.heappush(self._heap, entry)
+            else:
+                heapq.heappushpop(self._heap, entry)
+        self._seen += len(values)
+
+    def ranked(self) -> list[Ranked]:
+        return [entry[2] for entry in sorted(self._heap, reverse=True)]
+
+
+class Spread:
+    """Count, mean, standard deviation, extrema and exact quantiles of values; NaN and infinities are only counted."""
+
+    def __init__(self) -> None:
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as this object
+        weakref.finalize(self, self._spool.close)
+        self.count = 0
+        self.nonfinite = 0
+        self._total = 0.0
+        self.min = math.inf
+        self.max = -math.inf
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        finite = values[np.isfinite(values)]
+        self.nonfinite += len(values) - len(finite)
+        if len(finite):
+            self._spool.write(finite.tobytes())
+            self.count += len(finite)
+            self._total = _sum((self._total, *finite.tolist()))
+            self.min, self.max = min(self.min, float(finite.min())), max(self.max, float(finite.max()))
+
+    @property
+    def mean(self) -> float:
+        return self._total / self.count if self.count else math.nan
+
+    @property
+    def total(self) -> float:
+        return self._total
+
+    def sd(self) -> float:
+        """The sample standard deviation (n − 1), by a second pass; NaN below two values."""
+        if self.count < 2:
+            return math.nan
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = _sum(float(np.square(chunk - self.mean).sum()) for chunk in self._chunks())
+        return math.sqrt(squares / (self.count - 1))
+
+    def quantiles(self, fractions: Sequence[float]) -> list[float]:
+        """Exact quantiles as ``numpy.quantile(…, method='inverted_cdf')`` defines them; NaN when there is no value."""
+        if not self.count:
+            return [math.nan] * len(fractions)
+        ranks = [max(0, math.ceil(fraction * self.count) - 1) for fraction in fractions]
+        return [self._select(rank) for rank in ranks]
+
+    def histogram(self, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Counts over ``bins`` equal bins from the least to the greatest value, and the bins' edges."""
+        edges = np.linspace(self.min, self.max, bins + 1)
+        counts = np.zeros(bins, np.int64)
+        for chunk in self._chunks():
+            counts += np.histogram(chunk, edges)[0]
+        return counts, edges
+
+    def _select(self, rank: int) -> float:
+        """The value of this rank, found 16 bits of its order-preserving pattern at a time."""
+        prefix = 0
+        for shift in (48, 32, 16, 0):
+            counts = np.zeros(1 << 16, np.int64)
+            for chunk in self._chunks():
+                keys = _ordered(chunk)
+                if shift < 48:
+                    keys = keys[keys >> np.uint64(shift + 16) == np.uint64(prefix)]
+                digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
+                counts += np.bincount(digits.astype(np.intp), minlength=1 << 16)
+            below = np.cumsum(counts)
+            digit = int(np.searchsorted(below, rank, side="right"))
+            rank -= int(below[digit - 1]) if digit else 0
+            prefix = prefix << 16 | digit
+        return _value(prefix)
+
+    def _chunks(self) -> Iterator[NDArray[np.float64]]:
+        self._spool.seek(0)
+        while data := self._spool.read(8 * _CHUNK):
+            yield np.frombuffer(data, np.float64)
+        self._spool.seek(0, 2)
+
+
+def _sum(values: Iterable[float]) -> float:
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
+
+
+def _ordered(values: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Bit patterns that sort as the values do."""
+    bits = values.view(np.uint64)
+    sign = np.uint64(1 << 63)
+    return np.where(bits & sign, ~bits, bits | sign)
+
+
+def _value(ordered: int) -> float:
+    bits = ordered ^ (1 << 63) if ordered >> 63 else ordered ^ (1 << 64) - 1
+    return float(np.array(bits, np.uint64).view(np.float64))

@@ -1,0 +1,1 @@
+"""What a posterior is: layouts, parameterizations, affine maps, and the class in torch."""

@@ -1,0 +1,1 @@
+"""Files to blocks: finding them, choosing and pairing tensors, planning, reading."""

@@ -1,0 +1,291 @@
+"""Which tensors of a file are moments, and how their axes and halves are read. Never a silent guess between two.
+
+Works on headers alone, so what it refuses is refused before torch is imported.
+"""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from latentkit.errors import DataError, RequestError
+from latentkit.posterior.layout import Axes, default_layout, split_axes
+from latentkit.read.header import Header, TensorInfo
+from latentkit.read.inputs import InputFile
+
+#: Keys that name moments beyond doubt.
+MOMENTS_KEYS = ("moments", "parameters", "latent_dist.parameters")
+
+#: Pairs of keys for the mean and its scale, and what the scale then is.
+PAIRS = (("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std", "std"))
+
+#: The metadata entry that every file of drawn latents bears.
+RECIPE_ENTRY = "noise_recipe"
+
+_DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the user says of the tensors: keys, layout, parameterization; None where nothing is said."""
+
+    keys: tuple[str, ...] = ()
+    mean_key: str | None = None
+    scale_key: str | None = None
+    layout: str | None = None
+    parameterization: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """A reference to one posterior in a file: moments in one tensor, or a pair of mean and scale.
+
+    Where ``parameterization`` is ``none`` it is latents already drawn: the mean alone.
+    Equal to itself alone. ``axes`` are those of the mean, and so of the latents; ``reason`` says why these tensors
+    were chosen.
+    """
+
+    file: InputFile
+    header: Header
+    mean: TensorInfo
+    scale: TensorInfo | None
+    layout: str
+    axes: Axes
+    parameterization: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        """The tensor's key: what its noise and its rows go by (a pair: the mean's)."""
+        return self.mean.key
+
+    @property
+    def samples(self) -> int:
+        return self.axes.view[0]
+
+    @property
+    def label(self) -> str:
+        return f"{self.file.path}: tensor {self.key!r}"
+
+    @property
+    def reading(self) -> str:
+        """How it is read, in one line, as every run says it."""
+        count = self.axes.channels
+        if self.parameterization == "none":
+            return f"{self.key}: {count} channels of latents, {self.layout}"
+        if self.scale is not None:
+            return f"{self.mean.key} + {self.scale.key}: {count} channels, {self.parameterization}, {self.layout}"
+        return f"{self.key}: {2 * count} channels = {count} mean + {count} {self.parameterization}, {self.layout}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Samples ``first`` to ``first + count`` of one posterior."""
+
+    posterior: Posterior
+    first: int
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data that they take."""
+        posterior = self.posterior
+        whole = posterior.mean.nbytes + (posterior.scale.nbytes if posterior.scale else 0)
+        return whole * self.count // posterior.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Samples ``first`` to ``first + count`` of a posterior, as rows of another tensor of ``rows``: from ``row`` on."""
+
+    first: int
+    count: int
+    row: int
+    rows: int
+
+    def overlap(self, span: Span) -> tuple[range, int]:
+        """Which of the span's samples are in the run (counted within the span), and the row of the first of them."""
+        begin = max(span.first, self.first)
+        end = min(span.first + span.count, self.first + self.count)
+        return range(begin - span.first, max(begin, end) - span.first), self.row + begin - self.first
+
+
+def is_drawn(header: Header) -> bool:
+    """Whether latentkit drew what the file holds."""
+    return RECIPE_ENTRY in header.metadata
+
+
+def choose(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
+    """The posteriors of a file: those that ``selection`` names, or the one that cannot be mistaken.
+
+    Raises ``RequestError`` (a wrong or ambiguous key, a layout to be given) or ``DataError`` (a tensor that cannot
+    be a posterior's); each names the file and the flag to type.
+    """
+    if selection.parameterization == "none":
+        return _latents(file, header, selection)
+    if selection.mean_key is not None and selection.scale_key is not None:
+        mean, scale = (
+            _named(header, selection.mean_key, "--mean-key"),
+            _named(header, selection.scale_key, "--logvar-key"),
+        )
+        return [_pair(file, header, mean, scale, selection, selection.parameterization or "logvar", "named")]
+    if selection.keys:
+        tensors = [tensor for pattern in selection.keys for tensor in _matching(header, pattern)]
+        return [_moments(file, header, tensor, selection, "named by --key") for tensor in dict.fromkeys(tensors)]
+    return [_by_default(file, header, selection)]
+
+
+def _latents(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
+    """Latents already drawn, which have no second half."""
+    if selection.mean_key is not None:
+        raise RequestError(
+            "--parameterization none: latents have no scale, so --mean-key and --logvar-key name nothing"
+        )
+    floats = [tensor for tensor in header.tensors.values() if tensor.is_float]
+    if selection.keys:
+        tensors = [tensor for pattern in selection.keys for tensor in _matching(header, pattern)]
+        reason = "named by --key"
+    elif "latents" in header.tensors:
+        tensors, reason = [header.tensors["latents"]], "its key names latents"
+    elif len(floats) == 1:
+        tensors, reason = floats, "the only floating-point tensor"
+    else:
+        raise RequestError(f"{header.path}: cannot tell which tensor holds latents; {describe(header)}; use --key")
+    found = []
+    for tensor in dict.fromkeys(tensors):
+        # What latentkit drew several times has an axis of draws in front: so many samples more.
+        draws = "b" if is_drawn(header) and "draws" in header.metadata else ""
+        axes, layout = _axes(f"{header.path}: tensor {tensor.key!r}", tensor, selection.layout, draws)
+        found.append(Posterior(file, header, tensor, None, layout, axes, "none", reason))
+    return found
+
+
+def describe(header: Header) -> str:
+    """Every tensor of a file with dtype and shape, for an error that must be read at a glance."""
+    if not header.tensors:
+        return "it holds no tensors"
+    lines = [f"{tensor.key!r} {tensor.dtype} {list(tensor.shape)}" for tensor in header.tensors.values()]
+    more = f", and {len(lines) - 20} more" if len(lines) > 20 else ""
+    return "it holds " + ", ".join(lines[:20]) + more
+
+
+def _by_default(file: InputFile, header: Header, selection: Selection) -> Posterior:
+    tensors = header.tensors
+    known = [key for key in MOMENTS_KEYS if key in tensors]
+    if len(known) > 1:
+        raise RequestError(
+            f"{header.path}: {' and '.join(map(repr, known))} may both be moments; choose with --key {known[0]}; "
+            f"{describe(header)}"
+        )
+    if known:
+        return _moments(file, header, tensors[known[0]], selection, "its key names moments")
+    floats = [tensor for tensor in tensors.values() if tensor.is_float]
+    if len(floats) == 1:
+        return _moments(file, header, floats[0], selection, "the only floating-point tensor")
+    pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
+    if len(pairs) == 1:
+        mean, scale, meaning = pairs[0]
+        return _pair(
+            file,
+            header,
+            tensors[mean],
+            tensors[scale],
+            selection,
+            selection.parameterization or meaning,
+            "a pair by its keys",
+        )
+    raise RequestError(_ambiguous(header, floats))
+
+
+def _ambiguous(header: Header, floats: list[TensorInfo]) -> str:
+    if not floats:
+        return f"{header.path}: no floating-point tensor to read moments from; {describe(header)}"
+    candidates = [tensor for tensor in floats if not _named_as_drawn(tensor.key)] or floats
+    return (
+        f"{header.path}: cannot tell which tensor holds the moments; {describe(header)}; choose with "
+        f"--key {candidates[0].key} (or --mean-key and --logvar-key)"
+    )
+
+
+def _named_as_drawn(key: str) -> bool:
+    return key not in MOMENTS_KEYS and _DRAWN_KEYS.search(key) is not None
+
+
+def _matching(header: Header, pattern: str) -> list[TensorInfo]:
+    if pattern in header.tensors:
+        return [header.tensors[pattern]]
+    found = [tensor for key, tensor in sorted(header.tensors.items()) if fnmatch.fnmatchcase(key, pattern)]
+    if not found:
+        raise RequestError(f"{header.path}: no tensor is called {pattern!r}; {describe(header)}; choose with --key")
+    return found
+
+
+def _named(header: Header, key: str, flag: str) -> TensorInfo:
+    if key not in header.tensors:
+        raise RequestError(f"{header.path}: no tensor is called {key!r}; {describe(header)}; choose with {flag}")
+    return header.tensors[key]
+
+
+def _moments(file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, reason: str) -> Posterior:
+    where = f"{header.path}: tensor {tensor.key!r}"
+    if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(tensor.key)):
+        why = "latentkit drew it" if is_drawn(header) else "its name says so"
+        raise RequestError(
+            f"{where} holds latents already drawn ({why}), not moments; if its second half of channels is a scale, "
+            f"say which with --parameterization (stats and report read latents with --parameterization none)"
+        )
+    axes, layout = _axes(where, tensor, selection.layout)
+    if axes.channels % 2:
+        raise DataError(
+            f"{where} has {axes.channels} channels (shape {list(tensor.shape)}, layout {layout}), which is odd, so it "
+            f"cannot be split into mean and scale; check --layout, or whether these are latents already drawn"
+        )
+    return Posterior(file, header, tensor, None, layout, axes.halved, selection.parameterization or "logvar", reason)
+
+
+def _pair(
+    file: InputFile,
+    header: Header,
+    mean: TensorInfo,
+    scale: TensorInfo,
+    selection: Selection,
+    meaning: str,
+    reason: str,
+) -> Posterior:
+    where = f"{header.path}: tensor {mean.key!r}"
+    axes, layout = _axes(where, mean, selection.layout)
+    if (mean.shape, mean.dtype) != (scale.shape, scale.dtype):
+        raise DataError(
+            f"{where} ({mean.dtype} {list(mean.shape)}) and its scale {scale.key!r} ({scale.dtype} "
+            f"{list(scale.shape)}) do not match: a pair needs equal shapes and dtypes"
+        )
+    return Posterior(file, header, mean, scale, layout, axes, meaning, reason)
+
+
+def _axes(where: str, tensor: TensorInfo, layout: str | None, draws: str = "") -> tuple[Axes, str]:
+    """The axes of a tensor; ``draws`` is put before a layout by default."""
+    if not tensor.is_float:
+        raise DataError(
+            f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8)"
+        )
+    usual = default_layout(len(tensor.shape) - len(draws))
+    layout = layout or (draws + usual if usual else None)
+    if layout is None and len(tensor.shape) == 3 and not draws:
+        raise RequestError(
+            f"{where} has three axes, {list(tensor.shape)}, and may be read in three ways: choose --layout bcl, "
+            f"--layout blc (tokens), or --layout chw (one image a tensor)"
+        )
+    if layout is None:
+        raise DataError(f"{where} has shape {list(tensor.shape)}; give its axes with --layout, such as bchw")
+    if len(layout) != len(tensor.shape):
+        raise RequestError(
+            f"{where} has {len(tensor.shape)} axes, {list(tensor.shape)}, and --layout {layout} names {len(layout)}"
+        )
+    axes = _split_axes(tensor.shape, layout)
+    if 0 in axes.view[1:]:
+        raise DataError(f"{where} is empty: its shape is {list(tensor.shape)}")
+    return axes, layout
+
+
+# A folder of a million images has few shapes.
+_split_axes = lru_cache(maxsize=1024)(split_axes)

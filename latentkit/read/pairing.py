@@ -1,0 +1,184 @@
+"""Pairing inputs with their partners: another posterior for each (``--against``), or latents (``--latents``)."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from latentkit.errors import DataError, RequestError
+from latentkit.read.choice import RECIPE_ENTRY, Posterior, Run, describe
+from latentkit.read.header import Header, TensorInfo, read_header
+from latentkit.read.inputs import INDEX_SUFFIX, InputFile, find_inputs
+from latentkit.sample.outputs import INDEX_NAME, latents_key
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """The latents of one posterior: rows of one tensor, or of several when they were sharded anew.
+
+    Tensors have the mean's shape, behind an axis of ``draws`` when ``drawn_often``.
+    """
+
+    runs: tuple[tuple[Run, Header, TensorInfo], ...]
+    draws: int
+    drawn_often: bool
+
+    @property
+    def header(self) -> Header:
+        return self.runs[0][1]
+
+    @property
+    def tensor(self) -> TensorInfo:
+        return self.runs[0][2]
+
+
+def pair_posteriors(posteriors: Sequence[Posterior], others: Sequence[Posterior]) -> dict[Posterior, Posterior]:
+    """The partner of each posterior: one with one whatever their names, else by name and key, or one for all.
+
+    Raises ``RequestError`` when a partner is missing, ``DataError`` when shapes differ.
+    """
+    if len(others) == 1 and (len(posteriors) == 1 or others[0].samples == 1):
+        pairs = dict.fromkeys(posteriors, others[0])
+    else:
+        _refuse_equal_names(dict.fromkeys(posterior.file for posterior in posteriors))
+        _refuse_equal_names(dict.fromkeys(other.file for other in others))
+        by_name = {(other.file.name, other.key): other for other in others}
+        pairs = {}
+        for posterior in posteriors:
+            name = posterior.file.name, posterior.key
+            if name not in by_name:
+                raise RequestError(
+                    f"{posterior.label} has no partner: no {name[0]!r} with {name[1]!r} among the others"
+                )
+            pairs[posterior] = by_name[name]
+    for posterior, other in pairs.items():
+        same_rest = posterior.axes.view[1:] == other.axes.view[1:]
+        if not same_rest or other.samples not in (1, posterior.samples):
+            raise DataError(
+                f"{posterior.label} has means of shape {list(posterior.axes.shape)} and its partner in "
+                f"{other.file.path} of {list(other.axes.shape)}: they need the same shape, or a partner of one sample"
+            )
+    return pairs
+
+
+def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None) -> dict[Posterior, Latents]:
+    """The latents of each posterior: in the file ``argument``, in a folder that mirrors the inputs, or in shards.
+
+    Shards, listed by an index, hold the latents of all posteriors end to end. Raises ``RequestError`` for a missing
+    file or tensor, ``DataError`` for one of another shape.
+    """
+    files = find_inputs([argument])
+    inputs = Counter(posterior.file for posterior in posteriors)
+    alone = len(files) == 1 and len(inputs) == 1
+    by_name = {file.name: file for file in files}
+    index = os.path.join(argument, INDEX_NAME)
+    if argument.endswith(INDEX_SUFFIX) and not alone:
+        return _in_shards(posteriors, files, key or "latents")
+    if os.path.exists(index) and not alone and not all(file.name in by_name for file in inputs):
+        return _in_shards(posteriors, find_inputs([index]), key or "latents")
+    if not alone:
+        _refuse_equal_names(inputs)
+        _refuse_equal_names(files)
+    pairs = {}
+    for posterior in posteriors:
+        file = files[0] if alone else by_name.get(posterior.file.name)
+        if file is None:
+            raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
+        named = key or latents_key(posterior, inputs[posterior.file])
+        pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
+    return pairs
+
+
+def _refuse_equal_names(files: Iterable[InputFile]) -> None:
+    """Two files of one name below their folders would have the same partner."""
+    names: dict[str, InputFile] = {}
+    for file in files:
+        other = names.setdefault(file.name, file)
+        if other.path != file.path:
+            raise RequestError(
+                f"{other.path} and {file.path} have the same name, {file.name!r}, below their folders, and partners "
+                f"are found by name; give their common parent folder"
+            )
+
+
+def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key: str) -> dict[Posterior, Latents]:
+    """The latents of posteriors from shards that hold them end to end, in order."""
+    shards = []
+    for file in files:
+        header = read_header(file.path)
+        if key not in header.tensors:
+            raise RequestError(
+                f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key"
+            )
+        shards.append((header, header.tensors[key]))
+    often = "draws" in shards[0][0].metadata
+    draws = shards[0][1].shape[0] if often else 1
+    for header, tensor in shards:
+        alike = tensor.dtype == shards[0][1].dtype and (not often or tensor.shape[:1] == (draws,))
+        if not tensor.is_float or not alike or ("draws" in header.metadata) != often:
+            raise DataError(
+                f"{header.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not go end to end with "
+                f"that of {files[0].path} ({shards[0][1].dtype} {list(shards[0][1].shape)})"
+            )
+    rest = posteriors[0].axes.shape[len(posteriors[0].axes.batch) :]
+    rows = [tensor.shape[often] if len(tensor.shape) > often else 0 for _, tensor in shards]
+    if any(tensor.shape[often + 1 :] != rest for _, tensor in shards) or sum(rows) != sum(
+        p.samples for p in posteriors
+    ):
+        raise DataError(
+            f"{files[0].path} and the other shards hold {sum(rows)} latents of shape "
+            f"{list(shards[0][1].shape[often + 1 :])}; the inputs have {sum(p.samples for p in posteriors)} samples "
+            f"of shape {list(rest)}"
+        )
+    pairs: dict[Posterior, Latents] = {}
+    shard = row = 0
+    for posterior in posteriors:
+        runs, first = [], 0
+        while first < posterior.samples:
+            count = min(posterior.samples - first, rows[shard] - row)
+            runs.append((Run(first, count, row, rows[shard]), *shards[shard]))
+            first, row = first + count, row + count
+            if row == rows[shard]:
+                shard, row = shard + 1, 0
+        pairs[posterior] = Latents(tuple(runs), draws, drawn_often=often)
+    return pairs
+
+
+def _latents_of(posterior: Posterior, file: InputFile, key: str, *, named: bool) -> Latents:
+    header = read_header(file.path)
+    if key in header.tensors:
+        tensor = header.tensors[key]
+    elif named:
+        raise RequestError(f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key")
+    else:
+        fitting = [
+            tensor
+            for tensor in header.tensors.values()
+            if tensor.is_float and _draws(posterior, tensor, header) is not None
+        ]
+        if len(fitting) != 1:
+            raise RequestError(
+                f"{file.path}: cannot tell which tensor holds latents of shape {list(posterior.axes.shape)}; "
+                f"{describe(header)}; choose with --latents-key"
+            )
+        tensor = fitting[0]
+    if not tensor.is_float:
+        raise DataError(f"{file.path}: tensor {tensor.key!r} is {tensor.dtype}; latents are floating-point")
+    draws = _draws(posterior, tensor, header)
+    if draws is None:
+        raise DataError(
+            f"{file.path}: tensor {tensor.key!r} has shape {list(tensor.shape)}, and the latents of {posterior.label} "
+            f"have {list(posterior.axes.shape)} (or one leading axis of draws more)"
+        )
+    run = Run(0, posterior.samples, 0, posterior.samples)
+    return Latents(((run, header, tensor),), max(draws, 1), drawn_often=draws > 0)
+
+
+def _draws(posterior: Posterior, tensor: TensorInfo, header: Header) -> int | None:
+    """How many draws the tensor holds, 0 where it has no axis for them, None where it does not fit at all."""
+    shape = posterior.axes.shape
+    if tensor.shape == shape and "draws" not in header.metadata:
+        return 0
+    if tensor.shape[1:] == shape and tensor.shape[0] > 0:
+        return tensor.shape[0]
+    return 0 if tensor.shape == shape and RECIPE_ENTRY not in header.metadata else None

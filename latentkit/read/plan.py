@@ -1,0 +1,107 @@
+"""Arguments -> posteriors to read, by headers alone."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from latentkit.errors import DataError, RequestError
+from latentkit.read.choice import Posterior, Selection, Span, choose, is_drawn
+from latentkit.read.header import read_header
+from latentkit.read.inputs import find_inputs
+from latentkit.read.samples import SampleChoice, choose_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Posteriors in the order they are to be read, and what was left out on the way to them."""
+
+    posteriors: tuple[Posterior, ...]
+    spans: tuple[Span, ...]
+    empty: int
+    drawn: int
+
+    @property
+    def samples(self) -> int:
+        return sum(span.count for span in self.spans)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data to be read."""
+        return sum(span.nbytes for span in self.spans)
+
+    @property
+    def readings(self) -> list[str]:
+        """How the tensors are read, each way once."""
+        return list(dict.fromkeys(posterior.reading for posterior in self.posteriors))
+
+
+def find_posteriors(
+    arguments: Iterable[str],
+    selection: Selection,
+    choice: SampleChoice | None = None,
+    *,
+    relative_to: str | None = None,
+    leave_out: str | None = None,
+) -> Found:
+    """Find the posteriors of all files that ``arguments`` stand for.
+
+    A search passes over what latentkit drew, and over the file or folder ``leave_out`` (a run's own output) where
+    that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
+    so, and ``DataError`` when there is no sample at all.
+    """
+    files = find_inputs(arguments, relative_to=relative_to)
+    posteriors: list[Posterior] = []
+    drawn = []
+    own = 0
+    for file in files:
+        if (
+            file.searched
+            and leave_out is not None
+            and _within(file.path, leave_out)
+            and not _within(file.root, leave_out)
+        ):
+            own += 1
+            continue
+        header = read_header(file.path)
+        if file.searched and is_drawn(header) and selection.parameterization is None:
+            drawn.append((file, header))
+            continue
+        posteriors += choose(file, header, selection)
+    if drawn and not posteriors:
+        choose(*drawn[0], selection)
+    filled = tuple(posterior for posterior in posteriors if posterior.samples)
+    if not filled:
+        raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
+    spans = choose_samples(filled, choice)
+    used = tuple(dict.fromkeys(span.posterior for span in spans))
+    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own)
+
+
+def _within(path: str, place: str) -> bool:
+    path, place = os.path.realpath(path), os.path.realpath(place)
+    return path == place or path.startswith(os.path.join(place, ""))
+
+
+def refuse_equal_names(posteriors: Iterable[Posterior]) -> None:
+    """Raise ``RequestError`` when two inputs go by one name, or names are relative to several folders.
+
+    Their noise would be equal, and their outputs the same file.
+    """
+    names: dict[tuple[str, str], Posterior] = {}
+    roots: dict[str, Posterior] = {}
+    for posterior in posteriors:
+        name = posterior.file.name, posterior.key
+        if name in names:
+            raise RequestError(
+                f"{names[name].file.path} and {posterior.file.path} have the same name, {name[0]!r}, below their "
+                f"folders, so they would get equal noise; give their common parent folder, or --relative-to"
+            )
+        names[name] = posterior
+        if not posterior.file.searched:
+            roots.setdefault(posterior.file.root, posterior)
+    if len(roots) > 1:
+        one, other, *_ = roots.values()
+        raise RequestError(
+            f"{one.file.path} and {other.file.path} are files of different folders: say with --relative-to DIR which "
+            f"folder their names are relative to (noise and outputs go by them)"
+        )

@@ -1,0 +1,1 @@
+"""Sampling: recipe, noise, drawing, files of latents."""

@@ -1,0 +1,221 @@
+"""Sampling: inputs -> files of latents, or a comparison with latents that are there.
+
+Any order of blocks gives the same bytes: noise goes by position, and every element has its place in the output.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import NamedTuple
+
+from torch import Tensor
+
+from latentkit.cores import threads_for
+from latentkit.read.blocks import Block, plan_blocks
+from latentkit.read.bytes import TORCH_DTYPES, as_bytes, read_at, read_chunks
+from latentkit.read.choice import Posterior, Span
+from latentkit.read.header import Header, TensorInfo
+from latentkit.run import locate, run
+from latentkit.sample.drawing import Drawn, draw_block
+from latentkit.sample.noise import bits_of
+from latentkit.sample.outputs import Output
+from latentkit.sample.recipe import Recipe, layout_of
+from latentkit.workspace import Workspace
+from latentkit.write.placing import Placement, commit_all
+
+# Outputs are synced when so many of them, or so many bytes, are complete.
+_SYNC_FILES = 256
+_SYNC_BYTES = 1 << 30
+
+
+def draw_files(
+    outputs: Sequence[Output],
+    recipe: Recipe,
+    *,
+    overwrite: bool,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Iterator[tuple[Drawn, int]]:
+    """Write every output; yields what each block came to, and the bytes read for it, in order.
+
+    Outputs are complete, synced and in place when the iterator ends; one that is left early leaves no half file.
+    """
+    files = _Files(outputs, recipe, overwrite=overwrite)
+    once = _Once()
+    spans = (span for output in outputs for part in output.latents.values() for span in part)
+
+    def work(block: Block, workspace: Workspace) -> Drawn:
+        return draw_block(block, recipe, files.write, workspace)
+
+    threads = threads_for(workers)
+    try:
+        for block, drawn in run(files.opening(plan_blocks(spans, batch_size, workers=threads)), work, threads):
+            files.finish(block)
+            yield once(block, drawn), _bytes_read(block)
+        files.commit()
+    finally:
+        files.discard()
+
+
+def draw_stream(
+    output: Output, recipe: Recipe, write: Callable[[memoryview], None], *, workers: int | None = None
+) -> Iterator[tuple[Drawn, int]]:
+    """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last."""
+    layout = layout_of(output, recipe)
+    ((key, spans),) = output.latents.items()
+    once = _Once()
+
+    def work(block: Block, workspace: Workspace) -> tuple[Drawn, bytes]:
+        pieces: list[bytes] = []
+        drawn = draw_block(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), workspace)
+        return drawn, pieces[0]
+
+    threads = threads_for(workers)
+    write(memoryview(layout.header))
+    for part in sorted(layout.offsets, key=layout.offsets.__getitem__):
+        if part != key:
+            for chunk in _chunks(output, part):
+                write(chunk)
+            continue
+        # Latents wait for their turn: a reader may be slow.
+        for block, (drawn, data) in run(plan_blocks(spans, workers=threads), work, threads, together=1):
+            write(memoryview(data))
+            yield once(block, drawn), _bytes_read(block)
+
+
+def compare(
+    spans: Sequence[Span], header: Header, tensor: TensorInfo, recipe: Recipe, *, workers: int | None = None
+) -> Iterator[tuple[tuple[Posterior, int] | None, int]]:
+    """Draw spans again and compare with ``tensor``, which should hold their latents end to end, bit by bit.
+
+    Yields, block by block, the first sample that differs or None, and the bytes read for it.
+    """
+    rows = sum(span.count for span in spans)
+
+    def work(block: Block, workspace: Workspace) -> tuple[Posterior, int] | None:
+        unequal: list[int] = []
+
+        def take(block: Block, number: int, latents: Tensor) -> None:
+            there = workspace.take("there", tuple(latents.shape), latents.dtype)
+            read_at(header, tensor, block.position(number * rows + block.first_row), there)
+            unequal.extend((bits_of(latents) != bits_of(there)).flatten(1).any(dim=1).nonzero().flatten().tolist())
+
+        draw_block(block, recipe, take, workspace)
+        return locate(block, min(unequal)) if unequal else None
+
+    threads = threads_for(workers)
+    for block, first in run(plan_blocks(spans, workers=threads), work, threads):
+        yield first, _bytes_read(block)
+
+
+def _bytes_read(block: Block) -> int:
+    element = TORCH_DTYPES[block.spans[0].posterior.mean.dtype].itemsize
+    return 2 * prod(block.shape) * element
+
+
+def _chunks(output: Output, key: str) -> Iterator[memoryview]:
+    for part in output.copies[key].parts:
+        yield from read_chunks(*part)
+
+
+class _Once:
+    """Takes what blocks came to in order, and counts a sample once that is not finite in several of its pieces."""
+
+    def __init__(self) -> None:
+        self._counted = -1
+
+    def __call__(self, block: Block, drawn: Drawn) -> Drawn:
+        if not drawn.nonfinite:
+            return drawn
+        if block.first_row == self._counted:
+            return drawn._replace(nonfinite=0)
+        self._counted = block.first_row
+        return drawn
+
+
+class _Tensor(NamedTuple):
+    """A tensor being written: rows ``first_row`` on of the plan, ``rows`` of them, ``offset`` bytes into its file."""
+
+    first_row: int
+    rows: int
+    placement: Placement
+    offset: int
+
+
+class _Files:
+    """The outputs under way: opened before their first block is computed, placed after their last.
+
+    Outputs stand in the order of the plan, so a row of the plan says which tensor it goes to.
+    """
+
+    def __init__(self, outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) -> None:
+        self._recipe = recipe
+        self._overwrite = overwrite
+        self._waiting = deque(outputs)
+        self._open: deque[tuple[int, Placement, int]] = deque()
+        self._complete: list[Placement] = []
+        self._complete_bytes = 0
+        self._tensors: list[_Tensor] = []
+        self._begun_rows = 0
+
+    def opening(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The plan, with each output opened just before the first block that needs it."""
+        for block in blocks:
+            end = block.first_row + block.samples
+            while self._begun_rows < end:
+                placement = self._begin(self._waiting.popleft())
+                if block.last and self._begun_rows <= end:
+                    # Written by this block alone, as a rule: a block may have many so small.
+                    placement.rest()
+            yield block
+
+    def _begin(self, output: Output) -> Placement:
+        layout = layout_of(output, self._recipe)
+        placement = Placement(output.path, overwrite=self._overwrite)
+        self._open.append((0, placement, layout.size))
+        placement.write(0, memoryview(layout.header))
+        for key in output.copies:
+            start = layout.offsets[key]
+            for chunk in _chunks(output, key):
+                placement.write(start, chunk)
+                start += len(chunk)
+        for key, spans in output.latents.items():
+            rows = sum(span.count for span in spans)
+            self._tensors.append(_Tensor(self._begun_rows, rows, placement, layout.offsets[key]))
+            self._begun_rows += rows
+        self._open[-1] = self._begun_rows, placement, layout.size
+        return placement
+
+    def write(self, block: Block, number: int, latents: Tensor) -> None:
+        """Put one draw of a block's latents in their place; threads call this at once."""
+        first, end = block.first_row, block.first_row + block.samples
+        at = bisect_right(self._tensors, first, key=lambda tensor: tensor.first_row) - 1
+        while first < end:
+            tensor = self._tensors[at]
+            stop = min(end, tensor.first_row + tensor.rows)
+            start = block.position(number * tensor.rows + first - tensor.first_row) * latents.element_size()
+            rows = latents[first - block.first_row : stop - block.first_row]
+            tensor.placement.write(tensor.offset + start, as_bytes(rows))
+            first, at = stop, at + 1
+
+    def finish(self, block: Block) -> None:
+        """Count a block done; place the outputs it completes, many at a time."""
+        done = block.first_row + block.samples if block.last else block.first_row
+        while self._open and self._open[0][0] <= done:
+            _, placement, size = self._open.popleft()
+            placement.rest()
+            self._complete.append(placement)
+            self._complete_bytes += size
+        if len(self._complete) >= _SYNC_FILES or self._complete_bytes >= _SYNC_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        if self._complete:
+            commit_all(self._complete)
+        self._complete, self._complete_bytes = [], 0
+
+    def discard(self) -> None:
+        """Leave nothing of what is not in place."""
+        for placement in [*self._complete, *(placement for _, placement, _ in self._open)]:
+            placement.discard()

@@ -1,0 +1,193 @@
+"""Files of latents to be written: what goes into each, from which inputs, under which keys."""
+
+import fnmatch
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from latentkit.errors import DataError, RequestError
+from latentkit.read.choice import Posterior, Span, describe
+from latentkit.read.header import Header, TensorInfo
+from latentkit.read.inputs import InputFile
+
+#: Files of a re-sharded output, and the index that lists them.
+SHARD_NAME = "latents-{number:05}-of-{count:05}.safetensors"
+INDEX_NAME = "latents.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A tensor carried over: bytes ``begin`` to ``end`` of tensors of the inputs, put end to end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[tuple[Header, TensorInfo, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file to be written: under each key the latents of spans, put end to end, and tensors carried over."""
+
+    path: str
+    latents: Mapping[str, tuple[Span, ...]]
+    copies: Mapping[str, Copy]
+
+
+def latents_key(posterior: Posterior, siblings: int) -> str:
+    """The key of a posterior's latents: ``moments_flip`` gives ``latents_flip``.
+
+    ``siblings`` is how many posteriors its file has: one alone gives ``latents`` whatever its key.
+    """
+    if siblings == 1 and not posterior.key.startswith("moments_"):
+        return "latents"
+    if posterior.key == "moments" or posterior.key.startswith("moments_"):
+        return "latents" + posterior.key.removeprefix("moments")
+    return f"latents.{posterior.key}"
+
+
+def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_file: bool) -> list[Output]:
+    """One output for each input file: ``output`` itself, or a folder in which each has its input's name.
+
+    Raises ``RequestError`` when one file is to hold several inputs, or a tensor to be carried is not there.
+    """
+    by_file: dict[InputFile, dict[Posterior, list[Span]]] = {}
+    for span in spans:
+        by_file.setdefault(span.posterior.file, {}).setdefault(span.posterior, []).append(span)
+    if as_file and len(by_file) > 1:
+        raise RequestError(f"{output}: one file, and there are {len(by_file)} inputs; give a folder")
+    planned = []
+    for file, group in by_file.items():
+        path = output if as_file else os.path.join(output, *file.name.split("/"))
+        latents = {latents_key(posterior, len(group)): tuple(spans) for posterior, spans in group.items()}
+        planned.append(Output(path, latents, _copies(group, carry, latents)))
+    return planned
+
+
+def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples: int) -> list[Output]:
+    """Outputs of ``samples`` each, of all inputs put end to end.
+
+    Raises ``RequestError`` or ``DataError`` when their latents, or what is carried, do not go end to end.
+    """
+    keys: dict[InputFile, Posterior] = {}
+    for span in spans:
+        first = keys.setdefault(span.posterior.file, span.posterior)
+        if first is not span.posterior:
+            raise RequestError(
+                f"{first.file.path}: --samples-per-shard takes one tensor a file, and there are {first.key!r} and "
+                f"{span.posterior.key!r}; choose with --key"
+            )
+        _check_joinable(spans[0].posterior, span.posterior)
+    carried = {posterior: _carried([posterior], carry, {"latents": ()}) for posterior in keys.values()}
+    shards = list(_cut(spans, samples))
+    planned = []
+    for number, part in enumerate(shards, 1):
+        path = os.path.join(folder, SHARD_NAME.format(number=number, count=len(shards)))
+        planned.append(
+            Output(path, {"latents": part}, _copied_rows([(span, carried[span.posterior]) for span in part]))
+        )
+    return planned
+
+
+def index_of(outputs: Sequence[Output], sizes: Sequence[int]) -> bytes:
+    """A Hugging Face index of re-sharded outputs, with the total of their sizes."""
+    weight_map = {
+        f"{number:05}/{key}": os.path.basename(output.path)
+        for number, output in enumerate(outputs, 1)
+        for key in (*output.latents, *output.copies)
+    }
+    return (json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}, indent=2) + "\n").encode()
+
+
+def _cut(whole: Sequence[Span], samples: int) -> Iterator[tuple[Span, ...]]:
+    spans: list[Span] = []
+    room = samples
+    for span in whole:
+        first, end = span.first, span.first + span.count
+        while first < end:
+            count = min(room, end - first)
+            spans.append(Span(span.posterior, first, count))
+            first, room = first + count, room - count
+            if room == 0:
+                yield tuple(spans)
+                spans, room = [], samples
+    if spans:
+        yield tuple(spans)
+
+
+def _check_joinable(first: Posterior, other: Posterior) -> None:
+    ours, theirs = ((p.axes.shape[len(p.axes.batch) :], p.mean.dtype) for p in (first, other))
+    if ours != theirs or len(other.axes.batch) > 1:
+        raise DataError(
+            f"{other.label} ({other.mean.dtype} {list(other.axes.shape)}) does not go end to end with {first.label} "
+            f"({first.mean.dtype} {list(first.axes.shape)}): --samples-per-shard needs equal shapes but for the batch"
+        )
+
+
+def _copies(
+    group: Mapping[Posterior, Sequence[Span]], carry: Sequence[str], latents: Mapping[str, Sequence[Span]]
+) -> dict[str, Copy]:
+    """What one input's output carries: whole tensors with whole inputs, else the rows of the samples chosen."""
+    carried = _carried(list(group), carry, latents)
+    (posterior, *_), (spans, *others) = group.keys(), group.values()
+    if all(_is_whole(spans) for spans in group.values()):
+        return {
+            tensor.key: Copy(tensor.dtype, tensor.shape, ((posterior.header, tensor, 0, tensor.nbytes),))
+            for tensor in carried
+        }
+    rows = [(span.first, span.count) for span in spans]
+    if carried and any([(span.first, span.count) for span in other] != rows for other in others):
+        raise RequestError(
+            f"{posterior.file.path}: other samples were chosen of one tensor than of another, so {carried[0].key!r} "
+            f"cannot be carried beside both; choose one tensor with --key"
+        )
+    return _copied_rows([(span, carried) for span in spans])
+
+
+def _is_whole(spans: Sequence[Span]) -> bool:
+    return len(spans) == 1 and spans[0].count == spans[0].posterior.samples
+
+
+def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mapping[str, object]) -> list[TensorInfo]:
+    """The tensors to copy through; a pattern never takes the moments."""
+    header = group[0].header
+    moments = {tensor.key for posterior in group for tensor in (posterior.mean, posterior.scale) if tensor}
+    carried: dict[str, TensorInfo] = {}
+    for pattern in patterns:
+        keys = [pattern] if pattern in header.tensors else fnmatch.filter(header.tensors, pattern)
+        keys = [key for key in keys if key == pattern or key not in moments]
+        if not keys and "*" not in pattern:
+            raise RequestError(f"{header.path}: no tensor is called {pattern!r} to carry; {describe(header)}")
+        carried |= {key: header.tensors[key] for key in keys}
+    for key in carried:
+        if key in latents:
+            raise RequestError(f"{header.path}: tensor {key!r} cannot be carried: the latents go by that key")
+    return list(carried.values())
+
+
+def _copied_rows(spans: Sequence[tuple[Span, Sequence[TensorInfo]]]) -> dict[str, Copy]:
+    """The rows that belong to the spans' samples, of the tensors to be carried with each."""
+    found: dict[str, list[tuple[Span, TensorInfo]]] = {}
+    for span, tensors in spans:
+        for tensor in tensors:
+            found.setdefault(tensor.key, []).append((span, tensor))
+    copies = {}
+    for key, rows in found.items():
+        first = rows[0][1]
+        for span, tensor in rows:
+            per_sample = tensor.shape[:1] == (span.posterior.samples,) and tensor.nbytes % span.posterior.samples == 0
+            if not per_sample or (tensor.dtype, tensor.shape[1:]) != (first.dtype, first.shape[1:]):
+                raise DataError(
+                    f"{span.posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) cannot be "
+                    f"carried into shards: it needs a row for each sample, alike in every input"
+                )
+        if len(rows) != len(spans):
+            raise RequestError(f"tensor {key!r} cannot be carried into shards: some of the inputs do not have it")
+        parts = tuple(_rows_of(span, tensor) for span, tensor in rows)
+        copies[key] = Copy(first.dtype, (sum(span.count for span, _ in rows), *first.shape[1:]), parts)
+    return copies
+
+
+def _rows_of(span: Span, tensor: TensorInfo) -> tuple[Header, TensorInfo, int, int]:
+    row = tensor.nbytes // span.posterior.samples
+    return span.posterior.header, tensor, span.first * row, (span.first + span.count) * row

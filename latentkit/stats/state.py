@@ -1,0 +1,171 @@
+"""What ``stats`` counted, as a file: runs over parts are merged into what one run over all would give.
+
+A state is a safetensors file: arrays, and one metadata entry of JSON. Never pickle.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from latentkit.errors import DataError, RequestError
+from latentkit.health.outliers import Extreme, SampleValues
+from latentkit.stats import Place, Statistics, Summary
+from latentkit.stats.arrays import arrays_of, place_rows, places_of, restore
+from latentkit.stats.centred import Arrays
+from latentkit.stats.extras import Extras
+
+_ENTRY = "latentkit_state"
+_VERSION = 1
+_MOST_CHANNELS = 1 << 20
+
+
+@dataclass(slots=True)
+class State:
+    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides.
+
+    ``per_sample`` is None where one state merged is of latents and from before their mean squares were counted.
+    """
+
+    statistics: Statistics
+    per_sample: SampleValues | None
+    readings: list[str] = field(default_factory=list)
+    extras: Extras | None = None
+
+    @property
+    def extra_names(self) -> list[str]:
+        return [] if self.extras is None else self.extras.names
+
+    def summary(self) -> Summary:
+        """All figures."""
+        summary = self.statistics.summary()
+        return summary if self.extras is None else replace(summary, extras=self.extras.figures())
+
+    def merge(self, other: "State") -> None:
+        """Take what another has counted; raises ``ValueError`` where they do not fit."""
+        self.statistics.merge(other.statistics)
+        if self.per_sample is None or other.per_sample is None:
+            self.per_sample = None
+        else:
+            self.per_sample.merge(other.per_sample)
+        if self.extras is not None and other.extras is not None:
+            self.extras.merge(other.extras)
+        self.readings = list(dict.fromkeys(self.readings + other.readings))
+
+
+def to_bytes(state: State) -> bytes:
+    """The state as a safetensors file; equal states give equal bytes."""
+    names: dict[tuple[str, str], int] = {}
+
+    def number_of(place: Place) -> int:
+        return names.setdefault((place.name, place.key), len(names))
+
+    statistics, values = state.statistics, state.per_sample
+    arrays = arrays_of(statistics, number_of)
+    facts: dict[str, Any] = {
+        "version": _VERSION,
+        "channels": statistics.channels,
+        "parameterization": statistics.parameterization,
+        "clamp": list(statistics.clamp),
+        "samples": statistics.samples,
+        "readings": state.readings,
+    }
+    if values is not None:
+        facts["nonfinite_samples"] = values.nonfinite
+        seen, what = np.flatnonzero(values.counts), _what(statistics)
+        arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
+        for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
+            arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
+            arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
+    if state.extras is not None:
+        facts["with"] = state.extra_names
+        arrays |= {f"with.{name}": array for name, array in state.extras.arrays(number_of).items()}
+    # Names may be many and long: data have room, the header has little.
+    text = json.dumps(list(names)).encode(errors="surrogatepass")
+    arrays["names"] = np.frombuffer(text, np.uint8)
+    return save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {_ENTRY: json.dumps(facts)},
+    )
+
+
+def from_file(path: str) -> State:
+    """Read a state; raises ``DataError`` for a file that is none, or is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            entry = (file.metadata() or {}).get(_ENTRY)
+            if entry is None:
+                raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return _state(json.loads(entry), arrays)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError, IndexError) as error:
+        raise DataError(f"{path}: not a state that can be read: {str(error)[:200]}") from error
+
+
+def merged(paths: Sequence[str]) -> State:
+    """All states as one; raises ``RequestError`` where two are not of the same kind."""
+    whole = from_file(paths[0])
+    for path in paths[1:]:
+        other = from_file(path)
+        for what in ("channels", "parameterization", "clamp"):
+            ours, theirs = (getattr(state.statistics, what) for state in (whole, other))
+            if ours != theirs:
+                raise RequestError(f"{paths[0]} and {path} cannot be merged: their {what} are {ours} and {theirs}")
+        if whole.extra_names != other.extra_names:
+            ours, theirs = (" ".join(state.extra_names) or "none" for state in (whole, other))
+            raise RequestError(f"{paths[0]} and {path} cannot be merged: their --with are {ours} and {theirs}")
+        whole.merge(other)
+    return whole
+
+
+def _state(facts: dict[str, Any], arrays: Arrays) -> State:
+    if facts["version"] != _VERSION:
+        raise ValueError(f"its version is {facts['version']}, and this latentkit reads {_VERSION}")
+    channels, parameterization, samples = facts["channels"], facts["parameterization"], facts["samples"]
+    if not (
+        isinstance(channels, int) and 1 <= channels <= _MOST_CHANNELS and isinstance(samples, int) and samples >= 0
+    ):
+        raise ValueError(f"it counts {samples} samples of {channels} channels")
+    low, high = map(float, facts["clamp"])
+    names = [
+        (str(name), str(key)) for name, key in json.loads(arrays["names"].tobytes().decode(errors="surrogatepass"))
+    ]
+    statistics = Statistics(channels, parameterization, (low, high))
+    statistics.samples = samples
+    restore(statistics, arrays, names)
+    # States of latents from before their mean squares were counted have none.
+    has_values = parameterization != "none" or "nonfinite_samples" in facts
+    values = _sample_values(facts, arrays, names, _what(statistics)) if has_values else None
+    extras = _extras(facts, arrays, names, statistics)
+    return State(statistics, values, [str(reading) for reading in facts["readings"]], extras)
+
+
+def _extras(
+    facts: dict[str, Any], arrays: Arrays, names: list[tuple[str, str]], statistics: Statistics
+) -> Extras | None:
+    if not facts.get("with"):
+        return None
+    extras = Extras(facts["with"], statistics.channels, statistics.parameterization, statistics.clamp)
+    own = {key.removeprefix("with."): array for key, array in arrays.items() if key.startswith("with.")}
+    extras.restore(own, names)
+    return extras
+
+
+def _what(statistics: Statistics) -> str:
+    """What there is a value of for each sample."""
+    return "mean_square" if statistics.parameterization == "none" else "kl"
+
+
+def _sample_values(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]], what: str) -> SampleValues:
+    counts = np.zeros_like(SampleValues().counts)
+    counts[arrays[f"{what}.cells"]] = arrays[f"{what}.counts"]
+    extremes: list[list[Extreme]] = []
+    for name in ("highest", "lowest"):
+        places = places_of(arrays[f"{what}.{name}_at"], names)
+        pairs = zip(arrays[f"{what}.{name}"].tolist(), places, strict=True)
+        extremes.append([(value, place) for value, place in pairs if place is not None])
+    return SampleValues.restored(counts, int(facts["nonfinite_samples"]), *extremes)

@@ -1,0 +1,399 @@
+"""The figures of a run, as frozen dataclasses of plain numbers (``dataclasses.asdict`` makes them JSON-able)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentkit.posterior.parameterization import Clamp
+from latentkit.stats.correlation import Correlation
+from latentkit.stats.counts import Cells, Facts
+from latentkit.stats.duplicates import Duplicates
+from latentkit.stats.extrema import Extrema, Place
+from latentkit.stats.quantity import HALF_PRECISIONS, Quantity
+from latentkit.stats.shape import Shape
+from latentkit.stats.spectrum import Spectrum
+
+#: Percentages of the quantiles, by NumPy's ``inverted_cdf``: the least value with at least as many up to it.
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+
+#: Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders" (2016), section 5.1: a latent is active when the
+#: variance of its posterior mean over the data is above this.
+ACTIVE_VARIANCE = 0.01
+#: A channel that is not active is called collapsed when its KL, in nats an element, is below this.
+COLLAPSED_KL = 0.01
+
+#: Bins of the log-variance histogram between the bounds of the clamp.
+HISTOGRAM_BINS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Means, or log-variances before the clamp. All but the counts are of finite elements; NaN where there is none.
+
+    ``sd`` is the population's, √(Σ(x − mean)² / n). ``quantiles`` belong to ``QUANTILES``.
+    """
+
+    finite: int
+    nan_count: int
+    negative_count: int
+    minus_inf_count: int
+    plus_inf_count: int
+    mean: float
+    sd: float
+    min: float
+    max: float
+    min_at: Place | None
+    max_at: Place | None
+    nonfinite_at: Place | None
+    quantiles: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClampCounts:
+    """Elements at the clamp. ``below`` and ``above`` are strictly beyond a bound and count infinities.
+
+    ``clamped_fraction`` is (below + above) / elements. ``margin_low`` and ``margin_high`` are the distances in nats
+    of the extreme log-variances to the bounds, negative beyond them, and ``margin`` the lesser.
+    """
+
+    low: float
+    high: float
+    below: int
+    at_low: int
+    at_high: int
+    above: int
+    clamped_fraction: float
+    margin_low: float
+    margin_high: float
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hazards:
+    """Elements for which the usual formulas would overflow or vanish in a 16-bit dtype, after the clamp.
+
+    ``var_*``: e^l; ``std_*``: e^(l/2); ``square_over``: m², whose infinity makes the sample's KL infinite. Where e^l
+    vanishes, an NLL divides by zero.
+    """
+
+    dtype: str
+    var_over: int
+    var_under: int
+    std_over: int
+    std_under: int
+    square_over: int
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL to the standard normal in nats, over finite means, and over log-variances that are finite or clamped.
+
+    ``element`` is a mean, ``sample`` is ``total`` by the number of samples, ``share`` is of all channels' total.
+    """
+
+    element: float
+    sample: float
+    total: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """What makes latents z normal: (z − ``shift_factor``) · ``scaling_factor``.
+
+    ``shift_factor`` is their mean and ``scaling_factor`` 1 / ``sd`` (NaN where sd is 0), sd the population's.
+    """
+
+    shift_factor: float
+    scaling_factor: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All figures of one channel, or of all (``channel`` None).
+
+    ``mean_variance`` is the variance of the means over samples and positions. ``drawn`` is of latents drawn from the
+    posteriors, by the law of total variance (mean of the variances + variance of the means), ``means`` of the means
+    alone. These, ``active`` and ``collapsed`` are NaN or None for fewer than two samples. What concerns the scale is
+    None for drawn latents. ``aggregate_kl`` is KL(N(``drawn.shift_factor``, ``drawn.sd``²) ‖ N(0, 1)) in nats an
+    element. ``histogram`` counts finite log-variances below, between and above ``histogram_edges``.
+    For all channels, ``active`` and ``collapsed`` are None.
+    """
+
+    channel: int | None
+    count: int
+    mean: Spread
+    logvar: Spread | None
+    clamp: ClampCounts | None
+    hazards: list[Hazards]
+    kl: Divergence | None
+    mean_variance: float
+    active: bool | None
+    collapsed: bool | None
+    drawn: Normalization
+    means: Normalization
+    aggregate_kl: float
+    histogram: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraFigures:
+    """What was asked for besides, by name; None where it was not.
+
+    All are of whole samples. ``nonfinite_samples`` (a mean that is not finite, a scale that is NaN or negative) are
+    left out of all but the duplicates, ``large_samples`` (of more elements than are held at once) of all.
+    """
+
+    correlation: Correlation | None = None
+    shape: Shape | None = None
+    spectrum: Spectrum | None = None
+    duplicates: Duplicates | None = None
+    nonfinite_samples: int = 0
+    large_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures over all elements and for each channel.
+
+    ``exact_quantiles``: quantiles and histograms are exact. Otherwise (float32, float64, or 16 bits of more than 32
+    channels) they are rounded towards zero by at most 0.8 % or 2^-16 (``std``, ``var``, ``softplus``: by 0.8 % or
+    0.016 nats); everything else is exact all the same.
+    """
+
+    samples: int
+    channels: int
+    parameterization: str
+    clamp: Clamp
+    quantile_levels: list[float]
+    histogram_edges: list[float]
+    exact_quantiles: bool
+    active_channels: int
+    collapsed_channels: int
+    overall: Group
+    per_channel: list[Group]
+    extras: ExtraFigures = ExtraFigures()
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """What was counted of the means, or of the scale parameters."""
+
+    quantity: Quantity
+    facts: Facts
+    cells: Cells
+    extrema: Extrema
+    exact: bool
+
+    def pooled(self) -> "Half":
+        """All channels as one."""
+        cells = Cells(self.cells.values, self.cells.counts.sum(axis=0, keepdims=True))
+        return Half(self.quantity, self.facts.pooled(), cells, self.extrema.pooled(), self.exact)
+
+
+def summarize(mean: Half, scale: Half | None, samples: int, parameterization: str) -> Summary:
+    """Read all figures out of the counts."""
+    clamp = mean.quantity.clamp
+    edges = np.linspace(*clamp, HISTOGRAM_BINS + 1)
+    pooled_mean, pooled_scale = mean.pooled(), scale.pooled() if scale else None
+    everything = _nats(pooled_mean, pooled_scale, 0)
+    groups = [_group(mean, scale, channel, samples, everything, edges) for channel in range(len(mean.facts.total))]
+    return Summary(
+        samples=samples,
+        channels=len(groups),
+        parameterization=parameterization,
+        clamp=clamp,
+        quantile_levels=[percent / 100 for percent in QUANTILES],
+        histogram_edges=edges.tolist(),
+        exact_quantiles=mean.exact and (scale is None or scale.exact),
+        active_channels=sum(group.active is True for group in groups),
+        collapsed_channels=sum(group.collapsed is True for group in groups),
+        overall=_group(pooled_mean, pooled_scale, None, samples, everything, edges),
+        per_channel=groups,
+    )
+
+
+def _group(
+    mean: Half, scale: Half | None, channel: int | None, samples: int, everything: float, edges: NDArray[np.float64]
+) -> Group:
+    row = channel or 0
+    facts = mean.facts
+    variance = _defined(facts.moments.variance[row], samples)
+    center = _defined(facts.moments.mean[row], samples)
+    kl = _divergence(mean, scale, row, samples, everything) if scale else None
+    drawn_variance = variance
+    if scale:
+        drawn_variance += _ratio(scale.facts.variance.total[row], _known(scale.facts)[row])
+    active = None if channel is None or math.isnan(variance) else variance > ACTIVE_VARIANCE
+    drawn = _normalization(center, drawn_variance)
+    return Group(
+        channel=channel,
+        count=int(facts.total[row]),
+        mean=_spread(mean, row),
+        logvar=_spread(scale, row) if scale else None,
+        clamp=_clamp_counts(scale, row) if scale else None,
+        hazards=[_hazards(mean, scale, row, number) for number in range(len(HALF_PRECISIONS))],
+        kl=kl,
+        mean_variance=variance,
+        active=active,
+        collapsed=None if active is None or kl is None else not active and kl.element < COLLAPSED_KL,
+        drawn=drawn,
+        means=_normalization(center, variance),
+        aggregate_kl=_aggregate_kl(drawn),
+        histogram=_histogram(scale.cells, row, edges) if scale else [],
+    )
+
+
+def _normalization(mean: float, variance: float) -> Normalization:
+    sd = math.sqrt(variance)
+    return Normalization(mean, 1 / sd if sd else math.nan, sd)
+
+
+def _aggregate_kl(latents: Normalization) -> float:
+    """½ (μ² + s² − 1 − log s²): of a normal with the moments of the aggregate posterior, the latents of all samples.
+
+    The KL of the aggregate posterior itself, the marginal KL of Hoffman & Johnson, "ELBO surgery" (2016), is this and
+    its KL to that normal: never less.
+    """
+    excess = latents.sd**2 - 1
+    if math.isnan(excess):
+        return math.nan
+    return 0.5 * (latents.shift_factor**2 + (excess - math.log1p(excess) if excess > -1 else math.inf))
+
+
+def _spread(half: Half, row: int) -> Spread:
+    facts, extrema = half.facts, half.extrema
+    least, greatest = (_value(half.quantity, extremes[row]) for extremes in (extrema.least, extrema.greatest))
+    return Spread(
+        finite=int(facts.moments.count[row]),
+        nan_count=int(facts.nan[row]),
+        negative_count=int(facts.negative[row]),
+        minus_inf_count=int(facts.minus_inf[row]),
+        plus_inf_count=int(facts.plus_inf[row]),
+        mean=float(facts.moments.mean[row]),
+        sd=math.sqrt(facts.moments.variance[row]),
+        min=least if extrema.least_at[row] else math.nan,
+        max=greatest if extrema.greatest_at[row] else math.nan,
+        min_at=extrema.least_at[row],
+        max_at=extrema.greatest_at[row],
+        nonfinite_at=extrema.nonfinite_at[row],
+        # The number that stands for a cell may lie beyond the extremes, which are exact.
+        quantiles=[min(max(value, least), greatest) for value in _quantiles(half.cells, row)],
+    )
+
+
+def _value(quantity: Quantity, stored: float) -> float:
+    return float(quantity.value(torch.tensor(stored, dtype=torch.float64)))
+
+
+def _quantiles(cells: Cells, row: int) -> list[float]:
+    cumulated = np.cumsum(cells.counts[row])
+    if len(cumulated) == 0 or cumulated[-1] == 0:
+        return [math.nan] * len(QUANTILES)
+    n = int(cumulated[-1])
+    # In whole numbers: the element number ⌈n p / 100⌉, counted from one.
+    ranks = [max(1, -(-n * percent // 100)) for percent in QUANTILES]
+    return [float(value) for value in cells.values[np.searchsorted(cumulated, ranks)]]
+
+
+def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
+    """Counts below the first edge, in [edge, next edge), from the last edge up (the last edge itself is inside)."""
+    bins = np.searchsorted(edges, cells.values, side="right")
+    bins[cells.values == edges[-1]] = len(edges) - 1
+    counts = np.zeros(len(edges) + 1, np.int64)
+    np.add.at(counts, bins, cells.counts[row])
+    return [int(count) for count in counts]
+
+
+def _clamp_counts(scale: Half, row: int) -> ClampCounts:
+    facts, (low, high) = scale.facts, scale.quantity.clamp
+    finite = int(facts.moments.count[row])
+    less, at_most = facts.less[row], facts.at_most[row]
+    below = int(less[0] + facts.minus_inf[row])
+    above = int(finite - at_most[1] + facts.plus_inf[row])
+    spread = _spread(scale, row)
+    margins = spread.min - low, high - spread.max
+    return ClampCounts(
+        low=low,
+        high=high,
+        below=below,
+        at_low=int(at_most[0] - less[0]),
+        at_high=int(at_most[1] - less[1]),
+        above=above,
+        clamped_fraction=_ratio(below + above, facts.total[row]),
+        margin_low=margins[0],
+        margin_high=margins[1],
+        margin=min(margins),
+    )
+
+
+def _hazards(mean: Half, scale: Half | None, row: int, number: int) -> Hazards:
+    """Thresholds stand in the order in which ``Quantity.thresholds`` lists them."""
+    half, facts = HALF_PRECISIONS[number], mean.facts
+    infinite = int(facts.minus_inf[row] + facts.plus_inf[row])
+    low, high = facts.at_most[row, 2 * number], facts.less[row, 2 * number + 1]
+    square_over = int(low + facts.moments.count[row] - high) + infinite
+    if scale is None:
+        return Hazards(half.dtype, 0, 0, 0, 0, square_over)
+    k = 2 + 4 * number
+    bounds = half.ln_over, half.ln_under, 2 * half.ln_over, 2 * half.ln_under
+    var_over, std_over = (_from(scale, row, k + i, bounds[i]) for i in (0, 2))
+    var_under, std_under = (_up_to(scale, row, k + i, bounds[i]) for i in (1, 3))
+    return Hazards(half.dtype, var_over, var_under, std_over, std_under, square_over)
+
+
+def _from(scale: Half, row: int, k: int, logvar: float) -> int:
+    """Elements whose clamped log-variance is at least that of threshold k."""
+    facts, (low, high) = scale.facts, scale.quantity.clamp
+    if logvar > high:
+        return 0
+    if logvar <= low:
+        return int(_known(facts)[row])
+    return int(facts.moments.count[row] - facts.less[row, k] + facts.plus_inf[row])
+
+
+def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
+    """Elements whose clamped log-variance is at most that of threshold k."""
+    facts, (low, high) = scale.facts, scale.quantity.clamp
+    if logvar < low:
+        return 0
+    if logvar >= high:
+        return int(_known(facts)[row])
+    return int(facts.at_most[row, k] + facts.minus_inf[row])
+
+
+def _divergence(mean: Half, scale: Half, row: int, samples: int, everything: float) -> Divergence:
+    total = _nats(mean, scale, row)
+    squares, remainders = _squares(mean, row), scale.facts.remainder.total[row]
+    element = 0.5 * (_ratio(squares, mean.facts.moments.count[row]) + _ratio(remainders, _known(scale.facts)[row]))
+    return Divergence(element, _ratio(total, samples), total, _ratio(total, everything))
+
+
+def _nats(mean: Half, scale: Half | None, row: int) -> float:
+    """½ Σ (m² + h(l)): Kingma & Welling 2014, appendix B."""
+    return 0.5 * (_squares(mean, row) + float(scale.facts.remainder.total[row])) if scale else math.nan
+
+
+def _squares(mean: Half, row: int) -> float:
+    moments = mean.facts.moments
+    if not moments.count[row]:
+        return 0.0
+    return float(moments.squares.total[row] + moments.count[row] * moments.mean[row] ** 2)
+
+
+def _known(facts: Facts) -> NDArray[np.int64]:
+    """Elements that have a clamped log-variance: the infinite too."""
+    known: NDArray[np.int64] = facts.moments.count + facts.minus_inf + facts.plus_inf
+    return known
+
+
+def _defined(figure: float, samples: int) -> float:
+    return float(figure) if samples > 1 else math.nan
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

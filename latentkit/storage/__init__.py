@@ -1,1 +1,0 @@
-"""Files: finding them, choosing tensors in them, reading blocks, writing latents and tables."""
