@@ -5,6 +5,7 @@ Run as ``python tests/accuracy_table.py``.
 
 import warnings
 
+import adapter
 import reference
 import torch
 from regimes import REGIMES, far_means, generator_for, stored
@@ -14,8 +15,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
-from latentkit.measures.formulas import Arithmetic, kl_to_prior, nll
-from latentkit.workspace import Workspace
 
 SHAPE = 4, 4, 8, 8  # images of 4 channels
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -39,8 +38,7 @@ def by_script(mean: Tensor, raw: Tensor, latents: Tensor) -> tuple[list[float], 
 
 def by_latentkit(mean: Tensor, raw: Tensor, latents: Tensor) -> tuple[list[float], list[float]]:
     mean, raw, latents = (tensor.view(len(mean), 1, SHAPE[1], -1) for tensor in (mean, raw, latents))
-    kl = kl_to_prior(mean, raw, "logvar", Arithmetic(), Workspace(), per_channel=False)
-    return kl.ravel().tolist(), nll(mean, raw, "logvar", latents, Arithmetic(), Workspace()).ravel().tolist()
+    return adapter.kl(mean, raw).ravel().tolist(), adapter.nll(mean, raw, latents).ravel().tolist()
 
 
 def errors(regime: str, dtype: torch.dtype) -> list[float]:

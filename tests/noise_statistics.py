@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import adapter_sample
 import torch
 from scipy.special import kolmogorov
 from scipy.stats import norm
 from torch import Tensor
 
-from latentkit.sample.noise import Scratch, fill_normal, stream_key
+from latentkit.sample.streams import stream_key
 
 BLOCK = 1 << 20
 BINS = 4096  # equally probable, for chi-square
@@ -36,8 +37,7 @@ Row = tuple[str, float, float, float]  # name, measured, expected, standard erro
 
 
 def normals(seed: int, stream: str, draw: int, position: int, count: int) -> Tensor:
-    out = torch.empty(count)
-    return fill_normal(out, stream_key(seed, stream), draw, position, Scratch()).double()
+    return torch.from_numpy(adapter_sample.normals(stream_key(seed, stream), draw, position, count)).double()
 
 
 def sums(position: int, count: int) -> tuple[Counter[str], Tensor]:

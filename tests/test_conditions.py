@@ -9,7 +9,8 @@ import torch
 from latentkit.errors import RequestError
 from latentkit.health.conditions import FIGURES, Condition, held, parse
 from latentkit.health.findings import find
-from latentkit.stats import Origin, Statistics, Summary
+from latentkit.stats.summary import Summary
+from tests.adapter_stats import Origin, Statistics
 from tests.conftest import moments_of
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from latentkit import DiagonalGaussianDistribution, DiracDistribution, normal_kl
-from latentkit.posterior.parameterization import PARAMETERIZATIONS, check_clamp, scale_of
+from latentkit.posterior.distribution import scale_of
+from latentkit.posterior.parameterization import PARAMETERIZATIONS, check_clamp
 
 Posterior = DiagonalGaussianDistribution
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]

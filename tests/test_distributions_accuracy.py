@@ -10,8 +10,8 @@ import torch
 from regimes import DTYPES, Worst, far_means, generator_for, spread_of, stored, tolerance
 
 from latentkit import DiagonalGaussianDistribution, normal_kl
-from latentkit.posterior.distribution import exp_remainder
-from latentkit.posterior.parameterization import PARAMETERIZATIONS, scale_of
+from latentkit.posterior.distribution import exp_remainder, scale_of
+from latentkit.posterior.parameterization import PARAMETERIZATIONS
 
 SHAPES = [(20, 1), (2, 16), (1, 120)]  # (samples, dimensions)
 

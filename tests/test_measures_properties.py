@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import adapter
 import numpy as np
 import pytest
 import reference
 import torch
-from conftest import SAMPLE_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regimes import DTYPES, one_torch_thread
@@ -22,14 +22,13 @@ with warnings.catch_warnings():
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
 from latentkit.errors import DataError
-from latentkit.measures.formulas import Arithmetic, kl_to_other, kl_to_prior, nll
+from latentkit.measures.kl import kl_values
+from latentkit.measures.nll import nll_values
 from latentkit.posterior.affine import IDENTITY, Affine
 from latentkit.read.choice import Selection
 from latentkit.read.pairing import pair_latents
 from latentkit.read.plan import find_posteriors
-from latentkit.run import kl_values, nll_values
-from latentkit.sums import Values
-from latentkit.workspace import Workspace
+from latentkit.run import Values
 
 quickly = settings(max_examples=80, deadline=None)
 
@@ -52,16 +51,15 @@ def halves(draw: st.DrawFn, count: int = 2) -> list[Tensor]:
 
 
 def kl(mean: Tensor, raw: Tensor, *, per_channel: bool = False) -> Values:
-    return kl_to_prior(mean, raw, "logvar", Arithmetic(), Workspace(), per_channel=per_channel)
+    return adapter.kl(mean, raw, per_channel=per_channel)
 
 
 def kl_between(one: list[Tensor], other: list[Tensor], *, symmetric: bool = False) -> Values:
-    partner = *other, "logvar"
-    return kl_to_other(*one, "logvar", partner, Arithmetic(), Workspace(), per_channel=False, symmetric=symmetric)
+    return adapter.kl_to_other((*one, "logvar"), (*other, "logvar"), symmetric=symmetric)
 
 
 def nll_of(mean: Tensor, raw: Tensor, latents: Tensor) -> Values:
-    return nll(mean, raw, "logvar", latents, Arithmetic(), Workspace())
+    return adapter.nll(mean, raw, latents)
 
 
 @quickly
@@ -146,7 +144,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def kl_in(spans: list) -> Values:
-    return np.concatenate([values for (_, values), _ in kl_values(spans, Arithmetic())])[:, 0]
+    return np.concatenate([values for (_, values), _ in kl_values(spans)])[:, 0]
 
 
 def nll_in(folder: Path, affine: Affine, latents: Tensor) -> Values:
@@ -154,7 +152,7 @@ def nll_in(folder: Path, affine: Affine, latents: Tensor) -> Values:
     save_file({"latents": latents}, folder / "latents.safetensors")
     posteriors = [span.posterior if hasattr(span, "posterior") else span for span in spans]
     pairs = pair_latents(posteriors, str(folder / "latents.safetensors"), None)
-    results = nll_values(posteriors, pairs, dict.fromkeys(posteriors, affine), Arithmetic())
+    results = nll_values(posteriors, pairs, dict.fromkeys(posteriors, affine))
     return np.concatenate([values for (_, values), _ in results])[:, 0]
 
 
@@ -222,17 +220,3 @@ def test_a_scale_of_zero_or_next_to_it_is_clamped(
     expected = 4 * 0.5 * (math.exp(-30) - 1 + 30)
     np.testing.assert_allclose(kl_in(written(tmp_path, parameterization, moments=moments)), expected, rtol=5e-7)
     assert power * math.log(smallest or 1e-300) < -30
-
-
-@pytest.mark.parametrize("name", ["healthy-f16", "healthy-f32", "video", "pair"])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_the_way_of_a_device_gives_the_same_within_the_bounds(name: str, *, per_channel: bool) -> None:
-    """The host under another name takes the steps of a GPU: whole blocks copied there, everything in float64."""
-    spans = find_posteriors([str(SAMPLE_DATA / f"{name}.safetensors")], Selection()).spans
-    host, device = (
-        np.concatenate(
-            [values for (_, values), _ in kl_values(spans, Arithmetic(device=place), per_channel=per_channel)]
-        )
-        for place in ("cpu", "cpu:0")
-    )
-    np.testing.assert_allclose(device, host, rtol=5e-7, atol=0)

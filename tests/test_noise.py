@@ -8,45 +8,33 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import pairwise
+from math import factorial
 from pathlib import Path
 from typing import Any
 
+import adapter_sample as ours
 import make_normal_table
 import noise_reference as reference
 import noise_statistics
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from latentkit.sample import noise
+from latentkit.compiled.latents import FORMATS
+from latentkit.compiled.tables import values_of
+from latentkit.sample.streams import stream_key, stream_name
 
 ROOT = Path(__file__).parent.parent
-KEY = noise.stream_key(0, noise.stream_name("a.safetensors", "moments"))
-SCRATCH = noise.Scratch()
+KEY = stream_key(0, stream_name("a.safetensors", "moments"))
 CLAMP = (-30.0, 20.0)
 CLAMPS = [CLAMP, (-300.0, 300.0), (-1.3, 0.7)]
-SMALL_DTYPES = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+SMALL_DTYPES = ["F16", "BF16", "F8_E4M3", "F8_E5M2"]
 PARAMETERIZATIONS = ["logvar", "std", "var", "softplus"]
-
-
-def normals(key: tuple[int, int], draw: int, position: int, count: int) -> NDArray[np.float32]:
-    return noise.fill_normal(torch.empty(count), key, draw, position, SCRATCH).numpy()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As a worker has it; on a busy machine torch's own threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -92,42 +80,41 @@ def test_the_references_array_form_of_philox_is_its_integer_form() -> None:
     count=st.integers(0, 3000),
 )
 def test_equal_bits_to_the_second_implementation(seed: int, name: str, draw: int, position: int, count: int) -> None:
-    key = noise.stream_key(seed, noise.stream_name(name, "moments"))
+    key = stream_key(seed, stream_name(name, "moments"))
     assert key == reference.key_of(seed, reference.nfc(name), "moments")
-    assert same_bits(normals(key, draw, position, count), reference.normals(key, draw, position, count))
+    assert same_bits(ours.normals(key, draw, position, count), reference.normals(key, draw, position, count))
 
 
 @pytest.mark.parametrize("position", [0, 5, 2**60 - 1])
 def test_equal_bits_across_chunks(position: int) -> None:
-    count = 3 * noise._WORDS + 5
-    assert same_bits(normals(KEY, 3, position, count), reference.normals(KEY, 3, position, count))
+    count = 3 * (1 << 20) + 5
+    assert same_bits(ours.normals(KEY, 3, position, count), reference.normals(KEY, 3, position, count))
 
 
 @settings(deadline=None, max_examples=15)
 @given(cuts=st.lists(st.integers(0, 200_000), max_size=8))
 def test_noise_does_not_depend_on_how_it_is_cut(cuts: list[int]) -> None:
-    whole = normals(KEY, 0, 1000, 200_000)
+    whole = ours.normals(KEY, 0, 1000, 200_000)
     edges = sorted({0, 200_000, *cuts})
-    parts = [normals(KEY, 0, 1000 + a, b - a) for a, b in pairwise(edges)]
+    parts = [ours.normals(KEY, 0, 1000 + a, b - a) for a, b in pairwise(edges)]
     assert same_bits(np.concatenate(parts), whole)
 
 
-def test_threads_with_a_scratch_each_do_not_disturb_one_another() -> None:
-    expected = normals(KEY, 0, 0, 1 << 20)
-    out = torch.empty(1 << 20)
+def test_threads_do_not_disturb_one_another() -> None:
+    expected = ours.normals(KEY, 0, 0, 1 << 20)
+    out = np.empty(1 << 20, np.float32)
 
     def work(part: int) -> None:
-        scratch = noise.Scratch()
         for start in range(part << 18, (part + 1) << 18, 50_000):
-            piece = out[start : min(start + 50_000, (part + 1) << 18)]
-            noise.fill_normal(piece, KEY, 0, start, scratch)
+            stop = min(start + 50_000, (part + 1) << 18)
+            out[start:stop] = ours.normals(KEY, 0, start, stop - start)
 
     threads = [threading.Thread(target=work, args=(part,)) for part in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert same_bits(out.numpy(), expected)
+    assert same_bits(out, expected)
 
 
 def test_table_step_on_the_words_where_it_could_go_wrong() -> None:
@@ -135,26 +122,20 @@ def test_table_step_on_the_words_where_it_could_go_wrong() -> None:
     ties = [(2**24 + i) * 2**e + 2 ** (e - 1) for e in range(1, 7) for i in range(0, 2**23, 2**19 + 1)]
     words = np.array([w for w in {*powers, *ties, 2**32 - 1} if 0 <= w < 2**32], np.int64).astype(np.uint32)
     words = np.concatenate([words, words ^ np.uint32(2**31)])
-    out = torch.empty(len(words))
-    noise.normals(
-        torch.from_numpy(words.view(np.int32)), *noise.normal_tables(), out, out.view(torch.int32), SCRATCH.buffers
-    )
-    assert same_bits(out.numpy(), reference.normals_of(words))
+    assert same_bits(ours.table_step(words), reference.normals_of(words))
 
 
 def test_streams_are_joined_without_collision_and_in_one_unicode_form() -> None:
-    assert noise.stream_name("a/b", "c") != noise.stream_name("a", "b/c")
-    assert noise.stream_name("é.safetensors", "m") == noise.stream_name("é.safetensors", "m")
-    assert noise.stream_key(1, "2\0a") != noise.stream_key(12, "\0a")
-    assert noise.stream_key(0, os.fsdecode(b"\xff.safetensors")) != noise.stream_key(
-        0, os.fsdecode(b"\xfe.safetensors")
-    )
+    assert stream_name("a/b", "c") != stream_name("a", "b/c")
+    assert stream_name("é.safetensors", "m") == stream_name("é.safetensors", "m")
+    assert stream_key(1, "2\0a") != stream_key(12, "\0a")
+    assert stream_key(0, os.fsdecode(b"\xff.safetensors")) != stream_key(0, os.fsdecode(b"\xfe.safetensors"))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=re.escape(str(seed))):
-        noise.stream_key(seed, "a")
+        stream_key(seed, "a")
 
 
 # The table
@@ -191,20 +172,14 @@ def test_the_noise_passes_the_tests_of_a_normal_source() -> None:
 # σ
 
 
-def values_of(dtype: torch.dtype) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """All values of a small dtype, by bit pattern."""
-    bits = 8 * dtype.itemsize
-    patterns = torch.arange(1 << bits).to(torch.int16 if bits == 16 else torch.uint8)
-    return patterns.view(dtype).float().numpy()
-
-
 @pytest.mark.parametrize("clamp", CLAMPS[::2])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", SMALL_DTYPES)
 def test_every_entry_of_a_std_table_is_correctly_rounded(
-    dtype: torch.dtype, parameterization: str, clamp: tuple[float, float]
+    dtype: str, parameterization: str, clamp: tuple[float, float]
 ) -> None:
-    x, table = values_of(dtype), noise.std_table(dtype, parameterization, clamp).numpy()
+    x = values_of(dtype).astype(np.float32)
+    table = ours.stds(ours.every_pattern(dtype), dtype, parameterization, clamp)
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
         if parameterization == "logvar":
@@ -229,11 +204,11 @@ def test_every_entry_of_a_std_table_is_correctly_rounded(
 
 
 def test_no_16_bit_value_comes_so_near_a_rounding_boundary_that_libraries_could_differ() -> None:
-    """4 float64 ulps for log-variance; NumPy's and torch's exp and log1p are within 2."""
+    """4 float64 ulps for log-variance; our exp and softplus are within 3."""
     with mp.workdps(50):
         for parameterization, least in (("logvar", 3.9), ("softplus", 1000)):
-            for dtype in (torch.float16, torch.bfloat16):
-                x = values_of(dtype).astype(np.float64)
+            for dtype in ("F16", "BF16"):
+                x = values_of(dtype)
                 x = x[(x >= -30) & (x <= 10)]
                 wide = np.exp(x / 2) if parameterization == "logvar" else np.logaddexp(0, x) + 1e-4
                 ulps = np.abs((wide.view(np.int64) & (2**29 - 1)) - 2**28)
@@ -256,13 +231,12 @@ def edge_logvars() -> NDArray[np.float32]:
 @pytest.mark.parametrize("clamp", CLAMPS)
 def test_std_of_float32_logvar_is_the_recipes(clamp: tuple[float, float]) -> None:
     x = edge_logvars()
-    std = noise.std_float32(torch.from_numpy(x), torch.empty(len(x)), "logvar", clamp, scratch=SCRATCH).numpy()
-    np.testing.assert_array_equal(std, reference.sigma32(x, clamp))
+    np.testing.assert_array_equal(ours.stds(x, clamp=clamp), reference.sigma32(x, clamp))
 
 
 def test_std_of_float32_logvar_is_within_051_ulp() -> None:
     x = edge_logvars()
-    std = noise.std_float32(torch.from_numpy(x), torch.empty(len(x)), scratch=SCRATCH).numpy()
+    std = ours.stds(x)
     exact = np.exp(np.clip(x.astype(np.float64), *CLAMP) / 2)
     assert np.nanmax(np.abs(std - exact) / np.spacing(exact.astype(np.float32))) < 0.51
     for i in np.random.default_rng(3).choice(len(x), 300):  # the yardstick itself
@@ -275,7 +249,7 @@ def test_std_of_float32_logvar_is_within_051_ulp() -> None:
 def test_std_of_float32_by_the_other_parameterizations(parameterization: str, clamp: tuple[float, float]) -> None:
     x = edge_logvars()
     x = np.concatenate([x, np.abs(x)])
-    std = noise.std_float32(torch.from_numpy(x), torch.empty(len(x)), parameterization, clamp, scratch=SCRATCH).numpy()
+    std = ours.stds(x, "F32", parameterization, clamp)
     wide = x.astype(np.float64)
     wide = {"std": wide, "var": np.sqrt(wide), "softplus": np.logaddexp(0, wide) + 1e-4}[parameterization]
     exact = np.clip(wide, np.exp(clamp[0] / 2), np.exp(clamp[1] / 2))
@@ -288,32 +262,48 @@ def test_std_of_float32_by_the_other_parameterizations(parameterization: str, cl
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_std_of_float32_and_of_16_bits_agree_on_the_same_values(parameterization: str) -> None:
     """To the last bit but for log-variance, where the arithmetic form may be 0.01 ulp off the middle."""
-    x = values_of(torch.bfloat16)
-    table = noise.std_table(torch.bfloat16, parameterization).numpy()
-    std = noise.std_float32(torch.from_numpy(x), torch.empty(len(x)), parameterization, scratch=SCRATCH).numpy()
+    x = values_of("BF16").astype(np.float32)
+    table = ours.stds(ours.every_pattern("BF16"), "BF16", parameterization)
+    std = ours.stds(x, "F32", parameterization)
     assert np.array_equal(np.isnan(std), np.isnan(table))
     assert np.nanmax(np.abs(std - table) / np.spacing(table)) <= (0 if parameterization in ("std", "var") else 1)
 
 
-def test_std_of_a_channel_half_and_in_place() -> None:
-    moments = torch.randn(3, 8, 5, 5)
-    expected = noise.std_float32(moments[:, 4:].contiguous(), torch.empty(3, 4, 5, 5), scratch=SCRATCH)
-    assert torch.equal(noise.std_float32(moments[:, 4:], torch.empty(3, 4, 5, 5), scratch=SCRATCH), expected)
-    inside = moments[:, 4:].contiguous()
-    assert torch.equal(noise.std_float32(inside, inside, scratch=SCRATCH), expected)
+def test_float32_softplus_is_the_nearest_float32_or_next_to_it() -> None:
+    """σ in float64 is within 3 of its units, so only 1 in 10^8 may be rounded the other way."""
+    x = np.concatenate([edge_logvars()[100_000:], np.float32([-103.0, -88.7, -17.3, -9.21, 0.0, 16.6, 88.8, 1e30])])
+    std = ours.stds(x, "F32", "softplus", (-300.0, 300.0))
+    for i in np.random.default_rng(4).choice(len(x), 3000).tolist() + list(range(len(x) - 20, len(x))):
+        if np.isnan(x[i]):
+            assert np.isnan(std[i])
+            continue
+        exact = reference.sigma_exact(float(x[i]), "softplus", (-300.0, 300.0))
+        assert abs(mpf(float(std[i])) - exact) <= (0.5 + 1e-8) * mpf(float(np.spacing(std[i]))) or np.isinf(std[i])
 
 
-def test_unknown_parameterizations_and_dtypes_are_refused() -> None:
-    with pytest.raises(ValueError, match="'none'"):
-        noise.std_table(torch.float16, "none")
-    with pytest.raises(ValueError, match="'none'"):
-        noise.std_float32(torch.zeros(1), torch.empty(1), "none", scratch=SCRATCH)
-    with pytest.raises(TypeError, match="float32"):
-        noise.std_table(torch.float32)
-    with pytest.raises(TypeError, match="int16"):
-        noise.std_table(torch.int16)
-    with pytest.raises(TypeError, match="float8"):
-        noise.store(torch.zeros(1), torch.empty(1, dtype=torch.float8_e5m2))
+def softplus_by_the_guide(stored: NDArray[np.float32], clamp: tuple[float, float]) -> NDArray[np.float32]:
+    """The guide's steps once more, in NumPy."""
+    s = stored.astype(np.float64)
+    n = np.maximum(-np.abs(s), -1100.0)
+    k = np.rint(n * 1.4426950408889634)
+    r = (n - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10
+    t = np.full_like(r, 1 / factorial(14))
+    for i in range(13, 1, -1):
+        t = t * r + 1 / factorial(i)
+    y = (1 + (r + r * r * t)) * np.exp2(np.floor(k / 2)) * np.exp2(k - np.floor(k / 2))
+    a = y / (2 + y)
+    b = a * a
+    u = np.full_like(b, 1 / 37)
+    for i in range(35, 1, -2):
+        u = u * b + 1 / i
+    std = ((np.maximum(s, 0) + (2 * a) * (1 + b * u)) + 0.0001).astype(np.float32)
+    low, high = (reference.round_float32(reference.sigma_exact(bound, "logvar")) for bound in clamp)
+    return np.minimum(np.maximum(std, low), high)
+
+
+def test_float32_softplus_is_what_the_guide_says() -> None:
+    x = edge_logvars()
+    np.testing.assert_array_equal(ours.stds(x, "F32", "softplus"), softplus_by_the_guide(x, CLAMP))
 
 
 # Latents
@@ -335,149 +325,59 @@ def test_latents_have_the_references_bits(
     mean, spread = rng.normal(0, 3, shape).astype(np.float32), rng.normal(-3, 9, shape).astype(np.float32)
     mean.flat[:6] = [0.0, -0.0, np.inf, -np.inf, np.nan, 70000]
     spread.flat[6:9] = [np.nan, np.inf, -np.inf]
-    stored = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-    means, spreads = (torch.from_numpy(x).to(stored[dtype]) for x in (mean, spread))
+    means, spreads = (reference.encode(x, dtype) for x in (mean, spread))
     shift, scale = affine if affine != "channels" else (rng.normal(size=(4, 1, 1)), rng.normal(size=(4, 1, 1)))
-
-    def raw(x: torch.Tensor) -> NDArray[np.generic]:
-        return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
-
-    if dtype == "F32":
-        std = noise.std_float32(spreads, torch.empty(shape), scratch=SCRATCH)
-    else:
-        std = noise.std_table(spreads.dtype)[spreads.view(torch.int16).int() & 0xFFFF]
-    eps = noise.fill_normal(torch.empty(shape), KEY, 1, 99, SCRATCH)
-    as32 = [torch.from_numpy(np.asarray(a, np.float32)) for a in (shift, scale)]
-    z = noise.draw(means.float(), std, eps, temperature, *as32)
-    ours = noise.store(z, torch.empty(shape, dtype=stored[out_dtype]))
-    theirs = reference.sample(
-        *(raw(means), raw(spreads), dtype),
-        key=KEY,
-        draw=1,
-        position=99,
-        temperature=temperature,
-        shift=shift,
-        scale=scale,
-        out_dtype=out_dtype,
-    )
-    assert same_bits(raw(ours), theirs)
+    common: dict[str, Any] = {"key": KEY, "draw": 1, "position": 99, "temperature": temperature}
+    drawn = ours.sample(means, spreads, dtype, **common, shift=shift, scaling=scale, inner=21, out_dtype=out_dtype)
+    theirs = reference.sample(means, spreads, dtype, **common, shift=shift, scale=scale, out_dtype=out_dtype)
+    assert drawn.tobytes() == theirs.tobytes()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_every_nan_is_stored_with_the_same_bits(dtype: torch.dtype) -> None:
-    patterns = torch.tensor([0x7FC00000, 0x7F800001, -1, -0x400000, 0x7FFFFFFF, 0x3F800000], dtype=torch.int32)
-    out = noise.store(patterns.view(torch.float32), torch.empty(6, dtype=dtype))
-    size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    expected = {torch.float16: 0x7E00, torch.bfloat16: 0x7FC0, torch.float32: 0x7FC00000, torch.float64: 0x7FF8 << 48}
-    assert out.view(size)[:5].tolist() == [expected[dtype]] * 5
-    assert out[5] == 1
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_nan_is_stored_with_the_same_bits(dtype: str) -> None:
+    patterns = np.array([0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0xFFC00000, 0x7FFFFFFF, 0x3F800000], np.uint32)
+    bits = ours.stored(patterns.view(np.float32), dtype)
+    expected = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7FC00000}
+    assert bits[:5].tolist() == [expected[dtype]] * 5
+    assert reference.decode(bits.view({"F16": np.float16, "BF16": np.uint16, "F32": np.float32}[dtype]), dtype)[5] == 1
 
 
-# The primitives: what everything above rests on
+def test_storing_is_correctly_rounded() -> None:
+    """All exponents alike, middles between two neighbours, and what lies just beside them."""
+    x = np.random.default_rng(9).integers(0, 2**32, 1_000_003, np.uint32)
+    upper = np.arange(1 << 16, dtype=np.uint32)[:, None] << np.uint32(16)
+    lower = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2FFF, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    x = np.concatenate([x, (upper | lower).ravel()]).view(np.float32)
+    for dtype in FORMATS:
+        assert ours.stored(x, dtype).tobytes() == reference.encode(x, dtype).tobytes()
 
 
-def any_float32(seed: int, count: int = 100_003) -> NDArray[np.float32]:
-    """All exponents alike, subnormal numbers too, and a length that leaves a tail after whole vectors."""
-    x = np.random.default_rng(seed).integers(0, 2**32, count, np.uint32).view(np.float32)
-    return np.where(np.isfinite(x), x, np.float32(1))
+# Everything at once, on other processors
 
 
-def near(seed: int) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(0, 1, 100_003).astype(np.float32)
+def everything(count: int) -> dict[str, str]:
+    """Checksums of σ of every dtype and parameterization, and of latents drawn of the golden moments."""
+    x = (reference.normals((1, 2), 0, 0, count) * np.float32(8) - np.float32(5)).astype(np.float32)
+    digests = {}
+    for parameterization in PARAMETERIZATIONS:
+        for dtype in SMALL_DTYPES:
+            found = ours.stds(ours.every_pattern(dtype)[:: -(-200_003 // count)], dtype, parameterization)
+            digests[f"{dtype} {parameterization}"] = np.nan_to_num(found, nan=-1)
+        for dtype in ("F32", "F64"):
+            found = ours.stds(x.astype({"F32": np.float32, "F64": np.float64}[dtype]), dtype, parameterization)
+            digests[f"{dtype} {parameterization}"] = np.nan_to_num(found, nan=-1)
+    call = dict(reference.GOLDEN_CALL)
+    call["scaling"] = call.pop("scale")
+    for dtype in FORMATS:
+        mean, spread = (half[:count] for half in reference.golden_moments(dtype))
+        for parameterization in PARAMETERIZATIONS:
+            digests[f"latents {dtype} {parameterization}"] = ours.sample(
+                mean, spread, dtype, key=reference.GOLDEN_KEY, parameterization=parameterization, **call
+            )
+    return {name: hashlib.sha256(np.ascontiguousarray(found).tobytes()).hexdigest() for name, found in digests.items()}
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul"])
-@pytest.mark.parametrize("values", [any_float32, near])
-def test_float32_arithmetic_is_correctly_rounded(name: str, values: type) -> None:
-    """Float64 has more than twice the digits, so rounding its result again is the correct rounding."""
-    a, b = values(1), values(2)
-    wide = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[name]
-    ours = getattr(torch, name)
-    expected = wide(a.astype(float), b).astype(np.float32)
-    assert same_bits(ours(torch.from_numpy(a), torch.from_numpy(b)).numpy(), expected)
-    scalar = 0.1  # rounded to float32 before it is used
-    expected = wide(a.astype(float), float(np.float32(scalar))).astype(np.float32)
-    assert same_bits(ours(torch.from_numpy(a), scalar).numpy(), expected)
-
-
-def test_float64_arithmetic_is_correctly_rounded() -> None:
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(size=3001), rng.normal(size=3001) * np.exp2(rng.integers(-60, 60, 3001))
-    for ours, exact in ((torch.add, Fraction.__add__), (torch.mul, Fraction.__mul__)):
-        result = ours(torch.from_numpy(a), torch.from_numpy(b)).numpy()
-        assert all(float(exact(Fraction(x), Fraction(y))) == z for x, y, z in zip(a, b, result, strict=True))
-
-
-def test_casts_are_correctly_rounded() -> None:
-    ties = (2**24 + np.arange(100_003)) * 2 + 1
-    whole = np.concatenate([ties, np.random.default_rng(6).integers(0, 2**31, 100_003)]).astype(np.int32)
-    assert torch.from_numpy(whole).float().double().tolist() == [reference.to_float32(x) for x in whole.tolist()]
-
-    wide = np.random.default_rng(7).normal(size=20_001) * np.exp2(np.random.default_rng(8).integers(-155, 129, 20_001))
-    wide[::3] = np.abs(near(3)[: len(wide[::3])]).astype(float) * (1 + 2.0**-24)
-    narrow = torch.from_numpy(wide).float().numpy()
-    for x, y in zip(wide.tolist(), narrow, strict=True):
-        if np.isfinite(y):
-            low, high = np.nextafter(y, np.float32(-np.inf)), np.nextafter(y, np.float32(np.inf))
-            distance = abs(Fraction(x) - Fraction(float(y)))
-            assert all(distance <= abs(Fraction(x) - Fraction(float(z))) for z in (low, high) if np.isfinite(z))
-
-    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
-    middles = (halves[:-1] + halves[1:])[np.isfinite(halves[:-1] + halves[1:])] / 2
-    x = np.concatenate([any_float32(9), near(10), middles, any_float32(11).view(np.uint32) & 0xFFFF8000 | 0x8000])
-    x = np.concatenate([x.astype(np.float32), (any_float32(11).view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)])
-    x = x[np.isfinite(x)]
-    assert same_bits(torch.from_numpy(x).half().numpy(), reference.encode(x, "F16"))
-    assert same_bits(torch.from_numpy(x).bfloat16().view(torch.uint16).numpy(), reference.encode(x, "BF16"))
-
-
-def test_numpy_sqrt_is_correctly_rounded() -> None:
-    """torch.sqrt is not, on some processors: 1 ulp off in 1 to 17 % of values."""
-    x = np.abs(any_float32(12))
-    assert same_bits(np.sqrt(x), np.sqrt(x.astype(float)).astype(np.float32))
-    for value, root in zip(x[:2000].tolist(), np.sqrt(x[:2000]), strict=True):
-        low = (Fraction(float(np.nextafter(root, np.float32(0)))) + Fraction(float(root))) / 2
-        high = (Fraction(float(np.nextafter(root, np.float32(np.inf)))) + Fraction(float(root))) / 2
-        assert low**2 <= Fraction(value) <= high**2
-
-
-def test_copysign_moves_the_sign_of_nan_patterns_too() -> None:
-    words = torch.tensor([-1, 0x7FFFFFFF, -(2**31), 0] * 7, dtype=torch.int32)
-    assert torch.ones(28).copysign_(words.view(torch.float32)).tolist() == [-1.0, 1.0, -1.0, 1.0] * 7
-
-
-# Everything at once, on other instruction sets
-
-EVERYTHING = """
-import hashlib, json, sys
-import numpy as np, torch
-import noise_reference as reference
-from latentkit.sample import noise
-
-scratch, tables, latents = noise.Scratch(), hashlib.sha256(), {}
-x = noise.fill_normal(torch.empty(200_003), (1, 2), 0, 0, scratch).mul_(8).sub_(5)
-for parameterization in ("logvar", "std", "var", "softplus"):
-    for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
-        tables.update(noise.std_table(dtype, parameterization).nan_to_num(-1).numpy())
-    if parameterization != "softplus":
-        std = noise.std_float32(x, torch.empty_like(x), parameterization, scratch=scratch)
-        tables.update(std.nan_to_num(-1).numpy())
-call = dict(reference.GOLDEN_CALL)
-draw, position = call.pop("draw"), call.pop("position")
-for name, dtype in {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}.items():
-    mean, spread = (torch.from_numpy(half.copy()).view(dtype) for half in reference.golden_moments(name))
-    if name == "F32":
-        std = noise.std_float32(spread, torch.empty_like(spread), scratch=scratch)
-    else:
-        std = noise.std_table(dtype)[spread.view(torch.int16).int() & 0xFFFF]
-    eps = noise.fill_normal(torch.empty(len(std)), reference.GOLDEN_KEY, draw, position, scratch)
-    affine = {name: torch.tensor(call[name], dtype=torch.float32) for name in ("shift", "scale")}
-    stored = noise.store(noise.draw(mean.float(), std, eps, call["temperature"], **affine), torch.empty_like(mean))
-    latents[name] = hashlib.sha256(stored.view(torch.uint8).numpy()).hexdigest()
-print(json.dumps([torch.backends.cpu.get_cpu_capability(), tables.hexdigest(), latents]))
-"""
-
-# Made once; they change only with noise.RECIPE. The latents' come from `python tests/noise_reference.py`.
+# Made once; they change only with recipe.RECIPE. The latents' come from `python tests/noise_reference.py`.
 GOLDEN_TABLES = "e5931ab7927bcd64f535e4646687e605c17194625337f8440316c70653738ae2"
 GOLDEN_LATENTS = {
     "F16": "3189bba11dd2de5c7f231c52520b33f19e8cee32e333d26d07d800b4a7b366f1",
@@ -486,27 +386,31 @@ GOLDEN_LATENTS = {
 }
 
 
-def everything(capability: str) -> list[Any]:
-    env = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    if capability == "default":  # NumPy as well
-        from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+def test_the_tables_and_latents_are_golden() -> None:
+    with np.errstate(all="ignore"):
+        x = (reference.normals((1, 2), 0, 0, 200_003) * np.float32(8) - np.float32(5)).astype(np.float32)
+    tables = hashlib.sha256()
+    for parameterization in PARAMETERIZATIONS:
+        for dtype in SMALL_DTYPES:
+            found = ours.stds(ours.every_pattern(dtype), dtype, parameterization)
+            tables.update(np.nan_to_num(found, nan=-1))
+        if parameterization != "softplus":
+            tables.update(np.nan_to_num(ours.stds(x, "F32", parameterization), nan=-1))
+    assert tables.hexdigest() == GOLDEN_TABLES
+    drawn = everything(200_003)
+    assert {dtype: drawn[f"latents {dtype} logvar"] for dtype in FORMATS} == GOLDEN_LATENTS
 
-        env["NPY_DISABLE_CPU_FEATURES"] = " ".join(name for name in __cpu_dispatch__ if __cpu_features__.get(name))
-    run = subprocess.run([sys.executable, "-c", EVERYTHING], env=env, capture_output=True, text=True, check=True)
-    result: list[Any] = json.loads(run.stdout)
-    return result
 
-
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
-def test_the_same_bits_on_every_instruction_set(capability: str) -> None:
-    order = ["DEFAULT", "AVX2", "AVX512"]
-    here = torch.backends.cpu.get_cpu_capability()
-    if capability != "default" and (here not in order or order.index(here) < order.index(capability.upper())):
-        pytest.skip(f"the processor has {here}")
-    used, tables, latents = everything(capability)
-    assert used == capability.upper() or here not in order
-    assert tables == GOLDEN_TABLES
-    assert latents == GOLDEN_LATENTS
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [({"NUMBA_CPU_NAME": "generic"}, 200_003), ({"NUMBA_DISABLE_JIT": "1"}, 1500)],
+    ids=["a generic processor", "interpreted"],
+)
+def test_the_bits_are_the_same_on_any_processor(environment: dict[str, str], count: int) -> None:
+    env = {**os.environ, **environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "-W", "ignore", __file__, str(count)]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == everything(count)
 
 
 def test_the_golden_latents_are_the_second_implementations() -> None:
@@ -523,27 +427,25 @@ def test_the_guides_vectors() -> None:
     assert len(vectors) == 4
     for head, body in vectors:
         field = dict(line.split(maxsplit=1) for line in head.splitlines())
-        key = noise.stream_key(int(field["seed"]), noise.stream_name(field["name"], field["tensor"]))
+        key = stream_key(int(field["seed"]), stream_name(field["name"], field["tensor"]))
         assert "{:016x} {:016x}".format(*key) == field["key"]
         rows = body.splitlines()
         draw, position = int(field["draw"]), int(field["position"])
         words = reference.words(key, draw, position, len(rows))
-        for row, word, value in zip(rows, words, normals(key, draw, position, len(rows)), strict=True):
+        for row, word, value in zip(rows, words, ours.normals(key, draw, position, len(rows)), strict=True):
             assert row.split() == [f"{word:08x}", f"{value.view(np.uint32):08x}", f"{value:.9g}"]
 
 
-@pytest.mark.parametrize("head", ["word      ε", "l         σ"])
+@pytest.mark.parametrize("head", ["word      ε", "l         σ", "s         σ"])
 def test_the_guides_single_steps(head: str) -> None:
     found = re.search(rf"```text\n{head}\n(.*?)\n```", PAGE, re.DOTALL)
     assert found
     for given_, bits, decimal in (line.split() for line in found[1].splitlines()):
-        out = torch.empty(1)
         if head.startswith("word"):
-            word = torch.from_numpy(np.array([int(given_, 16)], np.uint32).view(np.int32))
-            noise.normals(word, *noise.normal_tables(), out, out.view(torch.int32), SCRATCH.buffers)
+            out = ours.table_step(np.array([int(given_, 16)], np.uint32))
         else:
-            noise.std_float32(torch.tensor([float(given_)]), out, scratch=SCRATCH)
-        assert [bits, decimal] == [f"{out.numpy().view(np.uint32)[0]:08x}", f"{out.item():.9g}"]
+            out = ours.stds(np.array([float(given_)], np.float32), "F32", "logvar" if head[0] == "l" else "softplus")
+        assert [bits, decimal] == [f"{out.view(np.uint32)[0]:08x}", f"{out[0]:.9g}"]
 
 
 def test_the_guides_lines_of_numpy_give_the_words() -> None:
@@ -556,3 +458,7 @@ def test_the_guides_lines_of_numpy_give_the_words() -> None:
 
 def test_the_guide_names_the_table_it_ships_with() -> None:
     assert hashlib.sha256(reference.TABLE.read_bytes()).hexdigest() in PAGE
+
+
+if __name__ == "__main__":
+    print(json.dumps(everything(int(sys.argv[1]))))

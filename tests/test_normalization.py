@@ -20,7 +20,8 @@ with warnings.catch_warnings():
 from latentkit.errors import DataError, RequestError
 from latentkit.health.normalization import Factors, check_target_std, document, factors_of, for_all, for_each
 from latentkit.posterior.affine import from_normalization
-from latentkit.stats import Origin, Statistics, Summary
+from latentkit.stats.summary import Summary
+from tests.adapter_stats import Origin, Statistics
 from tests.conftest import SAMPLE_DATA, Cli, moments_of
 
 

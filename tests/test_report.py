@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from latentkit.health.document import document_of
 from latentkit.health.findings import find
 from latentkit.health.normalization import factors_of
-from latentkit.health.outliers import SampleValues
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.report.heat_maps import correlations
@@ -36,6 +35,7 @@ from latentkit.report.page import page as page_of
 from latentkit.report.samples import histogram_of
 from latentkit.stats.counting import statistics_of
 from latentkit.stats.extras import NAMES, Extras
+from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State
 from latentkit.write.tables import jsonable
 
@@ -79,7 +79,7 @@ def made(channels: int) -> tuple[str, Page, Any]:
         path = f"{folder}/moments.safetensors"
         save_file({"moments": moments}, path)
         found = find_posteriors([path], Selection())
-        per_sample, extras = SampleValues(), Extras(NAMES, channels, "logvar", CLAMP)
+        per_sample, extras = SampleValues(), Extras(NAMES, channels, "logvar", CLAMP, np.zeros(channels))
         statistics = statistics_of(found.spans, CLAMP, per_sample=per_sample, extras=extras)
     summary = State(statistics, per_sample, found.readings, extras).summary()
     document = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
@@ -329,7 +329,7 @@ def test_how_it_was_made_is_told(cli: Cli, write: Write) -> None:
     made = page.section("How this was made")
     assert "latentkit report 'd e/a.safetensors' --clamp-min -20 -o report.html --overwrite --quiet" in made
     assert "[−20, 20]" in made
-    assert f"torch {version('torch')}" in made and f"matplotlib {matplotlib.__version__}" in made
+    assert f"numba {version('numba')}" in made and f"matplotlib {matplotlib.__version__}" in made
     assert "moments: 4 channels = 2 mean + 2 logvar, bchw" in made
 
 

@@ -1,19 +1,24 @@
-"""What answers without arithmetic loads no torch, and so answers at once; errors seen early come early."""
+"""What answers without arithmetic loads neither torch nor Numba, and so answers at once; errors seen early come early.
+
+And what computes on the CPU loads no torch.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import moments_of
 from safetensors.torch import save_file
 
-# Each command line in turn, in one process: what it came to, and whether torch was loaded by then.
+# Each command line in turn, in one process: what it came to, and which heavy modules were loaded by then.
 SCRIPT = """
 import contextlib, io, json, os, sys
 from latentkit.cli.main import main
+HEAVY = {"torch", "numba", "numpy", "pyarrow", "matplotlib", "pandas"}
 results = []
 for arguments in json.load(sys.stdin):
     sys.argv = ["latentkit", *arguments]
@@ -21,7 +26,7 @@ for arguments in json.load(sys.stdin):
         try:
             main()
         except SystemExit as exit:
-            results.append([exit.code, sorted({"torch", "pyarrow", "numpy", "matplotlib"} & set(sys.modules))])
+            results.append([exit.code, sorted(HEAVY & set(sys.modules))])
 print(json.dumps(results))
 """
 
@@ -60,17 +65,37 @@ HEADERS_ONLY = [
 
 Outcomes = dict[tuple[str, ...], tuple[int, list[str]]]
 
+#: What computes on the CPU, each with the heavy modules that it takes.
+COMPUTING = [
+    (("kl", "a.safetensors", "-o", "kl.csv"), ["numba", "numpy"]),
+    (("kl", "single.safetensors", "-o", "single.csv"), ["numba", "numpy"]),
+    (("kl", "a.safetensors", "--against", "single.safetensors", "-o", "against.csv"), ["numba", "numpy"]),
+    (("kl", "a.safetensors", "-o", "kl.parquet"), ["numba", "numpy", "pyarrow"]),
+    (("nll", "a.safetensors", "--latents", "latents.safetensors", "-o", "nll.csv"), ["numba", "numpy"]),
+    (("stats", "a.safetensors", "-o", "stats.json"), ["numba", "numpy"]),
+    (("stats", "single.safetensors", "--with", "shape", "-o", "shape.json"), ["numba", "numpy"]),
+    (("report", "a.safetensors", "-o", "page.html"), ["matplotlib", "numba", "numpy"]),
+    (("sample", "a.safetensors", "-o", "drawn"), ["numba", "numpy"]),
+    (("sample", "single.safetensors", "--mode", "-o", "modes"), ["numba", "numpy"]),
+]
+
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """For each command line, its exit status and the heavy modules that were loaded after it."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start_up")
-    save_file({"moments": moments_of(), "labels": torch.arange(5)}, folder / "a.safetensors")
+    moments = moments_of()
+    save_file({"moments": moments.half(), "labels": torch.arange(5)}, folder / "a.safetensors")
+    save_file({"moments": moments}, folder / "single.safetensors")
+    save_file({"latents": moments.chunk(2, dim=1)[0].contiguous()}, folder / "latents.safetensors")
     save_file({"moments": torch.zeros(2, 3)}, folder / "odd.safetensors")
     save_file({"moments": moments_of(2, 3)}, folder / "wide.safetensors")
     (folder / "damaged.safetensors").write_bytes(b"nothing")
     (folder / "old.csv").touch()
-    commands = [*LIGHT, *(arguments for arguments, _ in HEADERS_ONLY)]
+    return folder
+
+
+def outcomes_of(commands: list[tuple[str, ...]], folder: Path) -> Outcomes:
+    """For each command line, its exit status and the heavy modules that were loaded after it."""
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=folder,
@@ -82,17 +107,27 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     return {arguments: (status, modules) for arguments, (status, modules) in zip(commands, results, strict=True)}
 
 
+@pytest.fixture(scope="module")
+def outcomes(folder: Path) -> Outcomes:
+    return outcomes_of([*LIGHT, *(arguments for arguments, _ in HEADERS_ONLY)], folder)
+
+
 @pytest.mark.parametrize("arguments", LIGHT)
-def test_help_and_version_load_neither_torch_nor_numpy(outcomes: Outcomes, arguments: tuple[str, ...]) -> None:
+def test_help_and_version_load_nothing_heavy(outcomes: Outcomes, arguments: tuple[str, ...]) -> None:
     assert outcomes[arguments] == (0, [])
 
 
 @pytest.mark.parametrize(("arguments", "status"), HEADERS_ONLY)
-def test_info_and_errors_seen_in_arguments_and_headers_load_no_torch(
+def test_info_and_errors_seen_in_arguments_and_headers_load_neither_torch_nor_numba(
     outcomes: Outcomes, arguments: tuple[str, ...], status: int
 ) -> None:
     assert outcomes[arguments][0] == status
-    assert "torch" not in outcomes[arguments][1]
+    assert not {"torch", "numba"} & set(outcomes[arguments][1])
+
+
+@pytest.mark.parametrize(("arguments", "modules"), COMPUTING)
+def test_what_computes_on_the_cpu_loads_no_torch(folder: Path, arguments: tuple[str, ...], modules: list[str]) -> None:
+    assert outcomes_of([arguments], folder) == {arguments: (0, modules)}
 
 
 def run(code: str, **environment: str) -> str:
@@ -102,7 +137,7 @@ def run(code: str, **environment: str) -> str:
     return process.stdout
 
 
-def test_completion_loads_neither_torch_nor_numpy() -> None:
+def test_completion_loads_nothing_heavy() -> None:
     code = """
 import sys
 sys.argv = ["latentkit"]
@@ -110,11 +145,12 @@ from latentkit.cli.main import main
 try:
     main()
 finally:
-    assert not {"torch", "numpy"} & set(sys.modules)
+    assert not {"torch", "numba", "numpy"} & set(sys.modules)
 """
     environment = {"_LATENTKIT_COMPLETE": "complete_bash", "COMP_WORDS": "latentkit st", "COMP_CWORD": "1"}
     assert run(code, **environment).split() == ["stats"]
 
 
-def test_importing_the_package_loads_no_torch() -> None:
-    run("import latentkit, sys; dir(latentkit); latentkit.__version__; assert 'torch' not in sys.modules")
+def test_importing_the_package_loads_neither_torch_nor_numba() -> None:
+    code = "import latentkit, sys; dir(latentkit); latentkit.__version__; print({'torch', 'numba'} & set(sys.modules))"
+    assert run(code) == "set()\n"

@@ -11,10 +11,10 @@ from damaged_state import assert_refused, contents_of
 from safetensors.torch import save_file
 
 from latentkit.errors import DataError, RequestError
-from latentkit.health.outliers import SampleValues
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.stats.counting import statistics_of
+from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State, from_file, merged, to_bytes
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
@@ -155,10 +155,10 @@ def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
         damaged({key: other for key, other in tensors.items() if key != name}, facts)
         if name.endswith(("cells", "_at")):
             damaged(tensors | {name: tensor + 10**9}, facts)
-        if name.endswith(("high", "least", "less")):
+        if name.endswith(("limbs", "least", "beneath")):
             damaged(tensors | {name: tensor[:1].clone()}, facts)
-    for name, value in (("version", 2), ("channels", 0), ("channels", 5), ("samples", -1), ("clamp", [1]),
-                        ("clamp", [3, 2]),
+    for name, value in (("version", 1), ("version", 3), ("channels", 0), ("channels", 5), ("samples", -1),
+                        ("clamp", [1]), ("clamp", [3, 2]),
                         ("parameterization", "x"), ("readings", 3)):  # fmt: skip
         damaged(tensors, facts | {name: value})
     for name in facts:

@@ -1,11 +1,13 @@
 """The figures of ``stats --with``: against numpy and scipy, merged in any way, at the command line."""
 
+import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from adapter_with import add_hashes, extras_for, extras_of
 from damaged_state import assert_refused, contents_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,16 +28,16 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from latentkit.health.findings import find
-from latentkit.health.outliers import SampleValues
-from latentkit.posterior.parameterization import scale_of
+from latentkit.posterior.distribution import scale_of
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
-from latentkit.stats import Origin, Place
 from latentkit.stats import extras as extras_module
 from latentkit.stats.correlation import effective_rank
 from latentkit.stats.counting import statistics_of
 from latentkit.stats.duplicates import SampleHashes
 from latentkit.stats.extras import NAMES, Extras
+from latentkit.stats.extrema import Place
+from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State, from_file, to_bytes
 from latentkit.stats.summary import ExtraFigures
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
@@ -47,15 +50,14 @@ WITH_ALL = [part for name in NAMES for part in ("--with", name)]
 
 def run(paths: Iterable[Path], names: Iterable[str] = NAMES, *, limit: int | None = None, **reading: Any) -> State:
     found = find_posteriors(list(map(str, paths)), Selection(**reading))
-    first = found.posteriors[0]
-    extras = Extras(list(names), first.axes.channels, first.parameterization, CLAMP)
+    extras = extras_for(found.spans, names)
     per_sample = SampleValues()
     statistics = statistics_of(found.spans, CLAMP, batch_size=limit, per_sample=per_sample, extras=extras)
     return State(statistics, per_sample, found.readings, extras)
 
 
 def figures(path: Path, *names: str, **reading: Any) -> ExtraFigures:
-    return run([path], names or NAMES, **reading).summary().extras
+    return extras_of([path], names or NAMES, **reading).figures()
 
 
 def smooth(samples: int, channels: int, *free: int, dtype: str = "F32", seed: int = 0) -> Tensor:
@@ -249,7 +251,7 @@ def test_frames_of_a_video_are_planes(write: Write) -> None:
 def test_samples_of_other_sizes_fall_on_one_grid(write: Write) -> None:
     one, other = smooth(9, 2, 16, 16), smooth(5, 2, 8, 12, seed=1)
     paths = [write("a.safetensors", moments=one), write("b.safetensors", moments=other)]
-    spectrum = run(paths, ["spectrum"]).summary().extras.spectrum
+    spectrum = extras_of(paths, ["spectrum"]).figures().spectrum
     assert spectrum is not None and spectrum.samples == 14
     parts = [halves(one), halves(other)]
     mean = np.concatenate([mean[1].ravel() for mean, _ in parts])
@@ -293,7 +295,7 @@ def test_copies_are_those_that_comparing_all_with_all_finds(contents: list[int],
     parts = SampleHashes(most), SampleHashes(most)
     for start in order:
         block = samples[start : start + 3]
-        random.choice(parts).update(block, block + 1, Origin(*places[start][:2]))
+        add_hashes(random.choice(parts), block, block + 1, Place(*places[start], 0))
     parts[0].merge(parts[1])
     found = parts[0].figures()
     kept = contents[:most]
@@ -311,7 +313,7 @@ def test_what_lies_beyond_the_bound_is_dropped_as_it_comes(monkeypatch: pytest.M
     samples = torch.arange(3.0).repeat(40).view(-1, 1, 1, 1)
     hashes = SampleHashes(10)
     for start in [*range(60, 120, 2), *range(0, 60, 2)]:
-        hashes.update(samples[start : start + 2], None, Origin("a", "latents", start))
+        add_hashes(hashes, samples[start : start + 2], None, Place("a", "latents", start, 0))
     found = hashes.figures()
     assert (found.samples_hashed, found.duplicate_count, found.is_capped) == (10, 7, True)
     assert found.pairs[0].sample.index == 3 and found.pairs[0].copy_of.index == 0
@@ -324,7 +326,7 @@ def test_shape_dtype_and_scale_tell_samples_apart() -> None:
         (mean, mean), (mean, mean + 1), (mean.view(1, 1, 4, 4), mean.view(1, 1, 4, 4)), (mean, None),
         (mean.half().repeat(1, 1, 1, 2), None),
     ]):  # fmt: skip
-        hashes.update(part, scale, Origin("a", "moments", place))
+        add_hashes(hashes, part, scale, Place("a", "moments", place, 0))
     assert hashes.figures().duplicate_count == 0
 
 
@@ -332,7 +334,7 @@ def test_a_pair_and_moments_of_the_same_bytes_are_copies(write: Write) -> None:
     moments = smooth(4, 2, 3, 3)
     mean, logvar = (half.contiguous() for half in moments.chunk(2, 1))
     paths = [write("a.safetensors", moments=moments), write("b.safetensors", mean=mean, logvar=logvar)]
-    found = run(paths, ["duplicates"]).summary().extras.duplicates
+    found = extras_of(paths, ["duplicates"]).figures().duplicates
     assert found is not None and (found.duplicate_count, found.groups) == (4, 4)
 
 
@@ -428,7 +430,7 @@ def test_any_order_split_and_block_gives_the_same(write: Write, offset: float) -
     ]
     tolerance = 1e-12 * max(1.0, offset)
     for limit, order in ((None, paths), (7, paths[::-1]), (1, paths)):
-        found = run(order, limit=limit).summary().extras
+        found = extras_of(order, NAMES, limit=limit).figures()
         assert found.correlation and whole.correlation and found.shape and whole.shape
         assert found.spectrum and whole.spectrum and found.duplicates
         close(found.correlation.covariance, whole.correlation.covariance, tolerance)
@@ -445,18 +447,104 @@ def test_accumulators_merge_to_what_one_gives(sizes: list[int], seed: int) -> No
     moments = smooth(sum(sizes), 2, 3, 4, dtype="F64", seed=seed)
     parts = moments.split(sizes)
     names = ["correlation", "shape", "spectrum"]
-    merged = Extras(names, 2, "logvar", CLAMP)
+    merged = Extras(names, 2, "logvar", CLAMP, np.zeros(2))
     with TemporaryDirectory() as folder:
         paths = [Path(folder, f"{number}.safetensors") for number in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
             save_file({"moments": part.clone()}, path)
         save_file({"moments": moments}, Path(folder, "all.safetensors"))
         for path in [*paths[::2], *paths[1::2]]:
-            extras = run([path], names).extras
-            assert extras is not None
+            extras = extras_of([path], names)
             merged.merge(extras)
             merged.merge(extras.part())
         same(merged.figures(), figures(Path(folder, "all.safetensors"), *names))
+
+
+def contents(extras: Extras) -> tuple[dict[str, bytes], str]:
+    """The bytes of all that was counted, and the figures."""
+    names: dict[tuple[str, str], int] = {}
+    arrays = extras.arrays(lambda place: names.setdefault((place.name, place.key), len(names)))
+    return {name: array.tobytes() for name, array in arrays.items()}, repr(extras.figures())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("free", "dtype", "layout"),
+    [((6, 5), "F16", None), ((2, 4, 6), "F32", None), ((40,), "BF16", "bcl"), ((), "F64", None)],
+)
+def test_workers_and_batches_give_the_same_bytes(
+    write: Write, name: str, free: tuple[int, ...], dtype: str, layout: str | None
+) -> None:
+    paths = []
+    for number, samples in enumerate((37, 1, 20)):
+        moments = smooth(samples, 5, *free or (1,), dtype=dtype, seed=number)
+        moments[samples // 2] = moments[0]
+        moments[samples // 3] = torch.nan if number == 2 else moments[samples // 3]
+        paths.append(write(f"{number}.safetensors", moments=moments if free else moments.flatten(1)))
+    first, *others = (
+        contents(extras_of(paths, [name], limit=limit, workers=workers, layout=layout))
+        for workers in (1, 2, 3)
+        for limit in (None, 1, 7, 16)
+        for _ in range(2)
+    )
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_DISABLE_JIT": "1"}],
+    ids=["a generic processor", "interpreted"],
+)
+def test_the_sums_are_the_same_on_any_processor(tmp_path: Path, environment: dict[str, str]) -> None:
+    """But for the transform, which is NumPy's."""
+    for parameterization, dtype in (("logvar", "F16"), ("softplus", "F32"), ("var", "F64"), ("none", "BF16")):
+        save_file({"moments": smooth(5, 3, 3, 4, dtype=dtype).abs()}, tmp_path / f"{parameterization}.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, tmp_path],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == list(digests(tmp_path))
+
+
+def digests(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        arrays, _ = contents(extras_of([path], ["correlation", "shape", "spectrum"], parameterization=path.stem))
+        yield from (f"{path.stem} {name} {hashlib.sha256(array).hexdigest()}" for name, array in arrays.items())
+
+
+def test_a_state_of_a_center_far_away_merges(write: Write) -> None:
+    """In either order; of two centers that of the larger part stays."""
+    near, far = smooth(50, 3, 4, 5, dtype="F64"), smooth(2, 3, 4, 5, dtype="F64", seed=1)
+    far[:, :3] += 100
+    paths = [write("a.safetensors", moments=near), write("b.safetensors", moments=far)]
+    names = ["correlation", "shape", "spectrum"]
+    whole = extras_of(paths, names).figures()
+    for order in (paths, paths[::-1]):
+        merged, other = (extras_of([path], names) for path in order)
+        before = contents(other)
+        merged.merge(other)
+        assert contents(other) == before
+        same(merged.figures(), whole)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16"])
+def test_a_constant_channel_has_no_variance_to_the_last_bit(write: Write, dtype: str) -> None:
+    latents = smooth(20, 1, 3, 3, dtype=dtype)
+    latents[:, 1] = 0.1
+    found = figures(write("a.safetensors", latents=latents), "correlation", parameterization="none")
+    assert found.correlation and found.correlation.covariance[1] == [0, 0]
+
+
+def test_a_first_sample_that_is_not_finite_leaves_the_center_to_the_next(write: Write) -> None:
+    latents = smooth(20, 1, 3, 3) + 1e4
+    latents[0], latents[1, 0, 1:] = torch.nan, torch.inf
+    posterior = find_posteriors([str(write("a.safetensors", latents=latents))], Selection(parameterization="none"))
+    first = latents[1, 0, 0].double()
+    nearest = first[(first - first.mean()).abs().argmin()]
+    assert extras_module.center_of(posterior.spans)[0] == nearest
 
 
 # ---- states -------------------------------------------------------------------------------------------------------
@@ -515,8 +603,7 @@ def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
     own = [name for name in tensors if name.startswith("with.")]
     assert len(own) > 20
     for name in own:
-        if not name.startswith("with.spectrum.h.") and not name.startswith("with.spectrum.w."):
-            damaged({key: other for key, other in tensors.items() if key != name}, facts)
+        damaged({key: other for key, other in tensors.items() if key != name}, facts)
         damaged(tensors | {name: torch.cat([tensors[name], tensors[name]])}, facts)
     twice = torch.frombuffer(bytearray(json.dumps([["a", "b"], ["a", "b"]]).encode()), dtype=torch.uint8)
     damaged(tensors | {"names": twice}, facts)
@@ -620,3 +707,7 @@ def test_the_kl_of_a_normal_with_the_latents_moments(cli: Cli, tmp_path: Path) -
     rows = (tmp_path / "a.csv").read_text().splitlines()
     assert rows[0].split(",")[-1] == "aggregate_kl"
     assert [float(row.split(",")[-1]) for row in rows[1:]] == [g["aggregate_kl"] for g in document["per_channel"]]
+
+
+if __name__ == "__main__":
+    print(*digests(Path(sys.argv[1])), sep="\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from latentkit.cli.commands import CONDITION_HELD
-from latentkit.cli.device import check_device_name
+from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.options import Choosing, Computing, Messages, Reading, Writing
 from latentkit.cli.screen import complain, note, track
 from latentkit.cli.stats_options import Asking, Checking
@@ -24,8 +24,9 @@ from latentkit.write.tables import write_all
 if TYPE_CHECKING:
     from latentkit.health.findings import Finding
     from latentkit.health.normalization import Factors
-    from latentkit.stats import Place, Summary
+    from latentkit.stats.extrema import Place
     from latentkit.stats.state import State
+    from latentkit.stats.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -112,23 +113,26 @@ def examine(
 
 
 def _count(found: Found, extras: list[str], computing: Computing, messages: Messages) -> "tuple[State, Summary]":
-    from latentkit.health.outliers import SampleValues
-    from latentkit.stats.counting import statistics_of
-    from latentkit.stats.extras import Extras
+    from latentkit.stats.accumulate import Statistics
+    from latentkit.stats.counting import count
+    from latentkit.stats.extras import Extras, center_of
+    from latentkit.stats.sample_values import SampleValues
     from latentkit.stats.state import State
 
     first, clamp = found.posteriors[0], computing.clamp()
-    per_sample = SampleValues()
-    more = Extras(extras, first.axes.channels, first.parameterization, clamp) if extras else None
-    statistics = statistics_of(
+    kind = first.axes.channels, first.parameterization, clamp
+    statistics, per_sample = Statistics(*kind), SampleValues()
+    more = Extras(extras, *kind, center_of(found.spans)) if extras else None
+    results = count(
         found.spans,
-        clamp,
-        batch_size=computing.batch_size,
-        workers=computing.workers,
+        statistics,
         per_sample=per_sample,
         extras=more,
-        progress=lambda done: track(done, found.nbytes, messages),
+        batch_size=computing.batch_size,
+        workers=computing.workers,
     )
+    for _ in track(results, found.nbytes, messages):
+        pass
     state = State(statistics, per_sample, found.readings, more)
     summary = state.summary()
     _check_scale(summary, first)
@@ -185,6 +189,12 @@ def _judge(
         target_std=checking.target_std,
     )
     return Result(state, summary, findings, factors_of(summary, checking.target_std), against)
+
+
+def note_device(name: str, messages: Messages) -> None:
+    """Say that another device is not used, if there is one."""
+    if resolve_device(name, messages) != "cpu":
+        note(messages, f"counting is done on the host: --device {name} is not used")
 
 
 def note_nonfinite(summary: "Summary", messages: Messages) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Accuracy, Choosing, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import track
@@ -30,7 +30,6 @@ def kl(
     reading: Reading,
     choosing: Choosing,
     computing: Computing,
-    accuracy: Accuracy,
     rows: RowOptions,
     writing: Writing,
     messages: Messages,
@@ -57,20 +56,19 @@ def kl(
         show_plan(found)
         return
 
-    from latentkit.measures.formulas import Arithmetic
-    from latentkit.run import kl_values
+    from latentkit.measures.kl import kl_values
 
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)
-    arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
     results = kl_values(
         found.spans,
-        arithmetic,
+        clamp,
         partners=partners,
         symmetric=symmetric,
         per_channel=per_channel,
         batch_size=computing.batch_size,
         workers=computing.workers,
+        device=device,
     )
     measured = track(results, found.nbytes, messages)
     write_rows(measured, table, format, rows, writing, messages)

@@ -6,7 +6,7 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Accuracy, Choosing, Computing, Factors, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
@@ -38,7 +38,6 @@ def nll(
     reading: Reading,
     choosing: Choosing,
     computing: Computing,
-    accuracy: Accuracy,
     factors: Factors,
     rows: RowOptions,
     writing: Writing,
@@ -60,15 +59,19 @@ def nll(
         show_plan(found)
         return
 
-    from latentkit.measures.formulas import Arithmetic
-    from latentkit.run import nll_values
+    from latentkit.measures.nll import nll_values
 
     device = resolve_device(computing.device, messages)
     say_reading(found, format, messages)
     _say_rounding(pairs, messages)
-    arithmetic = Arithmetic(clamp, accuracy.precision.value, device)
     results = nll_values(
-        found.spans, pairs, affines, arithmetic, batch_size=computing.batch_size, workers=computing.workers
+        found.spans,
+        pairs,
+        affines,
+        clamp,
+        batch_size=computing.batch_size,
+        workers=computing.workers,
+        device=device,
     )
     total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
     write_rows(track(results, total, messages), table, format, rows, writing, messages)

@@ -18,12 +18,6 @@ class Parameterization(StrEnum):
     none = "none"
 
 
-class Precision(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    float64 = "float64"
-
-
 class RowFormat(StrEnum):
     table = "table"
     csv = "csv"
@@ -161,7 +155,7 @@ class Computing:
     ] = 20.0
     device: Annotated[
         str,
-        typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_COMPUTING),
+        typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_COMPUTING),
     ] = "auto"
     batch_size: Annotated[
         int | None,
@@ -192,21 +186,6 @@ class Computing:
                 f"--clamp-min {low} and --clamp-max {high}: need finite bounds, the first below the second"
             )
         return low, high
-
-
-@dataclass
-class Accuracy:
-    """In which arithmetic samples are measured."""
-
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            "--precision",
-            metavar="KIND",
-            help="auto: float32, and float64 where it would show; float32; float64.",
-            rich_help_panel=_COMPUTING,
-        ),
-    ] = Precision.auto
 
 
 @dataclass

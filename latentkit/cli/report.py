@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.health import (
     Result,
@@ -15,6 +14,7 @@ from latentkit.cli.health import (
     find,
     finish,
     merge,
+    note_device,
     note_nonfinite,
     write,
 )
@@ -63,7 +63,7 @@ def report(
         if choosing.dry_run:
             show_plan(found)
             return
-        resolve_device(computing.device, messages)
+        note_device(computing.device, messages)
         say_reading(found, "json", messages)
         result = examine(found, other, [extra.value for extra in Extra], checking, computing, messages)
     write(writing.output or "-", _page(result, _made(names)).encode(), writing)
@@ -100,5 +100,5 @@ def _made(names: list[str]) -> "Made":
     from latentkit.report.page import Made
 
     versions = {"latentkit": __version__, "Python": platform.python_version()}
-    versions |= {name: version(name) for name in ("torch", "numpy", "matplotlib")}
+    versions |= {name: version(name) for name in ("numba", "numpy", "matplotlib")}
     return Made(shlex.join(["latentkit", *sys.argv[1:]]), names, versions)

@@ -20,8 +20,10 @@ from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.affine import Affine, from_factors, from_normalization
 from latentkit.read.choice import Posterior
+from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
-from latentkit.sample.outputs import INDEX_NAME, Output, index_of, mirrored, resharded
+from latentkit.sample.outputs import Output, index_of, mirrored, resharded
+from latentkit.sample.recipe import Recipe, layout_of
 from latentkit.text import count_of
 from latentkit.write.placing import check_place, is_stream, placed
 from latentkit.write.safetensors import check_free_space
@@ -49,8 +51,6 @@ class Dtype(StrEnum):
 
 
 _STORED = {Dtype.float16: "F16", Dtype.bfloat16: "BF16", Dtype.float32: "F32", Dtype.float64: "F64"}
-
-
 _PLACING = "Writing"
 _DRAWING = "Drawing"
 
@@ -65,9 +65,7 @@ class Drawing:
     ] = 0
     draws: Annotated[
         int | None,
-        typer.Option(
-            "--draws", metavar="K", min=1, help="K draws, along a new leading axis.", rich_help_panel=_DRAWING
-        ),
+        typer.Option("--draws", metavar="K", min=1, help="K draws, along a new first axis.", rich_help_panel=_DRAWING),
     ] = None
     mode: Annotated[bool, typer.Option("--mode", help="The mean, without noise.", rich_help_panel=_DRAWING)] = False
     temperature: Annotated[
@@ -100,34 +98,27 @@ class Placing:
     output: Annotated[
         str | None,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="A .safetensors file, or a folder; - for a pipe.",
+            "--output", "-o", metavar="OUT", help="A .safetensors file, or a folder; - for a pipe.",
             rich_help_panel=_PLACING,
         ),
-    ] = None
+    ] = None  # fmt: skip
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
     ] = False
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help="float16, bfloat16 or float32; unless said the input's.",
+            "--dtype", metavar="DTYPE", help="float16, bfloat16 or float32; unless said the input's.",
             rich_help_panel=_PLACING,
         ),
-    ] = None
+    ] = None  # fmt: skip
     carry: Annotated[
         list[str],
         typer.Option(
-            "--carry",
-            metavar="KEY",
-            help="Copy this tensor through (a glob too); repeatable.",
+            "--carry", metavar="KEY", help="Copy this tensor through (a glob too); repeatable.",
             rich_help_panel=_PLACING,
         ),
-    ] = field(default_factory=list)
+    ] = field(default_factory=list)  # fmt: skip
     samples_per_shard: Annotated[
         int | None,
         typer.Option(
@@ -183,15 +174,10 @@ def sample(
     if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
         raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
 
-    from latentkit.sample.files import draw_files, draw_stream
-    from latentkit.sample.recipe import Recipe, layout_of
-
-    resolve_device(computing.device, messages)
     dtype = _STORED[placing.dtype] if placing.dtype else None
     streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
-    recipe = Recipe(
-        drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams
-    )  # fmt: skip
+    recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams)
+    device = resolve_device(computing.device, messages)
     say_reading(found, "safetensors", messages)
     if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
         note(messages, "float64 moments are rounded to float32 before drawing")
@@ -201,14 +187,22 @@ def sample(
     if choosing.dry_run:
         show_plan(found, folder, sizes)
         return
+
+    from latentkit.sample.files import draw_files, draw_stream
+
     if is_stream(output):
         with _pipe(output) as write:
-            results = draw_stream(planned[0], recipe, write, workers=computing.workers)
+            results = draw_stream(planned[0], recipe, write, workers=computing.workers, device=device)
             _follow(results, found, drawing.on_nonfinite, messages)
         return
     check_free_space(folder, sum(sizes))
     results = draw_files(
-        planned, recipe, overwrite=placing.overwrite, batch_size=computing.batch_size, workers=computing.workers
+        planned,
+        recipe,
+        overwrite=placing.overwrite,
+        batch_size=computing.batch_size,
+        workers=computing.workers,
+        device=device,
     )
     _follow(results, found, drawing.on_nonfinite, messages)
     if placing.samples_per_shard is not None:

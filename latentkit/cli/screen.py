@@ -103,9 +103,18 @@ def track(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> 
     if messages.quiet:
         yield from (item for item, _ in items)
     elif sys.stderr.isatty():
+        _note_first_run(messages)
         yield from _with_bar(items, total)
     else:
         yield from _with_lines(items, total)
+
+
+def _note_first_run(messages: Messages) -> None:
+    """Why nothing is seen for some seconds. Only what computes comes here, and it has imported Numba by then."""
+    from latentkit.compiled.jit import compiles_first
+
+    if compiles_first():
+        note(messages, "first run on this machine: compiling for its processor, some seconds")
 
 
 def _with_bar(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]:

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.health import (
     Result,
@@ -14,6 +13,7 @@ from latentkit.cli.health import (
     find,
     finish,
     merge,
+    note_device,
     note_nonfinite,
     write,
 )
@@ -64,7 +64,7 @@ def stats(
         if choosing.dry_run:
             show_plan(found)
             return
-        resolve_device(computing.device, messages)
+        note_device(computing.device, messages)
         say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
         result = examine(found, other, asking.names, checking, computing, messages)
     _put(result, channels, form, writing)

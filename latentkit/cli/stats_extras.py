@@ -8,9 +8,9 @@ from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
     from latentkit.cli.screen import Titled
-    from latentkit.stats import Place
     from latentkit.stats.correlation import Correlation
     from latentkit.stats.duplicates import Duplicates
+    from latentkit.stats.extrema import Place
     from latentkit.stats.shape import Shape
     from latentkit.stats.spectrum import Lag, Spectrum
     from latentkit.stats.summary import ExtraFigures

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from latentkit.cli.screen import Titled
-    from latentkit.stats import Group, Summary
+    from latentkit.stats.summary import Group, Summary
 
 _HEIGHT = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from latentkit.cli.health import Result
-    from latentkit.stats import Group, Summary
+    from latentkit.stats.summary import Group, Summary
 
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
 _MANY = 40

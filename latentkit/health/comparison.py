@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from latentkit.health.findings.values import CLAMPED_SHARE
-from latentkit.stats import Group, Summary
-from latentkit.stats.summary import COLLAPSED_KL
+from latentkit.stats.summary import COLLAPSED_KL, Group, Summary
 
 #: Ratio of two standard deviations or KL, and distance of two means in standard deviations, from which they differ.
 #: Half the data and the other half of one encoder seldom do, from some hundred samples on.

@@ -16,7 +16,7 @@ from latentkit.errors import RequestError
 
 if TYPE_CHECKING:
     from latentkit.health.findings import Finding
-    from latentkit.stats import Group, Spread, Summary
+    from latentkit.stats.summary import Group, Spread, Summary
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,

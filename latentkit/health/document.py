@@ -12,9 +12,10 @@ from typing import Any
 from latentkit.health.comparison import differences
 from latentkit.health.findings import Finding, verdict
 from latentkit.health.normalization import Factors
-from latentkit.health.outliers import SampleValues, kl_over
-from latentkit.stats import Group, Place, Spread, Summary
-from latentkit.stats.summary import QUANTILES
+from latentkit.health.outliers import kl_over
+from latentkit.stats.extrema import Place
+from latentkit.stats.sample_values import SampleValues
+from latentkit.stats.summary import QUANTILES, Group, Spread, Summary
 
 SCHEMA = "latentkit.stats/1"
 

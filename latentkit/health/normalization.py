@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from latentkit.errors import DataError, RequestError
 
 if TYPE_CHECKING:
-    from latentkit.stats import Summary
+    from latentkit.stats.summary import Summary
 
 _LINE = 79
 

@@ -33,6 +33,12 @@ class Affine:
         pairs = [(shift + shift2 / scale, scale * scale2) for shift, scale, shift2, scale2 in columns]
         return Affine(tuple(shift for shift, _ in pairs), tuple(scale for _, scale in pairs))
 
+    def of_channels(self, first: int, end: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shift and scale of some of the channels, as many of each: one for all, or one a channel."""
+        count = self.channels()
+        some = slice(first, end) if count > 1 else slice(None)
+        return _widened(self.shift, count)[some], _widened(self.scale, count)[some]
+
     def to_json(self) -> str:
         """As the metadata of drawn latents holds it."""
         return json.dumps({"shift": list(self.shift), "scale": list(self.scale)})

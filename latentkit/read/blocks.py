@@ -1,8 +1,7 @@
 """Blocks: what is read and computed at once, and the reading itself.
 
-A block holds whole samples, of one tensor or of several whose samples are alike, or a piece of one sample that is
-too large: whole units of it, whose boundaries are fixed (see ``sums``), so that what is computed unit by unit does not
-depend on any option.
+A block holds whole samples, of one tensor or of several whose samples are alike, or a piece of one sample that is too
+large. Pieces have fixed boundaries, so that a sum over them does not depend on any option. Nothing below cuts again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,24 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from latentkit.posterior.layout import Axes
-from latentkit.read.bytes import DTYPE_BYTES, TORCH_DTYPES, as_bytes, read_at, read_bytes
+from latentkit.read.bytes import DTYPE_BYTES, HELD_AS, Buffers, as_bytes, read_at, read_bytes
 from latentkit.read.choice import Posterior, Run, Span
 from latentkit.read.header import Header, TensorInfo
-from latentkit.sums import UNIT_ELEMENTS, unit_axis
-from latentkit.workspace import Workspace
 
-# Units in a block at most: with fewer, threads wait for the interpreter.
-_BLOCK_UNITS = 8
-#: Elements of the mean in a block, at most.
-BLOCK_ELEMENTS = _BLOCK_UNITS * UNIT_ELEMENTS
-# Bytes of the moments that all workers together have in hand, at most.
-_BYTES_IN_HAND = 64 << 20
+#: Elements of the mean in a block, at most: another number would change where large samples are cut, and so the last
+#: digits of their sums.
+BLOCK_ELEMENTS = 1 << 18
 # Each span of a block costs an open file, in and perhaps out.
 _MOST_SPANS = 64
 
@@ -80,29 +74,27 @@ class Block:
 
 
 @lru_cache(maxsize=1024)
-def pieces_of(axes: Axes, most_elements: int) -> list[Piece]:
-    """Cut a sample into pieces of at most so many elements and of whole units."""
+def pieces_of(axes: Axes) -> list[Piece]:
+    """Cut a sample into pieces of at most ``BLOCK_ELEMENTS``: along the last axis of which one entry, with all that is
+    behind it, is not too large.
+    """
     _, outer, channels, inner = axes.view
-    if outer * channels * inner <= most_elements:
-        return [Piece((0, outer), (0, channels), (0, inner))]
-    axis, unit = unit_axis(channels, inner, UNIT_ELEMENTS)
-    most = most_elements // UNIT_ELEMENTS * unit
-    # One entry at a time of the axes before the one that is cut, all of those behind it.
-    steps = {1: (most, channels, inner), 2: (1, most, inner), 3: (1, 1, most)}[axis]
+    if channels * inner <= BLOCK_ELEMENTS:
+        steps = (BLOCK_ELEMENTS // (channels * inner), channels, inner)
+    elif inner <= BLOCK_ELEMENTS:
+        steps = (1, BLOCK_ELEMENTS // inner, inner)
+    else:
+        steps = (1, 1, BLOCK_ELEMENTS)
     ranges = [_ranges(size, step) for size, step in zip((outer, channels, inner), steps, strict=True)]
     return [Piece(*box) for box in product(*ranges)]
 
 
 def plan_blocks(
-    spans: Iterable[Span | Posterior],
-    batch_size: int | None = None,
-    *,
-    workers: int = 1,
-    apart: bool = False,
+    spans: Iterable[Span | Posterior], batch_size: int | None = None, *, apart: bool = False
 ) -> Iterator[Block]:
     """Blocks that cover spans (of a posterior: every sample) in order; ``batch_size`` bounds the samples in one.
 
-    For many ``workers`` blocks are smaller. ``apart``: no block holds two spans, and other tensors are read beside.
+    ``apart``: no block holds two spans, as other tensors are read beside.
     """
     waiting: list[Span] = []
     room = row = 0
@@ -113,15 +105,14 @@ def plan_blocks(
         if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
             yield _whole(waiting, row)
             waiting, room = [], 0
-        most = _most_elements(posterior.mean.dtype, workers, apart)
-        pieces = pieces_of(posterior.axes, most)
+        pieces = pieces_of(posterior.axes)
         if len(pieces) > 1:
             for sample in range(span.first, span.first + span.count):
                 for piece in pieces:
                     yield Block((Span(posterior, sample, 1),), piece, row, last=piece is pieces[-1])
                 row += 1
             continue
-        limit = max(1, most // prod(posterior.axes.view[1:]))
+        limit = max(1, BLOCK_ELEMENTS // prod(posterior.axes.view[1:]))
         limit = min(limit, batch_size or limit)
         first, end = span.first, span.first + span.count
         while first < end:
@@ -136,96 +127,90 @@ def plan_blocks(
         yield _whole(waiting, row)
 
 
-@lru_cache(maxsize=64)
-def _most_elements(dtype: str, workers: int, apart: bool) -> int:
-    """How many elements of means a block may have."""
-    in_hand = _BYTES_IN_HAND // (workers * 2 * DTYPE_BYTES[dtype] * (2 if apart else 1))
-    return max(UNIT_ELEMENTS, min(BLOCK_ELEMENTS, in_hand))
+class Rows(NamedTuple):
+    """Rows of a block as ``compiled.rows`` has them: where each starts, and (step, width, length) of all."""
+
+    starts: NDArray[np.int64]
+    shape: tuple[int, int, int]
 
 
-class Moments(NamedTuple):
-    """Buffers for a block's mean and raw scale, ``(samples, outer, channels, inner)`` each in the stored dtype.
+class Halves(NamedTuple):
+    """Means and scales of a block, held as ``HELD_AS`` says; both lie alike, in the same memory or apart.
 
-    ``both`` holds them, and ``memory`` is its memory: in one part where both stand in one run of the file, else in two.
+    ``scale`` is empty for latents already drawn. ``dims`` is (samples, outer, channels, inner), and ``run_step`` the
+    elements from one outer entry to the next.
     """
 
-    memory: tuple[memoryview, ...]
-    both: Tensor
-    mean: Tensor
-    raw: Tensor
+    dtype: str
+    mean: NDArray[Any]
+    scale: NDArray[Any]
+    dims: tuple[int, int, int, int]
+    run_step: int
+
+    @property
+    def samples(self) -> Rows:
+        """A row a sample."""
+        n, outer, channels, inner = self.dims
+        starts = np.arange(n, dtype=np.int64) * (outer * self.run_step)
+        return Rows(starts, (self.run_step, channels * inner, outer * channels * inner))
+
+    @property
+    def channels(self) -> Rows:
+        """A row for each channel of each sample."""
+        n, outer, channels, inner = self.dims
+        samples = np.arange(n, dtype=np.int64)[:, None] * (outer * self.run_step)
+        starts = samples + np.arange(channels, dtype=np.int64) * inner
+        return Rows(starts.ravel(), (self.run_step, inner, outer * inner))
+
+    def view(self, half: NDArray[Any]) -> NDArray[Any]:
+        """One of the halves as an array (samples, outer, channels, inner): strides, no copy."""
+        n, outer, channels, inner = self.dims
+        size = half.itemsize
+        strides = (outer * self.run_step * size, self.run_step * size, inner * size, size)
+        return np.lib.stride_tricks.as_strided(half, (n, outer, channels, inner), strides)
 
 
-def read_posterior(
-    block: Block, workspace: Workspace, name: str = "moments", device: str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Read the block: mean and raw scale, each ``(samples, outer, channels, inner)`` in the stored dtype.
-
-    On the CPU both are views into the workspace's buffer ``name``, valid until it is used again; for another device it
-    is copied there on the current stream, and may be used again when that is done.
-    """
+def read_block(block: Block, buffers: Buffers, name: str = "moments") -> Halves:
+    """Read the block into the buffers called ``name``, where it stays until they are used again."""
     posterior = block.spans[0].posterior
-    width = posterior.axes.channels
-    # A piece with every channel may still be a part of one channel's run, when there is only one.
-    interleaved = posterior.scale is None and block.piece.shape[1:] == posterior.axes.view[2:]
-    moments = workspace.prepared(_buffers, name, block.shape, TORCH_DTYPES[posterior.mean.dtype], interleaved)
+    dtype, width = posterior.mean.dtype, posterior.axes.channels
+    _, _, channels, inner = block.shape
+    size, held = prod(block.shape), HELD_AS[dtype]
     means = [span.posterior.mean for span in block.spans]
-    if interleaved:
-        _read_spans(block, means, moments.memory[0], width=2 * width)
-    elif posterior.scale is None:
-        _read_spans(block, means, moments.memory[0], width=2 * width)
-        _read_spans(block, means, moments.memory[1], width=2 * width, first_channel=width)
+    if posterior.parameterization == "none":
+        latents = buffers.take(name, size, held)
+        _read_spans(block, means, as_bytes(latents), width=width)
+        return Halves(dtype, latents, latents[:0], block.shape, channels * inner)
+    both = buffers.take(name, 2 * size, held)
+    # A piece with every channel may still be a part of one channel's run, when there is only one.
+    if posterior.scale is None and block.piece.shape[1:] == posterior.axes.view[2:]:
+        _read_spans(block, means, as_bytes(both), width=2 * width)
+        return Halves(dtype, both, both[channels * inner :], block.shape, 2 * channels * inner)
+    mean, scale = both[:size], both[size:]
+    if posterior.scale is None:
+        _read_spans(block, means, as_bytes(mean), width=2 * width)
+        _read_spans(block, means, as_bytes(scale), width=2 * width, first_channel=width)
     else:
+        _read_spans(block, means, as_bytes(mean), width=width)
         scales = [span.posterior.scale or span.posterior.mean for span in block.spans]
-        _read_spans(block, means, moments.memory[0], width=width)
-        _read_spans(block, scales, moments.memory[1], width=width)
-    if device == "cpu":
-        return moments.mean, moments.raw
-    # As it lies: what is not contiguous would be copied on the host first.
-    return _halves(moments.both.to(device, non_blocking=True))
-
-
-def _buffers(
-    workspace: Workspace, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype, interleaved: bool
-) -> Moments:
-    n, outer, channels, inner = shape
-    if not interleaved:
-        both = workspace.take(name, (2, n, outer, channels, inner), dtype)
-        return Moments((as_bytes(both[0]), as_bytes(both[1])), both, *_halves(both))
-    both = workspace.take(name, (n, outer, 2 * channels, inner), dtype)
-    return Moments((as_bytes(both),), both, *_halves(both))
-
-
-def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale of ``(2, samples, outer, channels, inner)``, or of ``(samples, outer, 2 · channels, inner)``."""
-    if both.ndim == 5:
-        return both[0], both[1]
-    mean, raw = both.chunk(2, dim=2)
-    return mean, raw
-
-
-def read_latents(block: Block, workspace: Workspace) -> Tensor:
-    """Read a block of latents, which have no scale: as ``read_posterior`` gives the mean."""
-    posterior = block.spans[0].posterior
-    latents = workspace.take("moments", block.shape, TORCH_DTYPES[posterior.mean.dtype])
-    tensors = [span.posterior.mean for span in block.spans]
-    _read_spans(block, tensors, as_bytes(latents), width=posterior.axes.channels)
-    return latents
+        _read_spans(block, scales, as_bytes(scale), width=width)
+    return Halves(dtype, mean, scale, block.shape, channels * inner)
 
 
 def read_values(
-    block: Block, runs: Sequence[tuple[Run, Header, TensorInfo]], draw: int, workspace: Workspace
-) -> Tensor:
-    """Read values that stand beside the means of the block's one span, in the stored dtype and the block's shape.
+    block: Block, runs: Sequence[tuple[Run, Header, TensorInfo]], draw: int, buffers: Buffers
+) -> NDArray[Any]:
+    """Read values that stand beside the means of the block's one span, as they are stored: flat, end to end.
 
-    ``runs`` say which tensors hold them, each of them a set of values for each draw; the result is a view into the
-    workspace.
+    ``runs`` say which tensors hold them, each of them a set of values for each draw.
     """
-    span = block.spans[0]
-    out = workspace.take("values", block.shape, TORCH_DTYPES[runs[0][2].dtype])
+    span, size = block.spans[0], prod(block.piece.shape)
+    out = buffers.take("values", block.samples * size, HELD_AS[runs[0][2].dtype])
     for run, header, tensor in runs:
         rows, row = run.overlap(span)
         if len(rows):
-            read_at(header, tensor, block.position(draw * run.rows + row), out[rows.start : rows.stop])
+            part = out[rows.start * size : rows.stop * size]
+            read_at(header, tensor, block.position(draw * run.rows + row), part)
     return out
 
 

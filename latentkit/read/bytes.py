@@ -3,44 +3,53 @@ shrinks would kill the process."""
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from latentkit.errors import DataError
 from latentkit.read.header import OPEN_FLAGS, Header, TensorInfo
 
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-}
+#: How elements of each dtype are held: as themselves, or as their bit patterns where NumPy has no such numbers.
+HELD_AS: dict[str, Any] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16, "F8_E4M3": np.uint8,
+    "F8_E5M2": np.uint8, "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16,
+    "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64,
+}  # fmt: skip
 
 #: Bytes an element.
-DTYPE_BYTES = {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()}
+DTYPE_BYTES = {name: np.dtype(dtype).itemsize for name, dtype in HELD_AS.items()}
 
 _CHUNK_BYTES = 1 << 20
 
 
-def read_at(header: Header, tensor: TensorInfo, start: int, out: Tensor) -> None:
-    """Fill the contiguous ``out`` with the elements of ``tensor`` from ``start`` on, in its stored dtype.
+class Buffers:
+    """Memory that one thread uses again for every block: fresh memory costs more than arithmetic.
+
+    ``allocate`` gives so many bytes, for what needs memory of a special kind.
+    """
+
+    def __init__(self, allocate: Callable[[int], NDArray[np.uint8]] | None = None) -> None:
+        self._allocate = allocate or (lambda nbytes: np.empty(nbytes, np.uint8))
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+
+    def take(self, name: str, count: int, dtype: DTypeLike) -> NDArray[Any]:
+        """So many elements, flat and not initialized, on the memory that ``name`` had before."""
+        nbytes = count * np.dtype(dtype).itemsize
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < nbytes:
+            memory = self._memory[name] = self._allocate(nbytes)
+        return memory[:nbytes].view(dtype)
+
+
+def read_at(header: Header, tensor: TensorInfo, start: int, out: NDArray[Any]) -> None:
+    """Fill the contiguous ``out`` with the elements of ``tensor`` from ``start`` on, held as ``HELD_AS`` says.
 
     Raises as ``read_bytes`` does.
     """
-    read_bytes(header, tensor.offset + start * out.element_size(), as_bytes(out))
+    read_bytes(header, tensor.offset + start * out.itemsize, as_bytes(out))
 
 
 def read_bytes(header: Header, offset: int, out: memoryview) -> None:
@@ -99,9 +108,9 @@ def read_chunks(header: Header, tensor: TensorInfo, begin: int, end: int) -> Ite
         yield chunk
 
 
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array."""
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _read_some(descriptor: int, offset: int, out: memoryview) -> int:

@@ -11,15 +11,19 @@ _READABLE = {"F64", "F32", "F16", "BF16", "BOOL", "U8", "I8", "I16", "U16", "I32
 
 def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: int) -> dict[str, list[Any]]:
     """The values of samples ``first`` to ``first + count`` from each tensor in ``keys``."""
-    import torch
+    import numpy as np
 
-    from latentkit.read.bytes import TORCH_DTYPES, read_at
+    from latentkit.read.bytes import HELD_AS, read_at
 
     columns = {}
     for key in keys:
         tensor = posterior.header.tensors[key]
-        values = torch.empty(count, dtype=TORCH_DTYPES[tensor.dtype])
+        values = np.empty(count, HELD_AS[tensor.dtype])
         read_at(posterior.header, tensor, first, values)
+        if tensor.dtype in ("F16", "BF16"):
+            from latentkit.compiled.tables import values_of
+
+            values = values_of(tensor.dtype)[values]
         columns[key] = values.tolist()
     return columns
 

@@ -9,7 +9,21 @@ from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import RECIPE_ENTRY, Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, InputFile, find_inputs
-from latentkit.sample.outputs import INDEX_NAME, latents_key
+
+#: The index that lists files of latents sharded anew.
+INDEX_NAME = "latents.safetensors.index.json"
+
+
+def latents_key(posterior: Posterior, siblings: int) -> str:
+    """The key of a posterior's latents: ``moments_flip`` gives ``latents_flip``.
+
+    ``siblings`` is how many posteriors its file has: one alone gives ``latents`` whatever its key.
+    """
+    if siblings == 1 and not posterior.key.startswith("moments_"):
+        return "latents"
+    if posterior.key == "moments" or posterior.key.startswith("moments_"):
+        return "latents" + posterior.key.removeprefix("moments")
+    return f"latents.{posterior.key}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,4 +112,5 @@ def _made(made: Made, document: dict[str, Any]) -> str:
 def _quantiles(document: dict[str, Any]) -> str:
     if document["exact_quantiles"]:
         return "exact"
-    return "rounded towards zero by at most 0.8 %; everything else is exact all the same"
+    error = 100 * document["quantile_error"]
+    return f"rounded towards zero by at most {error:.2g} %; everything else is exact all the same"

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from latentkit.health.outliers import SampleValues, cell_edges
+from latentkit.stats.sample_values import SampleValues, cell_edges
 
 # Bins are 2 n^(1/3), the Rice rule, but no fewer and no more than these.
 _FEWEST, _MOST = 12, 44

@@ -6,22 +6,18 @@ Any order of blocks gives the same bytes: noise goes by position, and every elem
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
-from torch import Tensor
-
-from latentkit.cores import threads_for
 from latentkit.read.blocks import Block, plan_blocks
-from latentkit.read.bytes import TORCH_DTYPES, as_bytes, read_at, read_chunks
-from latentkit.read.choice import Posterior, Span
-from latentkit.read.header import Header, TensorInfo
+from latentkit.read.bytes import DTYPE_BYTES, Buffers, as_bytes, read_at, read_chunks
+from latentkit.read.choice import Posterior
 from latentkit.run import locate, run
-from latentkit.sample.drawing import Drawn, draw_block
-from latentkit.sample.noise import bits_of
+from latentkit.sample.drawing import Draw, Drawn, Latents, draw_block
 from latentkit.sample.outputs import Output
 from latentkit.sample.recipe import Recipe, layout_of
-from latentkit.workspace import Workspace
+from latentkit.sample.verify import Claim
 from latentkit.write.placing import Placement, commit_all
 
 # Outputs are synced when so many of them, or so many bytes, are complete.
@@ -36,21 +32,21 @@ def draw_files(
     overwrite: bool,
     batch_size: int | None = None,
     workers: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[Drawn, int]]:
     """Write every output; yields what each block came to, and the bytes read for it, in order.
 
     Outputs are complete, synced and in place when the iterator ends; one that is left early leaves no half file.
     """
     files = _Files(outputs, recipe, overwrite=overwrite)
-    once = _Once()
+    once, draw = _Once(), _draw_on(device)
     spans = (span for output in outputs for part in output.latents.values() for span in part)
 
-    def work(block: Block, workspace: Workspace) -> Drawn:
-        return draw_block(block, recipe, files.write, workspace)
+    def work(block: Block, buffers: Buffers) -> Drawn:
+        return draw(block, recipe, files.write, buffers)
 
-    threads = threads_for(workers)
     try:
-        for block, drawn in run(files.opening(plan_blocks(spans, batch_size, workers=threads)), work, threads):
+        for block, drawn in run(files.opening(plan_blocks(spans, batch_size)), work, workers):
             files.finish(block)
             yield once(block, drawn), _bytes_read(block)
         files.commit()
@@ -59,19 +55,23 @@ def draw_files(
 
 
 def draw_stream(
-    output: Output, recipe: Recipe, write: Callable[[memoryview], None], *, workers: int | None = None
+    output: Output,
+    recipe: Recipe,
+    write: Callable[[memoryview], None],
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[Drawn, int]]:
     """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last."""
     layout = layout_of(output, recipe)
     ((key, spans),) = output.latents.items()
-    once = _Once()
+    once, draw = _Once(), _draw_on(device)
 
-    def work(block: Block, workspace: Workspace) -> tuple[Drawn, bytes]:
+    def work(block: Block, buffers: Buffers) -> tuple[Drawn, bytes]:
         pieces: list[bytes] = []
-        drawn = draw_block(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), workspace)
+        drawn = draw(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), buffers)
         return drawn, pieces[0]
 
-    threads = threads_for(workers)
     write(memoryview(layout.header))
     for part in sorted(layout.offsets, key=layout.offsets.__getitem__):
         if part != key:
@@ -79,38 +79,45 @@ def draw_stream(
                 write(chunk)
             continue
         # Latents wait for their turn: a reader may be slow.
-        for block, (drawn, data) in run(plan_blocks(spans, workers=threads), work, threads, together=1):
+        for block, (drawn, data) in run(plan_blocks(spans), work, workers, together=1):
             write(memoryview(data))
             yield once(block, drawn), _bytes_read(block)
 
 
 def compare(
-    spans: Sequence[Span], header: Header, tensor: TensorInfo, recipe: Recipe, *, workers: int | None = None
+    claim: Claim, *, workers: int | None = None, device: str = "cpu"
 ) -> Iterator[tuple[tuple[Posterior, int] | None, int]]:
-    """Draw spans again and compare with ``tensor``, which should hold their latents end to end, bit by bit.
+    """Draw again what a tensor claims to hold, and compare bit by bit.
 
     Yields, block by block, the first sample that differs or None, and the bytes read for it.
     """
-    rows = sum(span.count for span in spans)
+    rows, draw = sum(span.count for span in claim.spans), _draw_on(device)
 
-    def work(block: Block, workspace: Workspace) -> tuple[Posterior, int] | None:
+    def work(block: Block, buffers: Buffers) -> tuple[Posterior, int] | None:
         unequal: list[int] = []
 
-        def take(block: Block, number: int, latents: Tensor) -> None:
-            there = workspace.take("there", tuple(latents.shape), latents.dtype)
-            read_at(header, tensor, block.position(number * rows + block.first_row), there)
-            unequal.extend((bits_of(latents) != bits_of(there)).flatten(1).any(dim=1).nonzero().flatten().tolist())
+        def take(block: Block, number: int, latents: Latents) -> None:
+            there = buffers.take("there", latents.size, latents.dtype)
+            read_at(claim.header, claim.tensor, block.position(number * rows + block.first_row), there)
+            unequal.extend((latents != there.reshape(latents.shape)).any(axis=1).nonzero()[0].tolist())
 
-        draw_block(block, recipe, take, workspace)
+        draw(block, claim.recipe, take, buffers)
         return locate(block, min(unequal)) if unequal else None
 
-    threads = threads_for(workers)
-    for block, first in run(plan_blocks(spans, workers=threads), work, threads):
+    for block, first in run(plan_blocks(claim.spans), work, workers):
         yield first, _bytes_read(block)
 
 
+def _draw_on(device: str) -> Draw:
+    if device == "cpu":
+        return draw_block
+    from latentkit import cuda
+
+    return partial(cuda.draw_block, device=device)
+
+
 def _bytes_read(block: Block) -> int:
-    element = TORCH_DTYPES[block.spans[0].posterior.mean.dtype].itemsize
+    element: int = DTYPE_BYTES[block.spans[0].posterior.mean.dtype]
     return 2 * prod(block.shape) * element
 
 
@@ -187,14 +194,14 @@ class _Files:
         self._open[-1] = self._begun_rows, placement, layout.size
         return placement
 
-    def write(self, block: Block, number: int, latents: Tensor) -> None:
+    def write(self, block: Block, number: int, latents: Latents) -> None:
         """Put one draw of a block's latents in their place; threads call this at once."""
         first, end = block.first_row, block.first_row + block.samples
         at = bisect_right(self._tensors, first, key=lambda tensor: tensor.first_row) - 1
         while first < end:
             tensor = self._tensors[at]
             stop = min(end, tensor.first_row + tensor.rows)
-            start = block.position(number * tensor.rows + first - tensor.first_row) * latents.element_size()
+            start = block.position(number * tensor.rows + first - tensor.first_row) * latents.itemsize
             rows = latents[first - block.first_row : stop - block.first_row]
             tensor.placement.write(tensor.offset + start, as_bytes(rows))
             first, at = stop, at + 1

@@ -10,10 +10,10 @@ from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import Posterior, Span, describe
 from latentkit.read.header import Header, TensorInfo
 from latentkit.read.inputs import InputFile
+from latentkit.read.pairing import latents_key
 
-#: Files of a re-sharded output, and the index that lists them.
+#: Files of a re-sharded output.
 SHARD_NAME = "latents-{number:05}-of-{count:05}.safetensors"
-INDEX_NAME = "latents.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +32,6 @@ class Output:
     path: str
     latents: Mapping[str, tuple[Span, ...]]
     copies: Mapping[str, Copy]
-
-
-def latents_key(posterior: Posterior, siblings: int) -> str:
-    """The key of a posterior's latents: ``moments_flip`` gives ``latents_flip``.
-
-    ``siblings`` is how many posteriors its file has: one alone gives ``latents`` whatever its key.
-    """
-    if siblings == 1 and not posterior.key.startswith("moments_"):
-        return "latents"
-    if posterior.key == "moments" or posterior.key.startswith("moments_"):
-        return "latents" + posterior.key.removeprefix("moments")
-    return f"latents.{posterior.key}"
 
 
 def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_file: bool) -> list[Output]:

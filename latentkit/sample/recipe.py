@@ -13,9 +13,11 @@ from latentkit.posterior.affine import IDENTITY, Affine, from_json
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
 from latentkit.read.choice import RECIPE_ENTRY, Posterior, Span
 from latentkit.read.header import MAX_HEADER_BYTES, Header
-from latentkit.sample.noise import RECIPE
 from latentkit.sample.outputs import Output
 from latentkit.write.safetensors import Layout, TensorSpec, lay_out
+
+#: Written into the metadata of what is drawn. Any change of a bit, in noise or latents, takes a new number.
+RECIPE = 1
 
 #: Samples ``first``, ``first + step``, … of an input, ``count`` of them.
 Run = tuple[int, int, int]

@@ -1,11 +1,15 @@
 """How channels go together: covariance and correlation of the latents, and their effective rank."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from latentkit.stats.centred import Arrays, Center, Chunk, parts_of
-from latentkit.stats.moments import Floats, Sums
+from latentkit.compiled.products import POSITIONS, add_products
+from latentkit.stats.centred import Chunk, Totals
+from latentkit.stats.sums import Arrays, ExactSums, Floats, fill
 
 #: So many pairs of channels are named.
 STRONGEST = 10
@@ -38,48 +42,52 @@ class Correlation:
 
 
 class CorrelationSums:
-    """Sums of products of deviations, for each two of C channels: 16 C² bytes."""
+    """Sums of products of deviations, for each two of C channels: 24 C² bytes."""
 
     def __init__(self, channels: int) -> None:
-        self._center = Center(channels)
-        self._products = Sums(channels, channels)
-        self._variances = Sums(channels)
+        self._channels = channels
+        self._totals = Totals(channels)
+        # Of the pairs i ≤ j: rows of the upper triangle.
+        self._products = ExactSums(channels * (channels + 1) // 2)
 
     def update(self, chunk: Chunk) -> None:
-        """Take whole samples."""
-        one = CorrelationSums(len(chunk.mean))
-        deviations = chunk.deviations.flatten(1)
-        one._center = Center.of(chunk)
-        one._products.add((deviations @ deviations.T).numpy())
-        one._variances.add(chunk.sum_of_variances())
-        self.merge(one)
+        self._totals.update(chunk)
+        samples, _, positions = chunk.deviations.shape
+        self._products.reserve(samples * -(-positions // POSITIONS))
+        add_products(*self._products.arrays, chunk.deviations)
 
     def merge(self, other: "CorrelationSums") -> None:
-        """Take what another has counted."""
-        moved = self._center.join(other._center)
+        self._totals.merge(other._totals)
         self._products.merge(other._products)
-        for count, shift in moved:
-            self._products.add(count * np.outer(shift, shift))
-        self._variances.merge(other._variances)
 
-    def figures(self) -> Correlation:
-        """What it comes to."""
-        covariance: Floats = np.full_like(self._products.high, np.nan)
-        if self._center.samples > 1:
-            covariance = (self._products.total + np.diag(self._variances.total)) / self._center.count
-            covariance = (covariance + covariance.T) / 2
+    def move(self, by: Floats) -> None:
+        self._products.add(self._gained(by)[None])
+        self._totals.move(by)
+
+    def _gained(self, by: Floats) -> Floats:
+        """What the products gain when every deviation grows by this."""
+        half = np.outer(by, self._totals.sums.total + self._totals.count / 2 * by)
+        gained: Floats = (half + half.T)[np.triu_indices(self._channels)]
+        return gained
+
+    def figures(self, center: Floats) -> Correlation:  # noqa: ARG002 - the covariance is about the mean
+        covariance: Floats = np.full((self._channels, self._channels), np.nan)
+        if self._totals.samples > 1:
+            rows, columns = np.triu_indices(self._channels)
+            products = self._products.total + self._gained(-self._totals.mean)
+            covariance[rows, columns] = covariance[columns, rows] = products / self._totals.count
+            covariance += np.diag(self._totals.variances.total / self._totals.count)
         matrix = _correlation(covariance)
         eigenvalues = _eigenvalues(covariance)
         return Correlation(
             covariance.tolist(), matrix.tolist(), eigenvalues.tolist(), effective_rank(eigenvalues), _strongest(matrix)
         )
 
-    def parts(self) -> Arrays:
-        return {
-            **self._center.parts(),
-            **parts_of("products", self._products),
-            **parts_of("variances", self._variances),
-        }
+    def arrays(self) -> Arrays:
+        return self._totals.parts("totals") | self._products.parts("products")
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        fill(self.arrays(), arrays)
 
 
 def effective_rank(eigenvalues: Floats) -> float:

@@ -1,106 +1,109 @@
 """Counting: posteriors -> their statistics, one accumulator a worker, merged at the end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from latentkit.compiled.divergence import half_squares_of
+from latentkit.compiled.tables import WIDE, values_of
 from latentkit.cores import threads_for
-from latentkit.health.outliers import SampleValues
-from latentkit.measures.formulas import Arithmetic, kl_to_prior
-from latentkit.parts import samples_at_once
+from latentkit.measures.kl import kl_to_prior
 from latentkit.posterior.parameterization import Clamp
-from latentkit.read.blocks import Block, plan_blocks, read_latents, read_posterior
+from latentkit.read.blocks import Block, Halves, plan_blocks, read_block
+from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Span
-from latentkit.run import run, sample_values
-from latentkit.stats import Origin, Statistics
-from latentkit.stats.accumulate import EXACT_CHANNELS
+from latentkit.run import Values, run, sample_values
+from latentkit.stats.accumulate import Statistics
+from latentkit.stats.counts import EXACT_CHANNELS
 from latentkit.stats.extras import Extras
-from latentkit.sums import Values, by_units, sample_sums
-from latentkit.workspace import Workspace
-
-Measured = tuple[Span, Values]
+from latentkit.stats.extrema import Origin
+from latentkit.stats.sample_values import SampleValues
 
 # Bytes of all workers' accumulators and buffers; and of the buffers of one.
-_MEMORY, _BUFFERS = 200 << 20, 24 << 20
+_MEMORY, _BUFFERS = 200 << 20, 8 << 20
 # What one needs more for figures beside the counts.
 _EXTRA_BUFFERS = 16 << 20
-
-
-def _unwatched(results: Iterator[tuple[Measured, int]]) -> Iterator[Measured]:
-    return (result for result, _ in results)
 
 
 def statistics_of(
     spans: Sequence[Span],
     clamp: Clamp,
     *,
-    batch_size: int | None = None,
-    workers: int | None = None,
     per_sample: SampleValues | None = None,
     extras: Extras | None = None,
-    progress: Callable[[Iterator[tuple[Measured, int]]], Iterator[Measured]] = _unwatched,
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> Statistics:
-    """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass.
-
-    ``per_sample`` is handed the KL of every sample, or of latents already drawn their mean square, and ``extras``
-    every sample. ``progress`` is handed an iterator of results with the bytes read for each, and passes the results on.
-    """
+    """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass."""
     posterior = spans[0].posterior
-    channels, parameterization = posterior.axes.channels, posterior.parameterization
-    is_drawn = parameterization == "none"
-    arithmetic = Arithmetic(clamp)
-    accumulators: dict[Workspace, Statistics] = {}
-    parts: dict[Workspace, Extras] = {}
+    statistics = Statistics(posterior.axes.channels, posterior.parameterization, clamp)
+    for _ in count(spans, statistics, per_sample=per_sample, extras=extras, batch_size=batch_size, workers=workers):
+        pass
+    return statistics
 
-    def work(block: Block, workspace: Workspace) -> Values:
-        if workspace not in accumulators:
-            accumulators[workspace] = Statistics(channels, parameterization, clamp)
-        mean, raw = (read_latents(block, workspace), None) if is_drawn else read_posterior(block, workspace)
-        origins = [(_origin(span, block), span.count) for span in block.spans]
-        accumulators[workspace].update_spans(mean, raw, origins)
-        if extras is not None:
-            if workspace not in parts:
-                parts[workspace] = extras.part()
-            parts[workspace].update(block, mean, raw, workspace)
+
+def count(
+    spans: Sequence[Span],
+    statistics: Statistics,
+    *,
+    per_sample: SampleValues | None = None,
+    extras: Extras | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Iterator[tuple[Span, int]]:
+    """Put the spans' posteriors into ``statistics``; yields what was counted, span by span, and the bytes read for it.
+
+    ``per_sample`` takes the KL of every sample, or of latents already drawn their mean square, and ``extras`` every
+    sample. All hold what they should when the iterator has ended.
+    """
+    clamp, parameterization = statistics.clamp, statistics.parameterization
+    is_drawn = parameterization == "none"
+    accumulators: dict[Buffers, tuple[Statistics, Extras | None]] = {}
+
+    def work(block: Block, buffers: Buffers) -> Values:
+        if buffers not in accumulators:
+            own = Statistics(statistics.channels, parameterization, clamp)
+            accumulators[buffers] = own, None if extras is None else extras.part()
+        mine, part = accumulators[buffers]
+        halves = read_block(block, buffers)
+        mine.update(halves, [(origin_of(span, block), span.count) for span in block.spans])
+        if part is not None:
+            part.update(block, halves, buffers)
         if per_sample is None:
             return np.zeros((block.samples, 1))
-        if raw is None:
-            return by_units(_squares, mean)
-        return kl_to_prior(mean, raw, parameterization, arithmetic, workspace, per_channel=False)
+        return squares_of(halves) if is_drawn else kl_to_prior(halves, parameterization, clamp)
 
-    threads = _threads_for(workers, channels, extras is not None)
-    blocks = plan_blocks(spans, batch_size, workers=threads)
-    for span, values in progress(sample_values(run(blocks, work, threads))):
+    threads = _threads_for(workers, statistics.channels, extras is not None)
+    for (span, values), nbytes in sample_values(run(plan_blocks(spans, batch_size), work, threads)):
         if per_sample is not None:
-            elements = prod(span.posterior.axes.view[1:]) if is_drawn else 1
-            per_sample.add(values[:, 0] / elements, span)
-    merged = Statistics(channels, parameterization, clamp)
-    for accumulator in accumulators.values():
-        merged.merge(accumulator)
-    for part in parts.values():
-        assert extras is not None
-        extras.merge(part)
-    return merged
+            per_sample.add(values[:, 0] / (prod(span.posterior.axes.view[1:]) if is_drawn else 1), span)
+        yield span, nbytes
+    for mine, part in accumulators.values():
+        statistics.merge(mine)
+        if extras is not None and part is not None:
+            extras.merge(part)
 
 
-def _squares(latents: Tensor) -> Values:
-    """Σ z² of each sample, ``(n, 1)``, in float64: some samples at a time, which do not leave the cache."""
-    parts = torch.split(latents, samples_at_once(latents))
-    return np.concatenate([sample_sums(part.double().square()) for part in parts])
+def squares_of(latents: Halves) -> Values:
+    """Σ z² of each sample, ``(n, 1)``."""
+    starts, shape = latents.samples
+    out: Values = np.empty(len(starts))
+    half_squares_of(latents.mean, starts, shape, None if latents.dtype in WIDE else values_of(latents.dtype), out)
+    return 2 * out.reshape(-1, 1)
+
+
+def origin_of(span: Span, block: Block) -> Origin:
+    """Where a block's samples of a span come from."""
+    posterior, piece = span.posterior, block.piece
+    _, _, channels, inner = posterior.axes.view
+    return Origin(
+        posterior.file.path, posterior.key, span.first, channels, inner, piece.outer[0], piece.channels[0],
+        piece.inner[0],
+    )  # fmt: skip
 
 
 def _threads_for(asked: int | None, channels: int, has_extras: bool) -> int:
     """As many as are asked for, or one a core, as far as there is memory for their counts."""
     each = _BUFFERS + has_extras * _EXTRA_BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
     return min(threads_for(asked), max(2, _MEMORY // each))
-
-
-def _origin(span: Span, block: Block) -> Origin:
-    posterior, piece = span.posterior, block.piece
-    return Origin(
-        posterior.file.path, posterior.key, span.first, piece.outer[0], piece.channels[0], piece.inner[0],
-        posterior.axes.view[3],
-    )  # fmt: skip

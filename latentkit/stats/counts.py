@@ -1,217 +1,234 @@
-"""What counts are made of, exact and coarse alike.
-
-Cells are found by the bits of what is stored, never by a logarithm, so that no library's last digit decides where an
-element is counted.
-"""
+"""Counts of stored numbers: by bit pattern, of which all else is a function, or by cells, with sums beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from latentkit.stats.extrema import Extrema, Segment, first_place
-from latentkit.stats.moments import Floats, Ints, Moments, Sums
+from latentkit.compiled.counting import SUMS, count_codes, count_floats, sum_counted
+from latentkit.compiled.tables import WIDE, bounds_for, values_of
+from latentkit.read.blocks import Halves
+from latentkit.stats.cells import Cells, cell_floors, cell_fold
+from latentkit.stats.facts import Facts
 from latentkit.stats.quantity import Quantity
-from latentkit.workspace import Workspace
+from latentkit.stats.sums import Arrays, Floats, Ints, fill
 
-# Numbers worked on at once: few enough for a core's cache, enough that threads do not wait for the interpreter.
-CHUNK = 1 << 17
+#: Counts of 16-bit patterns take half a MiB a channel, mean and scale together: in full up to as many channels.
+EXACT_CHANNELS = 32
 
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
 _INT32_ROOM = 2**31 - 1
 
-#: The facts that are counts.
-COUNTED = ("total", "nan", "negative", "minus_inf", "plus_inf", "less", "at_most")
-
-
-@dataclass(slots=True)
-class Facts:
-    """What is known of each channel, (C,) each, whatever the dtype was; thresholds are ``Quantity.thresholds``.
-
-    ``remainder`` and ``variance`` are sums of h(l) and e^l after the clamp over all but NaN. ``less`` and
-    ``at_most``, (C, K), count finite elements below and up to the thresholds.
-    """
-
-    total: Ints
-    nan: Ints
-    negative: Ints
-    minus_inf: Ints
-    plus_inf: Ints
-    less: Ints
-    at_most: Ints
-    moments: Moments
-    remainder: Sums
-    variance: Sums
-
-    @classmethod
-    def none(cls, channels: int, thresholds: int) -> "Facts":
-        total, nan, negative, minus_inf, plus_inf = np.zeros((5, channels), np.int64)
-        less, at_most = np.zeros((2, channels, thresholds), np.int64)
-        moments, remainder, variance = Moments(channels), Sums(channels), Sums(channels)
-        return cls(total, nan, negative, minus_inf, plus_inf, less, at_most, moments, remainder, variance)
-
-    def merge(self, other: "Facts") -> None:
-        for name in COUNTED:
-            np.add(getattr(self, name), getattr(other, name), out=getattr(self, name))
-        self.moments.merge(other.moments)
-        self.remainder.merge(other.remainder)
-        self.variance.merge(other.variance)
-
-    def pooled(self) -> "Facts":
-        """All channels as one."""
-        summed = {name: getattr(self, name).sum(axis=0, keepdims=True) for name in COUNTED}
-        return Facts(
-            **summed,
-            moments=self.moments.pooled(),
-            remainder=self.remainder.pooled(),
-            variance=self.variance.pooled(),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class Cells:
-    """Counts of finite values: (C, P) counts, and (P,) ascending values that stand for the cells.
-
-    Where a cell is wider than one value, the one nearest to zero stands for it.
+class Seen:
+    """What a block's numbers of one half came to: the least and greatest of the finite, (c, 2), and which channels have
+    others.
     """
 
-    values: Floats
-    counts: Ints
-
-    @classmethod
-    def of(cls, values: Floats, counts: "NDArray[np.int32] | Ints") -> "Cells":
-        """Sort cells by value, and leave out what holds nothing or stands for nothing finite."""
-        kept = np.flatnonzero(np.isfinite(values) & counts.any(axis=0))
-        kept = kept[np.argsort(values[kept], kind="stable")]
-        return cls(values[kept], counts[:, kept].astype(np.int64))
-
-    @classmethod
-    def pooled(cls, many: "list[Cells]", channels: int) -> "Cells":
-        """Counts of several dtypes as one."""
-        values = [np.zeros(0), *(cells.values for cells in many)]
-        counts = [np.zeros((channels, 0), np.int64), *(cells.counts for cells in many)]
-        return cls.of(np.concatenate(values), np.concatenate(counts, axis=1))
+    ends: Floats
+    has_others: NDArray[np.bool_]
 
 
 class Counts(Protocol):
-    """What counts the numbers of one dtype.
+    """What counts the numbers of one dtype; halves are the means (0) and the scales (1).
 
-    Rows 0 to C are the means of each channel, rows C to 2C their scales. ``is_exact``: a cell holds one value.
+    ``is_exact``: a cell holds one value.
     """
 
     is_exact: ClassVar[bool]
-    grid: "Grid"
 
-    def count(self, rows: slice, stored: Tensor, segments: list[Segment], extrema: Extrema) -> None:
-        """Count stored numbers (r, N) of some rows; ``segments`` name the columns."""
+    def update(self, half: int, numbers: NDArray[Any], block: Halves, first_channel: int) -> Seen:
+        """Count a block's numbers of one half, of channels from ``first_channel`` on."""
 
-    def merge(self, other: "Counts") -> None:
+    def merge(self, other: Any) -> None:
         """Take what another of this kind has counted."""
 
     def facts(self, half: int) -> Facts:
-        """Everything but quantiles and extrema, of the means (0) or the scales (1)."""
+        """Everything but quantiles and extrema."""
 
-    def kept_facts(self) -> list[Facts]:
-        """Facts of the means and the scales that do not follow from the cells; none where all do."""
+    def arrays(self) -> Arrays:
+        """What was counted, for ``restore``."""
+
+    def restore(self, arrays: Arrays) -> None:
+        """Put into an empty one what ``arrays`` gave; raises ``ValueError`` or ``KeyError`` for what is not such."""
 
     def cells(self, half: int) -> Cells:
         """Counts by value."""
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the counts."""
+
+def counts_for(dtype: str, channels: int, quantities: Sequence[Quantity]) -> Counts:
+    """Exact where memory allows, else coarse: a matter of dtype and channels alone, so that all parts agree."""
+    is_exact = dtype.startswith("F8") or (dtype not in WIDE and channels <= EXACT_CHANNELS)
+    return PatternCounts(dtype, channels, quantities) if is_exact else CellCounts(dtype, channels, quantities)
 
 
 class Grid:
-    """Whole numbers, (rows, cells), to which many ones are added."""
+    """Whole numbers, (channels, cells), to which ones are added."""
 
-    def __init__(self, rows: int, cells: int, room: int = _INT32_ROOM) -> None:
+    def __init__(self, channels: int, cells: int) -> None:
         # NumPy's zeros take memory only where they are touched.
-        self.counts = torch.from_numpy(np.zeros((rows, cells), np.int32))
-        self._ones = torch.ones(max(CHUNK, rows), dtype=torch.int32)
-        self._room = room
+        self.counts: NDArray[Any] = np.zeros((channels, cells), np.int32)
         self._added = 0
 
-    def add(self, rows: slice, cells: Tensor, buffers: Workspace) -> None:
-        """Add one at each cell: (r, N) of any integer dtype, for some rows."""
-        self.reserve(cells.shape[1])
-        if self._ones.dtype != self.counts.dtype:
-            self._ones = self._ones.to(self.counts.dtype)
-        index = buffers.take("index", (len(self._ones),), torch.int64)
-        _add_ones(self.counts[rows], cells, index, self._ones)
-
-    def take_out(self, rows: slice, cells: Tensor, mask: Tensor) -> None:
-        """Take back the ones that were added where ``mask`` is true."""
-        self.counts[rows].scatter_add_(1, cells.long(), -mask.to(self.counts.dtype))
+    def reserve(self, elements: int) -> None:
+        """Make room for so many more in any cell."""
+        self._added += elements
+        if self._added > _INT32_ROOM and self.counts.dtype == np.int32:
+            self.counts = self.counts.astype(np.int64)
 
     def merge(self, other: "Grid") -> None:
         self.reserve(other._added)
         self.counts += other.counts
 
-    def reserve(self, elements: int) -> None:
-        """Make room for so many more in any cell."""
-        self._added += elements
-        if self._added > self._room and self.counts.dtype == torch.int32:
-            self.counts = self.counts.long()
+    def arrays(self) -> Arrays:
+        """The cells that are not empty, counted through in row-major order, and what is in them."""
+        flat = self.counts.reshape(-1)
+        cells = np.flatnonzero(flat)
+        return {"cells": _narrow(cells), "counts": _narrow(flat[cells])}
 
-    @property
-    def nbytes(self) -> int:
-        return self.counts.nbytes
-
-
-def _add_ones(counts: Tensor, cells: Tensor, indices: Tensor, ones: Tensor) -> None:
-    """Add one to ``counts`` (r, P) at each of ``cells`` (r, N), as many at once as the int64 ``indices`` hold."""
-    rows = cells.size(0)
-    width = max(1, indices.size(0) // rows)
-    for start in range(0, cells.size(1), width):
-        some = cells[:, start : start + width]
-        index = indices[: some.numel()].view(rows, -1)
-        index.copy_(some)
-        # Twice as fast as bincount, which also clears its result each time; a dense source is the fast one.
-        counts.scatter_add_(1, index, ones[: some.numel()].view(rows, -1))
+    def restore(self, arrays: Arrays) -> None:
+        """Put into an empty one what ``arrays`` gave; raises ``ValueError`` or ``KeyError`` for what is not such."""
+        cells, counts = (arrays[name].astype(np.int64) for name in ("cells", "counts"))
+        rows, width = self.counts.shape
+        fits = cells.ndim == 1 and cells.shape == counts.shape
+        if not fits or (len(cells) and (cells.min() < 0 or cells.max() >= rows * width or counts.min() < 1)):
+            raise ValueError(f"counts of {len(cells)} cells do not fit a grid of {rows} by {width}")
+        self.reserve(int(np.bincount(cells // width, counts, rows).max(initial=0)))
+        self.counts.reshape(-1)[cells] = counts
 
 
-def finite_extremes(wide: Tensor, finite: Tensor) -> tuple[Floats, Floats]:
-    """The extremes of each row's finite numbers; NaN where there is none."""
-    none = ~finite.any(1)
-    least = wide.masked_fill(~finite, torch.inf).amin(1).masked_fill_(none, torch.nan)
-    greatest = wide.masked_fill(~finite, -torch.inf).amax(1).masked_fill_(none, torch.nan)
-    return least.numpy(), greatest.numpy()
+def _narrow(whole: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers in 32 bits where they fit."""
+    return whole.astype(np.int32 if whole.max(initial=0) < 2**31 else np.int64)
 
 
-def note_nonfinite(first: int, finite: Tensor, segments: list[Segment], extrema: Extrema) -> None:
-    """Keep the first place that has no finite value, of rows from ``first`` on."""
-    odd: NDArray[np.bool_] = (~finite).numpy()
-    places = extrema.nonfinite_at
-    for row in np.flatnonzero(odd.any(axis=1)).tolist():
-        places[first + row] = first_place(segments, first + row, partial(odd.__getitem__, row), places[first + row])
+class PatternCounts:
+    """Counts of every bit pattern of a 16- or 8-bit dtype."""
+
+    is_exact: ClassVar[bool] = True
+
+    def __init__(self, dtype: str, channels: int, quantities: Sequence[Quantity]) -> None:
+        self.quantities = quantities
+        self._values = values_of(dtype)
+        self.grids = [Grid(channels, len(self._values)) for _ in quantities]
+        self._ends: Ints = np.empty((channels, 2), np.int64)
+
+    def update(self, half: int, numbers: NDArray[Any], block: Halves, first_channel: int) -> Seen:
+        grid, sign, (samples, outer, channels, inner) = self.grids[half], len(self._values) // 2, block.dims
+        grid.reserve(samples * outer * inner)
+        counts, keys = grid.counts[first_channel : first_channel + channels], self._ends[:channels]
+        count_codes(numbers, block.dims, block.run_step, sign, counts, keys)
+        ends = self._values[np.where(keys >= sign, keys - sign, 2 * sign - 1 - keys)]
+        has_others = ~np.all(self.quantities[half].classes(ends).finite, axis=1)
+        for channel in np.flatnonzero(has_others).tolist():
+            ends[channel] = self._finite_ends(half, block.view(numbers)[:, :, channel])
+        return Seen(ends, has_others)
+
+    def _finite_ends(self, half: int, codes: NDArray[Any]) -> tuple[float, float]:
+        values = self._values[codes]
+        finite = values[self.quantities[half].classes(values).finite]
+        return (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+
+    def merge(self, other: "PatternCounts") -> None:
+        for ours, theirs in zip(self.grids, other.grids, strict=True):
+            ours.merge(theirs)
+
+    def arrays(self) -> Arrays:
+        return _of_halves(self.grids)
+
+    def restore(self, arrays: Arrays) -> None:
+        _restore_halves(self.grids, arrays)
+
+    def facts(self, half: int) -> Facts:
+        quantity, (stored, counts) = self.quantities[half], self._seen(half)
+        facts = Facts(len(counts), len(quantity.thresholds))
+        classes = quantity.classes(stored)
+        facts.tallies[:] = np.stack([counts.sum(axis=1), *(counts[:, mask].sum(axis=1) for mask in classes)], axis=1)
+        stored, counts = stored[classes.finite], np.ascontiguousarray(counts[:, classes.finite])
+        facts.beneath[:, :, 0] = counts @ (stored[:, None] < quantity.thresholds)
+        facts.beneath[:, :, 1] = counts @ (stored[:, None] <= quantity.thresholds)
+        is_scale = quantity.parameterization is not None
+        remainders, variances = quantity.terms(stored) if is_scale else (stored[:0], stored[:0])
+        facts.sums.reserve(8 * len(stored))
+        sums, tops, odd = facts.sums.arrays
+        sum_counted(quantity.value(stored), remainders, variances, counts, sums, tops, odd)
+        return facts
+
+    def cells(self, half: int) -> Cells:
+        quantity, (stored, counts) = self.quantities[half], self._seen(half)
+        return Cells.of(np.where(quantity.classes(stored).finite, quantity.value(stored), np.nan), counts)
+
+    def _seen(self, half: int) -> tuple[Floats, Ints]:
+        """The stored numbers (P,) that occur in any channel, and how often (C, P)."""
+        counts = self.grids[half].counts
+        seen = np.flatnonzero(counts.any(axis=0))
+        return self._values[seen], counts[:, seen].astype(np.int64)
 
 
-def chunk_width(rows: int) -> int:
-    """Columns worked on at once."""
-    return max(1, CHUNK // rows)
+class CellCounts:
+    """Counts by cells of a float32's upper bits, for quantiles and histograms alone, and the facts beside them.
+
+    Float64 is rounded to float32 for its cell, and only for that.
+    """
+
+    is_exact: ClassVar[bool] = False
+
+    def __init__(self, dtype: str, channels: int, quantities: Sequence[Quantity]) -> None:
+        self.quantities = quantities
+        self._values = None if dtype in WIDE else values_of(dtype)
+        self._folds = [cell_fold(quantity, channels) for quantity in quantities]
+        self._floors = [cell_floors(quantity, channels) for quantity in quantities]
+        self.grids = [Grid(channels, len(floors)) for floors in self._floors]
+        self._facts = [Facts(channels, len(quantity.thresholds)) for quantity in quantities]
+        self._ends: Floats = np.empty((channels, 2))
+
+    def update(self, half: int, numbers: NDArray[Any], block: Halves, first_channel: int) -> Seen:
+        quantity, facts, grid = self.quantities[half], self._facts[half], self.grids[half]
+        samples, outer, channels, inner = block.dims
+        here = slice(first_channel, first_channel + channels)
+        grid.reserve(samples * outer * inner)
+        # Of each part of a sample, or of each sample that is smaller than a part, a few terms.
+        facts.sums.reserve(9 * samples * (1 + outer * inner // 1024))
+        sums, tops, odd = facts.sums.of(slice(SUMS * here.start, SUMS * here.stop))
+        tallies, ends = facts.tallies[here], self._ends[:channels]
+        before = tallies[:, 1:].sum(axis=1)
+        count_floats(
+            numbers, self._values, block.dims, block.run_step, quantity.kind, bounds_for(quantity.clamp),
+            quantity.thresholds, self._folds[half], grid.counts[here], tallies, facts.beneath[here], sums, tops, odd,
+            ends,
+        )  # fmt: skip
+        return Seen(ends.copy(), tallies[:, 1:].sum(axis=1) > before)
+
+    def merge(self, other: "CellCounts") -> None:
+        for grid, other_grid in zip(self.grids, other.grids, strict=True):
+            grid.merge(other_grid)
+        for ours, theirs in zip(self._facts, other._facts, strict=True):
+            ours.merge(theirs)
+
+    def arrays(self) -> Arrays:
+        return _of_halves(self.grids) | self._parts()
+
+    def restore(self, arrays: Arrays) -> None:
+        _restore_halves(self.grids, arrays)
+        fill(self._parts(), arrays)
+
+    def _parts(self) -> Arrays:
+        return {name: part for half, facts in enumerate(self._facts) for name, part in facts.parts(str(half)).items()}
+
+    def facts(self, half: int) -> Facts:
+        return self._facts[half]
+
+    def cells(self, half: int) -> Cells:
+        return Cells.of(self.quantities[half].value(self._floors[half]), self.grids[half].counts)
 
 
-def by_channel(rows: Tensor, row: int, column: int, view: Tensor) -> None:
-    """Copy ``(n, outer, channels, inner)`` into rows, a row a channel."""
-    n, outer, channels, inner = view.shape
-    part = rows[row : row + channels, column : column + n * outer * inner]
-    part.view(channels, n, outer, inner).copy_(view.permute(2, 0, 1, 3))
+def _of_halves(grids: Sequence[Grid]) -> Arrays:
+    return {f"{half}.{name}": array for half, grid in enumerate(grids) for name, array in grid.arrays().items()}
 
 
-def halves_of(rows: slice, channels: int) -> list[tuple[int, slice]]:
-    """Some rows, split in means (0) and scales (1): of each half, which of these rows, counted from their first."""
-    count = rows.stop - rows.start
-    split = min(max(channels - rows.start, 0), count)
-    parts = [(0, slice(0, split)), (1, slice(split, count))]
-    return [(half, part) for half, part in parts if part.start < part.stop]
-
-
-def lowest_of(quantities: Sequence[Quantity], channels: int) -> Floats:
-    """Of each row: the stored number above which all but NaN and infinity have a finite value."""
-    return np.repeat([quantity.lowest for quantity in quantities], channels)
+def _restore_halves(grids: Sequence[Grid], arrays: Arrays) -> None:
+    for half, grid in enumerate(grids):
+        grid.restore({name: arrays[f"{half}.{name}"] for name in ("cells", "counts")})

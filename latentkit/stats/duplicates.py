@@ -1,18 +1,18 @@
 """Samples that are copies of others: equal in every stored byte."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import Lock
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from latentkit.stats.centred import Arrays, fill
-from latentkit.stats.extrema import Origin, Place
+from latentkit.read.blocks import Halves
+from latentkit.read.bytes import as_bytes
+from latentkit.stats.extrema import Names, Place
+from latentkit.stats.sums import Arrays, fill
 
 #: So many samples are compared, the first in order of file, tensor and index: 32 MiB of hashes and places.
 MOST_SAMPLES = 1 << 21
@@ -24,7 +24,6 @@ _SLACK = 1 << 18
 _ROWS = 1 << 14
 _INDEX_BITS = 32
 
-Names = Sequence[tuple[str, str]]
 Codes = NDArray[np.uint64]
 
 
@@ -66,14 +65,14 @@ class SampleHashes:
         self._last: tuple[str, str, int] | None = None
         self._lock = Lock()
 
-    def update(self, mean: Tensor, raw: Tensor | None, origin: Origin) -> None:
-        """Take whole samples, ``(n, outer, channels, inner)`` in the stored dtype, any strides; scale None: latents."""
-        if self._last is not None and (origin.name, origin.key, origin.first) > self._last:
+    def update(self, halves: Halves, rows: range, place: Place) -> None:
+        """Take these samples of a block, which are whole; ``place`` is that of the first."""
+        if self._last is not None and (place.name, place.key, place.index) > self._last:
             return
-        hashes = _hashes(mean, raw)
+        hashes = _hashes(halves, rows)
         with self._lock:
-            number = self._names.setdefault((origin.name, origin.key), len(self._names))
-            first = (number << _INDEX_BITS) + origin.first
+            number = self._names.setdefault((place.name, place.key), len(self._names))
+            first = (number << _INDEX_BITS) + place.index
             self._take(hashes, np.arange(first, first + len(hashes), dtype=np.uint64))
 
     def merge(self, other: "SampleHashes") -> None:
@@ -169,19 +168,18 @@ class SampleHashes:
         self._is_capped = bool(capped[0])
 
 
-def _hashes(mean: Tensor, raw: Tensor | None) -> Codes:
-    n = len(mean)
-    halves = [half.contiguous().view(n, -1).view(torch.uint8).numpy() for half in (mean, raw) if half is not None]
-    start = blake2b(f"{mean.dtype} {tuple(mean.shape[1:])}".encode(), digest_size=8)
-    hashes: Codes = np.zeros(n, np.uint64)
-    for rows in _slices(n):
+def _hashes(halves: Halves, rows: range) -> Codes:
+    start = blake2b(f"{halves.dtype} {halves.dims[1:]}".encode(), digest_size=8)
+    views = [halves.view(half)[rows.start : rows.stop] for half in (halves.mean, halves.scale) if half.size]
+    hashes: Codes = np.zeros(len(rows), np.uint64)
+    for some in _slices(len(rows)):
         digests = []
-        for row in range(rows.start, rows.stop):
+        for row in range(some.start, some.stop):
             digest = start.copy()
-            for half in halves:
-                digest.update(half[row])
+            for view in views:
+                digest.update(as_bytes(np.ascontiguousarray(view[row])))
             digests.append(digest.digest())
-        hashes[rows] = np.frombuffer(b"".join(digests), "<u8")
+        hashes[some] = np.frombuffer(b"".join(digests), "<u8")
     return hashes
 
 

@@ -1,14 +1,16 @@
 """The least and the greatest number of each channel, the first that has no finite value, and where they stand."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-Floats = NDArray[np.float64]
+from latentkit.stats.sums import Arrays, Floats, fill
+
+#: Files and tensors, by the numbers that stand for them in a state.
+Names = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,76 +28,44 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a block comes from: its first sample and, for a piece of a sample, where in it the block begins.
+    """Where samples of a block come from: the first of them and, for a piece of a sample, where in it the piece begins.
 
-    ``inner`` is the sample's whole extent behind the channel axis; None if the block has it all.
+    ``channels`` and ``inner`` are those of the whole sample.
     """
 
     name: str
     key: str
-    first: int = 0
+    first: int
+    channels: int
+    inner: int
     outer_start: int = 0
     channel_start: int = 0
     inner_start: int = 0
-    inner: int | None = None
 
     @property
     def begins_samples(self) -> bool:
         """Whether the block holds the first element of its samples."""
         return not (self.outer_start or self.channel_start or self.inner_start)
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Columns ``start`` to ``stop`` of gathered rows: n samples × outer × inner of one origin.
-
-    There is a row for the means of each channel, and behind them a row for the scale of each.
-    """
-
-    start: int
-    shape: tuple[int, int, int]
-    origin: Origin
-    channels: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
-
-    def place(self, row: int, column: int) -> Place:
-        _, outer, inner = self.shape
-        sample, rest = divmod(column - self.start, outer * inner)
-        o, i = divmod(rest, inner)
-        origin = self.origin
-        line = (origin.outer_start + o) * self.channels + row % self.channels
-        whole = inner if origin.inner is None else origin.inner
-        return Place(origin.name, origin.key, origin.first + sample, line * whole + origin.inner_start + i)
+    def place(self, sample: int, outer: int, channel: int, inner: int) -> Place:
+        """Of an element of the block, counted from the origin's first sample and the piece's first entries."""
+        line = (self.outer_start + outer) * self.channels + self.channel_start + channel
+        return Place(self.name, self.key, self.first + sample, line * self.inner + self.inner_start + inner)
 
 
-def first_place(
-    segments: Sequence[Segment], row: int, matches: Callable[[], NDArray[np.bool_]], before: Place | None
-) -> Place | None:
-    """The first place at which a row matches, or ``before`` if that is earlier.
+_PLACES = ("least_at", "greatest_at", "nonfinite_at")
 
-    ``matches`` gives a value for every column, and is not asked where no segment can come first: where equal extremes
-    abound (a constant channel), that is nearly always.
-    """
-    candidates = [
-        segment
-        for segment in segments
-        if segment.stop > segment.start and (before is None or segment.place(row, segment.start) < before)
-    ]
-    if not candidates:
-        return before
-    best, found = before, matches()
-    for segment in candidates:
-        column = segment.start + int(found[segment.start : segment.stop].argmax())
-        if found[column]:
-            best = earlier(best, segment.place(row, column))
-    return best
+#: A block's origins, with so many samples of each, in order.
+Origins = Sequence[tuple[Origin, int]]
+#: Numbers of one channel of a block, (samples, outer, inner) -> which of them are sought.
+Matches = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 
 class Extrema:
-    """Of each row: the least and the greatest stored number among the finite, with their places."""
+    """Of each row: the least and the greatest stored number among the finite, with their places.
+
+    Rows 0 to C are the means of each channel, rows C to 2C their scales.
+    """
 
     def __init__(self, rows: int) -> None:
         self.least: Floats = np.full(rows, np.inf)
@@ -104,59 +74,65 @@ class Extrema:
         self.greatest_at: list[Place | None] = [None] * rows
         self.nonfinite_at: list[Place | None] = [None] * rows
 
-    def inside(self, rows: slice, least: Floats, greatest: Floats) -> bool:
-        """Whether a block with these extremes (NaN where it has one) changes nothing, as nearly all do."""
-        return bool(((least > self.least[rows]) & (greatest < self.greatest[rows])).all())
-
-    def add(self, row: int, least: Floats, greatest: Floats, numbers: Tensor, segments: list[Segment]) -> None:
-        """Take the extremes of a block's ``numbers``, for each row from ``row`` on (NaN: none there)."""
-        here = slice(row, row + len(least))
-        lower, higher = least <= self.least[here], greatest >= self.greatest[here]
-        if lower.any():
-            self._replace(row, lower, least, self.least, self.least_at, numbers, segments)
-        if higher.any():
-            self._replace(row, higher, greatest, self.greatest, self.greatest_at, numbers, segments)
-
-    def _replace(
-        self,
-        first: int,
-        concerned: NDArray[np.bool_],
-        extremes: Floats,
-        ours: Floats,
-        places: list[Place | None],
-        numbers: Tensor,
-        segments: list[Segment],
+    def update(
+        self, first_row: int, ends: Floats, has_others: NDArray[np.bool_], numbers: "Numbers", origins: Origins
     ) -> None:
-        for row in np.flatnonzero(concerned).tolist():
-            value, at = extremes[row], first + row
-
-            def equal(row: int = row, value: float = value) -> NDArray[np.bool_]:
-                return (numbers[row].double() == value).numpy()
-
-            places[at] = first_place(segments, at, equal, places[at] if value == ours[at] else None)
-            ours[at] = value
+        """Take a block: for each of its channels the least and greatest of what is finite, (c, 2), and whether there
+        are others; ``numbers`` says where they stand.
+        """
+        here = slice(first_row, first_row + len(ends))
+        lower, higher = ends[:, 0] <= self.least[here], ends[:, 1] >= self.greatest[here]
+        changes = lower | higher | has_others
+        if not changes.any():
+            return
+        for channel in np.flatnonzero(changes).tolist():
+            row, (least, greatest) = first_row + channel, ends[channel].tolist()
+            if least <= greatest:  # there is a finite one
+                if least <= self.least[row]:
+                    before = self.least_at[row] if least == self.least[row] else None
+                    self.least[row] = least
+                    self.least_at[row] = numbers.first(channel, least, before, origins)
+                if greatest >= self.greatest[row]:
+                    before = self.greatest_at[row] if greatest == self.greatest[row] else None
+                    self.greatest[row] = greatest
+                    self.greatest_at[row] = numbers.first(channel, greatest, before, origins)
+            if has_others[channel]:
+                self.nonfinite_at[row] = numbers.first(channel, None, self.nonfinite_at[row], origins)
 
     def merge(self, other: "Extrema") -> None:
         """Take what is further out, or as far and earlier."""
         for row in range(len(self.least)):
-            for values, theirs, places, their_places, sign in (
-                (self.least, other.least, self.least_at, other.least_at, 1),
-                (self.greatest, other.greatest, self.greatest_at, other.greatest_at, -1),
-            ):
-                if sign * theirs[row] < sign * values[row]:
-                    values[row], places[row] = theirs[row], their_places[row]
-                elif theirs[row] == values[row]:
-                    places[row] = earlier(places[row], their_places[row])
+            if other.least[row] <= self.least[row]:
+                before = self.least_at[row] if other.least[row] == self.least[row] else None
+                self.least[row], self.least_at[row] = other.least[row], earlier(before, other.least_at[row])
+            if other.greatest[row] >= self.greatest[row]:
+                before = self.greatest_at[row] if other.greatest[row] == self.greatest[row] else None
+                self.greatest[row], self.greatest_at[row] = other.greatest[row], earlier(before, other.greatest_at[row])
             self.nonfinite_at[row] = earlier(self.nonfinite_at[row], other.nonfinite_at[row])
+
+    def arrays(self, number_of: Callable[[Place], int]) -> Arrays:
+        """What was found; ``number_of`` gives the number that stands for a place's file and tensor."""
+        places = {kind: place_rows(getattr(self, kind), number_of) for kind in _PLACES}
+        return {"least": self.least, "greatest": self.greatest, **places}
+
+    def restore(self, arrays: Arrays, names: Names) -> None:
+        """Put into an empty one what ``arrays`` gave; raises ``ValueError`` or ``KeyError`` for what is not such."""
+        fill({"least": self.least, "greatest": self.greatest}, arrays)
+        for kind in _PLACES:
+            places = places_of(arrays[kind], names)
+            if len(places) != len(self.least):
+                raise ValueError(f"{kind} has {len(places)} rows instead of {len(self.least)}")
+            setattr(self, kind, places)
 
     def of(self, rows: range) -> "Extrema":
         """Some rows alone."""
         some = Extrema(len(rows))
         some.least, some.greatest = self.least[rows.start : rows.stop], self.greatest[rows.start : rows.stop]
         some.least_at, some.greatest_at = (
-            [places[row] for row in rows] for places in (self.least_at, self.greatest_at)
+            self.least_at[rows.start : rows.stop],
+            self.greatest_at[rows.start : rows.stop],
         )
-        some.nonfinite_at = [self.nonfinite_at[row] for row in rows]
+        some.nonfinite_at = self.nonfinite_at[rows.start : rows.stop]
         return some
 
     def pooled(self) -> "Extrema":
@@ -167,8 +143,61 @@ class Extrema:
         return pool
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers of a block, looked at again to find where one stands: it takes a pass, and is seldom done.
+
+    ``view`` is (samples, outer, channels, inner) as stored, ``decoded`` makes float64 of it, and ``others`` says which
+    of these have no finite value.
+    """
+
+    view: NDArray[Any]
+    decoded: Callable[[NDArray[Any]], Floats]
+    others: Callable[[Floats], NDArray[np.bool_]]
+
+    def first(self, channel: int, value: float | None, before: Place | None, origins: Origins) -> Place | None:
+        """The first place of a value, or (None) of one that is not finite; or ``before`` where that is earlier.
+
+        Where equal extremes abound (a constant channel), nearly always nothing in the block can come first.
+        """
+        if before is not None and before <= min(origin.place(0, 0, channel, 0) for origin, _ in origins):
+            return before
+        numbers = self.decoded(self.view[:, :, channel, :])
+        matches = self.others(numbers) if value is None else numbers == value
+        return earlier(before, _first_of(matches, channel, origins))
+
+
+def _first_of(matches: NDArray[np.bool_], channel: int, origins: Iterable[tuple[Origin, int]]) -> Place | None:
+    first, row = None, 0
+    for origin, count in origins:
+        some = matches[row : row + count]
+        at = int(some.argmax()) if some.size else 0
+        if some.size and some.reshape(-1)[at]:
+            sample, outer, inner = np.unravel_index(at, some.shape)
+            first = earlier(first, origin.place(int(sample), int(outer), channel, int(inner)))
+        row += count
+    return first
+
+
 def earlier(one: Place | None, other: Place | None) -> Place | None:
     """The first of two places, None standing for no place."""
     if one is None or other is None:
         return one or other
     return min(one, other)
+
+
+def place_rows(places: Sequence[Place | None], number_of: Callable[[Place], int]) -> NDArray[np.int64]:
+    """(number of file and tensor, index, position) a row; -1 for no place."""
+    rows = [(-1, 0, 0) if place is None else (number_of(place), place.index, place.position) for place in places]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def places_of(rows: NDArray[Any], names: Names) -> list[Place | None]:
+    """The places of rows that ``place_rows`` made."""
+    if rows.ndim != 2 or rows.shape[1] != 3 or (len(rows) and rows[:, 0].max() >= len(names)):
+        raise ValueError("rows of places do not fit the names")
+    places: list[Place | None] = []
+    for number, index, position in rows.tolist():
+        name, key = names[number] if number >= 0 else ("", "")
+        places.append(Place(name, key, index, position) if number >= 0 else None)
+    return places

@@ -6,12 +6,16 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from latentkit.kernels import exact_remainder
-from latentkit.posterior.parameterization import SOFTPLUS_FLOOR, Clamp, Scale, scale_of, softplus_std
+from latentkit.compiled.counting import MEAN
+from latentkit.compiled.formulas import SOFTPLUS_FLOOR
+from latentkit.compiled.scale import KINDS, LOGVAR, LOGVAR_BEFORE, REMAINDER, VARIANCE, every_scale
+from latentkit.compiled.tables import bounds_for
+from latentkit.posterior.parameterization import Clamp
+from latentkit.stats.sums import Floats
+
+Masks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,15 @@ HALF_PRECISIONS = (
 class Classes(NamedTuple):
     """Masks of the numbers that have no finite value. ``negative`` ones are σ or variances, and count as NaN."""
 
-    nan: Tensor
-    negative: Tensor
-    minus_inf: Tensor
-    plus_inf: Tensor
+    nan: Masks
+    negative: Masks
+    minus_inf: Masks
+    plus_inf: Masks
 
     @property
-    def finite(self) -> Tensor:
-        return ~(self.nan | self.negative | self.minus_inf | self.plus_inf)
+    def finite(self) -> Masks:
+        finite: Masks = ~(self.nan | self.negative | self.minus_inf | self.plus_inf)
+        return finite
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,13 @@ class Quantity:
     parameterization: str | None
     clamp: Clamp
 
+    @property
+    def kind(self) -> int:
+        """As loops have it."""
+        return MEAN if self.parameterization is None else KINDS[self.parameterization]
+
     @cached_property
-    def thresholds(self) -> NDArray[np.float64]:
+    def thresholds(self) -> Floats:
         """Stored numbers, (K,), at which elements are counted: see ``summary`` for what for.
 
         Mean: ±√ of each 16-bit dtype's end. Scale: the clamp's bounds, then for each 16-bit dtype the log-variances
@@ -72,62 +82,31 @@ class Quantity:
             logvars += [half.ln_over, half.ln_under, 2 * half.ln_over, 2 * half.ln_under]
         return np.array([stored_at(logvar, self.parameterization) for logvar in logvars])
 
-    @property
-    def lowest(self) -> float:
-        """Stored numbers up to this one have no finite value (-inf itself aside for softplus, whose σ has a floor)."""
-        return 0.0 if self.parameterization in ("std", "var") else -math.inf
-
-    @property
-    def neutral(self) -> float:
-        """A stored number that does no harm where there is none: mean 0, or log-variance 0."""
-        return stored_at(0.0, self.parameterization or "logvar")
-
-    def classes(self, stored: Tensor) -> Classes:
+    def classes(self, stored: Floats) -> Classes:
         """Sort stored numbers, any shape, into classes."""
-        none = torch.zeros_like(stored, dtype=torch.bool)
+        none = np.zeros(stored.shape, np.bool_)
         if self.parameterization in ("std", "var"):
-            return Classes(stored.isnan(), stored < 0, stored == 0, stored == math.inf)
+            return Classes(np.isnan(stored), stored < 0, stored == 0, stored == math.inf)
         if self.parameterization == "softplus":
-            return Classes(stored.isnan(), none, none, stored == math.inf)
-        return Classes(stored.isnan(), none, stored == -math.inf, stored == math.inf)
+            return Classes(np.isnan(stored), none, none, stored == math.inf)
+        return Classes(np.isnan(stored), none, stored == -math.inf, stored == math.inf)
 
-    def value(self, stored: Tensor) -> Tensor:
-        """The mean, or the log-variance before the clamp, of stored numbers in float64 of any shape."""
-        match self.parameterization:
-            case None | "logvar":
-                return stored
-            case "std":
-                return 2 * torch.log(stored)
-            case "var":
-                return torch.log(stored)
-            case "softplus":
-                return 2 * torch.log(softplus_std(stored))
-        raise ValueError(f"{self.parameterization!r} is no parameterization")
+    def value(self, stored: Floats) -> Floats:
+        """The mean, or the log-variance before the clamp, of stored numbers (n,)."""
+        return stored if self.parameterization is None else self._scales(stored)[LOGVAR_BEFORE]
 
-    def variance(self, stored: Tensor, out: Tensor) -> Tensor:
-        """e^l before the clamp, straight from what is stored, in float64; into ``out``, which is returned."""
-        match self.parameterization:
-            case "std":
-                return torch.square(stored, out=out)
-            case "var":
-                return out.copy_(stored)
-            case "softplus":
-                return torch.square(softplus_std(stored), out=out)
-        return torch.exp(stored, out=out)
+    def terms(self, stored: Floats) -> tuple[Floats, Floats]:
+        """h(l) = e^l − 1 − l and e^l after the clamp, of stored scale parameters (n,)."""
+        scales = self._scales(stored)
+        return scales[REMAINDER], scales[VARIANCE]
 
-    def scale(self, stored: Tensor) -> Scale:
-        """Log-variance, σ and σ² after the clamp, of stored scale parameters in float64."""
-        return scale_of(stored, self.parameterization or "none", self.clamp)
+    def terms_at_bounds(self) -> tuple[Floats, Floats]:
+        """h(l) and e^l at both bounds of the clamp, (2,) each: what infinite log-variances are taken for."""
+        scales = every_scale(np.array(self.clamp), LOGVAR, bounds_for(self.clamp))
+        return scales[REMAINDER], scales[VARIANCE]
 
-    def terms(self, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """h(l) = e^l − 1 − l and e^l after the clamp, of stored scale parameters in float64."""
-        scale = self.scale(stored)
-        return exact_remainder(scale.logvar, scale.var), scale.var
-
-    def terms_at(self, logvar: float) -> tuple[float, float]:
-        """h(l) and e^l of one log-variance."""
-        wide = torch.tensor(logvar, dtype=torch.float64)
-        return float(exact_remainder(wide, wide.exp())), float(wide.exp())
+    def _scales(self, stored: Floats) -> Floats:
+        return every_scale(stored, self.kind, bounds_for(self.clamp))
 
 
 def stored_at(logvar: float, parameterization: str) -> float:

@@ -1,14 +1,15 @@
 """The shape of the latents' distribution: skewness and excess kurtosis."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from latentkit.stats.centred import Arrays, Center, Chunk, parts_of
-from latentkit.stats.moments import Floats, Sums
-
-_QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+from latentkit.compiled import centred
+from latentkit.stats.centred import Chunk, Totals
+from latentkit.stats.sums import Arrays, ExactSums, Floats, fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,72 +38,68 @@ class Shape:
 
 
 class ShapeSums:
-    """Sums of the second, third and fourth power of the latents' deviations, of each of C channels."""
+    """Sums of E(z − center)^k of the latents z, for k from 1 to 4, of each of C channels."""
 
     def __init__(self, channels: int) -> None:
-        self._center = Center(channels)
-        self._powers = Sums(3, channels)
+        self._channels = channels
+        # With the first power, and what variances add to the second.
+        self._totals = Totals(channels)
+        self._powers = ExactSums(3 * channels)
 
     def update(self, chunk: Chunk) -> None:
-        """Take whole samples."""
-        one = ShapeSums(len(chunk.mean))
-        one._center = Center.of(chunk)
-        one._powers.add(_powers(chunk))
-        self.merge(one)
+        self._totals.update(chunk)
+        samples, channels, _ = chunk.deviations.shape
+        powers = np.empty((samples, 3, channels))
+        centred.powers(chunk.deviations, chunk.variances, powers)
+        self._powers.add(powers.reshape(samples, -1))
 
-    @_QUIET
     def merge(self, other: "ShapeSums") -> None:
-        """Take what another has counted."""
-        (count, ours), (their_count, theirs) = self._center.join(other._center)
-        moved = _move(count, self._powers.total, ours) + _move(their_count, other._powers.total, theirs)
+        self._totals.merge(other._totals)
         self._powers.merge(other._powers)
-        self._powers.add(moved)
 
-    def figures(self) -> Shape:
-        """What it comes to."""
-        count, powers = self._center.count if self._center.samples > 1 else 0, self._powers.total
-        channels = [_shape(channel, count, powers[:, channel]) for channel in range(powers.shape[1])]
-        return Shape(channels, _shape(None, count * len(channels), self._pooled()))
+    def move(self, by: Floats) -> None:
+        gained = _gained(self._totals.count, self._moments(), by)
+        self._powers.add(gained[1:].reshape(1, -1))
+        self._totals.move(by)
 
-    @_QUIET
-    def _pooled(self) -> Floats:
-        """The powers of all channels about the mean of all, (3,)."""
-        mean, powers = self._center.mean, self._powers.total
-        pooled: Floats = (powers + _move(self._center.count, powers, mean - mean.mean())).sum(1)
-        return pooled
+    def _moments(self) -> Floats:
+        """(4, C): of each power."""
+        moments = np.concatenate([self._totals.sums.total, self._powers.total]).reshape(4, -1)
+        moments[1] += self._totals.variances.total
+        return moments
 
-    def parts(self) -> Arrays:
-        return {**self._center.parts(), **parts_of("powers", self._powers)}
+    def figures(self, center: Floats) -> Shape:
+        count, mean = self._totals.count, self._totals.mean
+        moments = self._moments()
+        moments += _gained(count, moments, -mean)
+        absolute = center + mean
+        pooled = moments + _gained(count, moments, absolute - absolute.mean())
+        if self._totals.samples < 2:
+            count = 0
+        channels = [_shape(channel, count, moments[:, channel]) for channel in range(self._channels)]
+        return Shape(channels, _shape(None, count * self._channels, pooled.sum(1)))
 
+    def arrays(self) -> Arrays:
+        return self._totals.parts("totals") | self._powers.parts("powers")
 
-def _powers(chunk: Chunk) -> Floats:
-    """Σ E(z − mean)^k for k = 2, 3, 4: (3, C)."""
-    dot, sums = torch.dot, []
-    for channel, d in enumerate(chunk.deviations.flatten(1)):
-        squares = d * d
-        second, third, fourth = dot(d, d), dot(d, squares), dot(squares, squares)
-        if chunk.variance is not None:
-            v = chunk.variance[channel].flatten()
-            second += v.sum()
-            third += 3 * dot(d, v)
-            fourth += 6 * dot(squares, v) + 3 * dot(v, v)
-        sums.append([second, third, fourth])
-    return np.array(sums, np.float64).T
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        fill(self.arrays(), arrays)
 
 
-def _move(count: int, powers: Floats, shift: Floats) -> Floats:
-    """What is to be added to the powers of so many deviations, whose sum is 0, when each grows by ``shift``."""
-    second, third, _ = powers
-    square = shift * shift
+def _gained(count: int, moments: Floats, by: Floats) -> Floats:
+    """(4, C): what sums of powers of so many deviations gain when each of these grows by this, (C,)."""
+    first, second, third, _ = moments
+    square = by * by
     return np.stack([
-        count * square,
-        3 * shift * second + count * shift * square,
-        4 * shift * third + 6 * square * second + count * square * square,
+        count * by,
+        2 * by * first + count * square,
+        3 * by * second + 3 * square * first + count * square * by,
+        4 * by * third + 6 * square * second + 4 * square * by * first + count * square * square,
     ])  # fmt: skip
 
 
-@_QUIET
-def _shape(channel: int | None, count: int, powers: Floats) -> ChannelShape:
-    second, third, fourth = powers / (count or np.nan)
+def _shape(channel: int | None, count: int, moments: Floats) -> ChannelShape:
+    """Of central moments: (4,)."""
+    _, second, third, fourth = moments / (count or np.nan)
     variance = second if second > 0 else np.nan
     return ChannelShape(channel, float(third / variance**1.5), float(fourth / variance**2 - 3))

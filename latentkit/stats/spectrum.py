@@ -1,16 +1,18 @@
 """How smooth latents are over space: autocorrelation of neighbours, and power by spatial frequency."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from latentkit.stats.centred import Arrays, Center, Chunk, parts_of
-from latentkit.stats.moments import Floats, Ints, Sums
+from latentkit.compiled import centred
+from latentkit.stats.centred import Chunk, Totals
+from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints, fill
 
 #: Bins a cycle a pixel. The grid is fixed, so that samples of any size, and other runs, fall on the same frequencies.
 BINS_A_CYCLE = 64
@@ -19,10 +21,8 @@ _BINS = round(math.sqrt(0.5) * BINS_A_CYCLE) + 1
 #: The free axis of this letter is a sequence of tokens, whose neighbours are none in space.
 TOKENS = "l"
 
-# Elements transformed or multiplied at once: what a core's cache holds.
-_CACHED = 1 << 18
-# Ends the name of the array that says that an axis was seen.
-_PAIRS = ".pairs"
+# Elements transformed at once: fresh memory for many more takes longer than their transforms.
+_CACHED = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,53 +61,52 @@ class Spectrum:
 
 
 class SpectrumSums:
-    """Power by bin and products of neighbours, of each of C channels: under 1 KiB a channel."""
+    """Power by bin and products of neighbours, of each of C channels: 3 KiB a channel."""
 
     def __init__(self, channels: int) -> None:
-        self.channels = channels
+        self._channels = channels
         self._without_axes: Ints = np.zeros(1, np.int64)
-        self._center = Center(channels)
-        self._squares, self._variances = Sums(channels), Sums(channels)
+        self._totals, self._squares = Totals(channels), ExactSums(channels)
         self._lags: dict[str, _Lags] = {}
         self._power = _Power(channels)
 
     def update(self, chunk: Chunk) -> None:
-        """Take whole samples."""
-        one = SpectrumSums(self.channels)
-        axes = {axis: 2 + place for place, axis in enumerate(chunk.letters) if axis != TOKENS}
-        if axes:
-            one._center = Center.of(chunk)
-            one._squares.add(_dots(chunk.deviations, chunk.deviations))
-            one._variances.add(chunk.sum_of_variances())
-            one._lags = {letter: _Lags.of(chunk.deviations, axis) for letter, axis in axes.items()}
-        else:
-            one._without_axes[0] = chunk.samples
+        axes = [letter for letter in chunk.letters if letter != TOKENS]
+        if not axes:
+            self._without_axes += len(chunk.deviations)
+            return
+        self._totals.update(chunk)
+        squares = np.empty_like(chunk.sums)
+        centred.squares(chunk.deviations, squares)
+        self._squares.add(squares)
+        for letter in axes:
+            self._lags_of(letter).update(chunk, chunk.letters.index(letter))
         if "h" in axes and "w" in axes:
-            one._power = _Power.of(chunk, axes["h"], axes["w"])
-        self.merge(one)
+            self._power.update(chunk)
 
     def merge(self, other: "SpectrumSums") -> None:
-        """Take what another has counted."""
-        moved = self._center.join(other._center)
         self._without_axes += other._without_axes
+        self._totals.merge(other._totals)
         self._squares.merge(other._squares)
-        for count, shift in moved:
-            self._squares.add(count * shift * shift)
-        self._variances.merge(other._variances)
-        none = _Lags(self.channels)
-        for axis in {**self._lags, **other._lags}:
-            self._lags.setdefault(axis, _Lags(self.channels)).merge(
-                other._lags.get(axis, none), *(shift for _, shift in moved)
-            )
+        for letter, lags in other._lags.items():
+            self._lags_of(letter).merge(lags)
         self._power.merge(other._power)
 
-    def figures(self) -> Spectrum:
-        """What it comes to."""
-        variance = _over(self._squares.total + self._variances.total, self._center)
-        lag1 = [lags.figures(axis, variance) for axis, lags in sorted(self._lags.items())]
+    def move(self, by: Floats) -> None:
+        self._squares.add(self._totals.squares_gained(by)[None])
+        self._totals.move(by)
+        for lags in self._lags.values():
+            lags.move(by)
+        self._power.move(by)
+
+    def figures(self, center: Floats) -> Spectrum:  # noqa: ARG002 - all is about the mean
+        mean = self._totals.mean
+        squares = self._squares.total + self._totals.squares_gained(-mean)
+        variance = _over(squares + self._totals.variances.total, self._totals)
+        lag1 = [lags.figures(letter, mean, variance) for letter, lags in sorted(self._lags.items())]
         frequencies, power = self._power.figures()
         return Spectrum(
-            self._center.samples,
+            self._totals.samples,
             int(self._without_axes[0]),
             lag1,
             frequencies.tolist(),
@@ -115,142 +114,137 @@ class SpectrumSums:
             [_mean(column) for column in power.T],
         )
 
-    def parts(self) -> Arrays:
-        return {
-            "without_axes": self._without_axes,
-            **self._center.parts(),
-            **parts_of("squares", self._squares),
-            **parts_of("variances", self._variances),
-            **self._power.parts(),
-            **{name: part for axis, lags in sorted(self._lags.items()) for name, part in lags.parts(axis).items()},
-        }
+    def arrays(self) -> Arrays:
+        letters = np.frombuffer("".join(sorted(self._lags)).encode(), np.uint8)
+        return self._parts() | {"axes": letters}
 
-    def prepare(self, names: Iterable[str]) -> None:
-        """Have the parts of these names, which depend on the axes that were seen."""
-        for name in names:
-            if name.endswith(_PAIRS):
-                self._lags[name.removesuffix(_PAIRS)] = _Lags(self.channels)
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        letters = arrays["axes"].tobytes().decode()
+        if list(letters) != sorted(set(letters)):
+            raise ValueError(f"{letters!r} are no axes")
+        for letter in letters:
+            self._lags_of(letter)
+        fill(self._parts(), arrays)
+
+    def _lags_of(self, letter: str) -> "_Lags":
+        if letter not in self._lags:
+            self._lags[letter] = _Lags(self._channels)
+        return self._lags[letter]
+
+    def _parts(self) -> Arrays:
+        parts = {"without_axes": self._without_axes, **self._totals.parts("totals"), **self._squares.parts("squares")}
+        for letter, lags in sorted(self._lags.items()):
+            parts |= lags.parts(letter)
+        return parts | self._power.parts()
 
 
 class _Lags:
     """Of neighbours along an axis: how many pairs, Σ d d' and Σ (d + d') of each channel."""
 
     def __init__(self, channels: int) -> None:
-        self.pairs: Ints = np.zeros(1, np.int64)
-        self.products, self.ends = Sums(channels), Sums(channels)
+        self._pairs: Ints = np.zeros(1, np.int64)
+        self._products, self._ends = ExactSums(channels), ExactSums(channels)
 
-    @classmethod
-    def of(cls, deviations: Tensor, axis: int) -> "_Lags":
-        length = deviations.shape[axis] - 1
-        one = cls(len(deviations))
-        before, behind = deviations.narrow(axis, 0, length), deviations.narrow(axis, 1, length)
-        one.pairs[0] = before[0].numel()
-        one.products.add(_dots(before, behind))
-        free = tuple(range(1, deviations.ndim))
-        one.ends.add((before.sum(free) + behind.sum(free)).numpy())
-        return one
+    def update(self, chunk: Chunk, axis: int) -> None:
+        samples, _, positions = chunk.deviations.shape
+        length, after = chunk.sizes[axis], prod(chunk.sizes[axis + 1 :])
+        products, edges = np.empty_like(chunk.sums), np.empty_like(chunk.sums)
+        centred.neighbours(chunk.deviations, length, after, products, edges)
+        self._pairs += samples * (positions - positions // length)
+        self._products.add(products)
+        # All but the first and the last are in two pairs.
+        self._ends.add(2 * chunk.sums - edges)
 
-    def merge(self, other: "_Lags", ours: Floats, theirs: Floats) -> None:
-        """Take another's; ``ours`` and ``theirs`` are what the deviations of either grow by."""
-        moved = self._moved(ours), other._moved(theirs)
-        self.pairs += other.pairs
-        self.products.merge(other.products)
-        self.ends.merge(other.ends)
-        for products, ends in moved:
-            self.products.add(products)
-            self.ends.add(ends)
+    def merge(self, other: "_Lags") -> None:
+        self._pairs += other._pairs
+        self._products.merge(other._products)
+        self._ends.merge(other._ends)
 
-    def _moved(self, shift: Floats) -> tuple[Floats, Floats]:
-        pairs = int(self.pairs[0])
-        return shift * self.ends.total + pairs * shift * shift, 2 * pairs * shift
+    def move(self, by: Floats) -> None:
+        self._products.add(self._products_gained(by)[None])
+        self._ends.add((2 * int(self._pairs[0]) * by)[None])
 
-    def figures(self, axis: str, variance: Floats) -> Lag:
-        correlations = self.products.total / (int(self.pairs[0]) or math.nan) / variance
+    def _products_gained(self, by: Floats) -> Floats:
+        return by * (self._ends.total + int(self._pairs[0]) * by)
+
+    def figures(self, axis: str, mean: Floats, variance: Floats) -> Lag:
+        products = self._products.total + self._products_gained(-mean)
+        correlations = products / (int(self._pairs[0]) or math.nan) / variance
         return Lag(axis, correlations.tolist(), _mean(correlations))
 
     def parts(self, axis: str) -> Arrays:
-        return {
-            f"{axis}{_PAIRS}": self.pairs,
-            **parts_of(f"{axis}.products", self.products),
-            **parts_of(f"{axis}.ends", self.ends),
-        }
+        sums = self._products.parts(f"{axis}.products") | self._ends.parts(f"{axis}.ends")
+        return {f"{axis}.pairs": self._pairs, **sums}
 
 
 class _Power:
-    """Of planes (h, w): power by bin, about the mean of all; how many frequencies fell in each."""
+    """Of planes (h, w): power by bin, and how many frequencies fell in each."""
 
     def __init__(self, channels: int) -> None:
-        self.center = Center(channels)
-        self.power = Sums(channels, _BINS)
-        self.variances = Sums(channels)
-        self.frequencies: Ints = np.zeros(_BINS, np.int64)
+        self._totals = Totals(channels)
+        self._power = ExactSums(channels * _BINS)
+        self._frequencies: Ints = np.zeros(_BINS, np.int64)
 
-    @classmethod
-    def of(cls, chunk: Chunk, h: int, w: int) -> "_Power":
-        planes = chunk.deviations.movedim((h, w), (-2, -1)).flatten(1, -3)
-        one = cls(len(planes))
-        one.center = Center.of(chunk)
-        one.power.add(_binned_power(planes))
-        one.variances.add(chunk.sum_of_variances())
-        one.frequencies += planes.shape[1] * _grid(*planes.shape[2:]).counts
-        return one
+    def update(self, chunk: Chunk) -> None:
+        samples, channels, positions = chunk.deviations.shape
+        h, w = chunk.letters.index("h"), chunk.letters.index("w")
+        planes = np.moveaxis(chunk.deviations.reshape(samples, channels, *chunk.sizes), (2 + h, 2 + w), (-2, -1))
+        height, width = planes.shape[-2:]
+        self._totals.update(chunk)
+        self._power.add(_binned_power(planes.reshape(samples * channels, -1, height, width)).reshape(samples, -1))
+        self._frequencies += samples * positions // (height * width) * _grid(height, width).counts
 
     def merge(self, other: "_Power") -> None:
-        moved = self.center.join(other.center)
-        self.power.merge(other.power)
-        for count, shift in moved:
-            # A constant is all at frequency 0.
-            constant = np.zeros_like(self.power.high)
-            constant[:, 0] = count * shift * shift
-            self.power.add(constant)
-        self.variances.merge(other.variances)
-        self.frequencies += other.frequencies
+        self._totals.merge(other._totals)
+        self._power.merge(other._power)
+        self._frequencies += other._frequencies
+
+    def move(self, by: Floats) -> None:
+        self._power.add(self._gained(by).reshape(1, -1))
+        self._totals.move(by)
+
+    def _gained(self, by: Floats) -> Floats:
+        """(C, bins): a constant is all at frequency 0."""
+        gained = np.zeros((len(by), _BINS))
+        gained[:, 0] = self._totals.squares_gained(by)
+        return gained
 
     def figures(self) -> tuple[Floats, Floats]:
         """Frequencies (F,), and power where that of white noise is 1, (C, F)."""
-        seen = np.flatnonzero(self.frequencies)
-        noise = self.variances.total / max(1, self.center.count)
-        power = self.power.total[:, seen] / self.frequencies[seen] + noise[:, None]
+        seen = np.flatnonzero(self._frequencies)
+        sums = self._gained(-self._totals.mean)
+        sums += self._power.total.reshape(sums.shape)
+        variances = self._totals.variances.total
+        power = sums[:, seen] / self._frequencies[seen] + (variances / max(1, self._totals.count))[:, None]
         # By Parseval's theorem.
-        variance = _over(self.power.total.sum(1) + self.variances.total, self.center)
+        variance = _over(sums.sum(1) + variances, self._totals)
         return seen / BINS_A_CYCLE, power / variance[:, None]
 
     def parts(self) -> Arrays:
-        return {
-            **self.center.parts("planes"),
-            **parts_of("power", self.power),
-            **parts_of("noise", self.variances),
-            "frequencies": self.frequencies,
-        }
+        sums = self._totals.parts("planes") | self._power.parts("power")
+        return {**sums, "frequencies": self._frequencies}
 
 
-def _binned_power(planes: Tensor) -> Floats:
-    """Σ |DFT|² / (H W) of planes ``(C, planes, H, W)`` in each bin: (C, bins)."""
-    channels, count, height, width = planes.shape
+def _binned_power(planes: Floats) -> Floats:
+    """Σ |DFT|² / (H W) of rows of planes ``(rows, planes, H, W)`` in each bin: (rows, bins)."""
+    rows, count, height, width = planes.shape
     grid = _grid(height, width)
-    binned = torch.zeros(channels, _BINS, dtype=torch.float64)
-    for rows in _slices(channels, count * height * width):
-        power = torch.zeros(rows.stop - rows.start, len(grid.bins), dtype=torch.float64)
-        for some in _slices(count, len(power) * height * width):
-            transform = torch.fft.rfft2(planes[rows, some])
-            power += torch.view_as_real(transform).square_().sum(1).sum(-1).flatten(1)
-        binned[rows].index_add_(1, grid.bins, power * grid.weights)
-    binned_power: Floats = (binned / (height * width)).numpy()
-    return binned_power
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    """As many of ``count`` things of so many elements at a time as a cache holds."""
-    step = max(1, _CACHED // max(1, size))
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    binned = np.zeros((rows, _BINS))
+    flat = planes.reshape(rows * count, height, width)
+    step = max(1, _CACHED // (height * width))
+    for first in range(0, len(flat), step):
+        transforms = np.fft.fft(np.fft.rfft(flat[first : first + step]), axis=1)
+        centred.add_power(transforms.reshape(len(transforms), -1), grid.bins, grid.weights, first, count, binned)
+    binned /= height * width
+    return binned
 
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
     """For each frequency of ``rfft2``: its bin, and for how many of the whole transform it stands; those in a bin."""
 
-    bins: Tensor
-    weights: Tensor
+    bins: Ints
+    weights: Floats
     counts: Ints
 
 
@@ -259,25 +253,17 @@ def _grid(height: int, width: int) -> _Grid:
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).ravel()
     bins = np.floor(radius * BINS_A_CYCLE + 0.5).astype(np.int64)
     # Columns but the first, and of an even width the last, stand for their mirror image too.
-    twice = np.full(width // 2 + 1, 2)
+    twice = np.full(width // 2 + 1, 2.0)
     twice[0] = 1
     if width % 2 == 0:
         twice[-1] = 1
     weights = np.tile(twice, height)
-    counts = np.bincount(bins, weights, _BINS).astype(np.int64)
-    return _Grid(torch.from_numpy(bins), torch.from_numpy(weights).double(), counts)
+    return _Grid(bins, weights, np.bincount(bins, weights, _BINS).astype(np.int64))
 
 
-def _dots(one: Tensor, other: Tensor) -> Floats:
-    """Sum of products over all axes but the first."""
-    sums = [(one[rows] * other[rows]).flatten(1).sum(1) for rows in _slices(len(one), one[0].numel())]
-    dots: Floats = torch.cat(sums).numpy()
-    return dots
-
-
-def _over(sums: Floats, center: Center) -> Floats:
+def _over(sums: Floats, totals: Totals) -> Floats:
     """A variance of each channel; NaN where it is zero, or there are fewer than two samples."""
-    return np.where(sums > 0, sums, np.nan) / (center.count if center.samples > 1 else math.nan)
+    return np.where(sums > 0, sums, np.nan) / (totals.count if totals.samples > 1 else math.nan)
 
 
 def _mean(values: Floats) -> float:

@@ -13,14 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
-from latentkit.health.outliers import Extreme, SampleValues
-from latentkit.stats import Place, Statistics, Summary
-from latentkit.stats.arrays import arrays_of, place_rows, places_of, restore
-from latentkit.stats.centred import Arrays
+from latentkit.stats.accumulate import Statistics
 from latentkit.stats.extras import Extras
+from latentkit.stats.extrema import Place, place_rows, places_of
+from latentkit.stats.sample_values import Extreme, SampleValues
+from latentkit.stats.summary import Summary
+from latentkit.stats.sums import Arrays
 
 _ENTRY = "latentkit_state"
-_VERSION = 1
+_VERSION = 2
 _MOST_CHANNELS = 1 << 20
 
 
@@ -65,7 +66,7 @@ def to_bytes(state: State) -> bytes:
         return names.setdefault((place.name, place.key), len(names))
 
     statistics, values = state.statistics, state.per_sample
-    arrays = arrays_of(statistics, number_of)
+    arrays = statistics.arrays(number_of)
     facts: dict[str, Any] = {
         "version": _VERSION,
         "channels": statistics.channels,
@@ -87,10 +88,9 @@ def to_bytes(state: State) -> bytes:
     # Names may be many and long: data have room, the header has little.
     text = json.dumps(list(names)).encode(errors="surrogatepass")
     arrays["names"] = np.frombuffer(text, np.uint8)
-    return save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        {_ENTRY: json.dumps(facts)},
-    )
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    data: bytes = save(contiguous, {_ENTRY: json.dumps(facts)})
+    return data
 
 
 def from_file(path: str) -> State:
@@ -136,7 +136,7 @@ def _state(facts: dict[str, Any], arrays: Arrays) -> State:
     ]
     statistics = Statistics(channels, parameterization, (low, high))
     statistics.samples = samples
-    restore(statistics, arrays, names)
+    statistics.restore(arrays, names)
     # States of latents from before their mean squares were counted have none.
     has_values = parameterization != "none" or "nonfinite_samples" in facts
     values = _sample_values(facts, arrays, names, _what(statistics)) if has_values else None
@@ -149,7 +149,8 @@ def _extras(
 ) -> Extras | None:
     if not facts.get("with"):
         return None
-    extras = Extras(facts["with"], statistics.channels, statistics.parameterization, statistics.clamp)
+    kind = statistics.channels, statistics.parameterization, statistics.clamp
+    extras = Extras(facts["with"], *kind, np.zeros(statistics.channels))
     own = {key.removeprefix("with."): array for key, array in arrays.items() if key.startswith("with.")}
     extras.restore(own, names)
     return extras

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentkit.posterior.parameterization import Clamp
+from latentkit.stats.cells import Cells, widening
 from latentkit.stats.correlation import Correlation
-from latentkit.stats.counts import Cells, Facts
 from latentkit.stats.duplicates import Duplicates
 from latentkit.stats.extrema import Extrema, Place
+from latentkit.stats.facts import Facts
 from latentkit.stats.quantity import HALF_PRECISIONS, Quantity
 from latentkit.stats.shape import Shape
 from latentkit.stats.spectrum import Spectrum
@@ -161,8 +161,9 @@ class Summary:
     """Figures over all elements and for each channel.
 
     ``exact_quantiles``: quantiles and histograms are exact. Otherwise (float32, float64, or 16 bits of more than 32
-    channels) they are rounded towards zero by at most 0.8 % or 2^-16 (``std``, ``var``, ``softplus``: by 0.8 % or
-    0.016 nats); everything else is exact all the same.
+    channels) they are rounded towards zero by at most ``quantile_error`` of themselves, 2^-7 (0.8 %) up to 256
+    channels, twice as much for each doubling of these, or by 2^-16 (``std``, ``var``, ``softplus``: by twice the error
+    in nats); everything else is exact all the same.
     """
 
     samples: int
@@ -172,6 +173,7 @@ class Summary:
     quantile_levels: list[float]
     histogram_edges: list[float]
     exact_quantiles: bool
+    quantile_error: float
     active_channels: int
     collapsed_channels: int
     overall: Group
@@ -199,6 +201,7 @@ def summarize(mean: Half, scale: Half | None, samples: int, parameterization: st
     """Read all figures out of the counts."""
     clamp = mean.quantity.clamp
     edges = np.linspace(*clamp, HISTOGRAM_BINS + 1)
+    exact = mean.exact and (scale is None or scale.exact)
     pooled_mean, pooled_scale = mean.pooled(), scale.pooled() if scale else None
     everything = _nats(pooled_mean, pooled_scale, 0)
     groups = [_group(mean, scale, channel, samples, everything, edges) for channel in range(len(mean.facts.total))]
@@ -209,7 +212,8 @@ def summarize(mean: Half, scale: Half | None, samples: int, parameterization: st
         clamp=clamp,
         quantile_levels=[percent / 100 for percent in QUANTILES],
         histogram_edges=edges.tolist(),
-        exact_quantiles=mean.exact and (scale is None or scale.exact),
+        exact_quantiles=exact,
+        quantile_error=0.0 if exact else 2.0 ** (widening(len(groups)) - 7),
         active_channels=sum(group.active is True for group in groups),
         collapsed_channels=sum(group.collapsed is True for group in groups),
         overall=_group(pooled_mean, pooled_scale, None, samples, everything, edges),
@@ -222,12 +226,12 @@ def _group(
 ) -> Group:
     row = channel or 0
     facts = mean.facts
-    variance = _defined(facts.moments.variance[row], samples)
-    center = _defined(facts.moments.mean[row], samples)
+    variance = _defined(facts.variance[row], samples)
+    center = _defined(facts.mean[row], samples)
     kl = _divergence(mean, scale, row, samples, everything) if scale else None
     drawn_variance = variance
     if scale:
-        drawn_variance += _ratio(scale.facts.variance.total[row], _known(scale.facts)[row])
+        drawn_variance += _ratio(scale.facts.variances[row], _known(scale.facts)[row])
     active = None if channel is None or math.isnan(variance) else variance > ACTIVE_VARIANCE
     drawn = _normalization(center, drawn_variance)
     return Group(
@@ -269,13 +273,14 @@ def _spread(half: Half, row: int) -> Spread:
     facts, extrema = half.facts, half.extrema
     least, greatest = (_value(half.quantity, extremes[row]) for extremes in (extrema.least, extrema.greatest))
     return Spread(
-        finite=int(facts.moments.count[row]),
+        finite=int(facts.finite[row]),
         nan_count=int(facts.nan[row]),
         negative_count=int(facts.negative[row]),
         minus_inf_count=int(facts.minus_inf[row]),
         plus_inf_count=int(facts.plus_inf[row]),
-        mean=float(facts.moments.mean[row]),
-        sd=math.sqrt(facts.moments.variance[row]),
+        mean=float(facts.mean[row]),
+        # Of a constant, what is left of its variance would be rounding.
+        sd=0.0 if least == greatest else math.sqrt(facts.variance[row]),
         min=least if extrema.least_at[row] else math.nan,
         max=greatest if extrema.greatest_at[row] else math.nan,
         min_at=extrema.least_at[row],
@@ -287,7 +292,7 @@ def _spread(half: Half, row: int) -> Spread:
 
 
 def _value(quantity: Quantity, stored: float) -> float:
-    return float(quantity.value(torch.tensor(stored, dtype=torch.float64)))
+    return float(quantity.value(np.array([stored]))[0])
 
 
 def _quantiles(cells: Cells, row: int) -> list[float]:
@@ -311,7 +316,7 @@ def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
 
 def _clamp_counts(scale: Half, row: int) -> ClampCounts:
     facts, (low, high) = scale.facts, scale.quantity.clamp
-    finite = int(facts.moments.count[row])
+    finite = int(facts.finite[row])
     less, at_most = facts.less[row], facts.at_most[row]
     below = int(less[0] + facts.minus_inf[row])
     above = int(finite - at_most[1] + facts.plus_inf[row])
@@ -336,7 +341,7 @@ def _hazards(mean: Half, scale: Half | None, row: int, number: int) -> Hazards:
     half, facts = HALF_PRECISIONS[number], mean.facts
     infinite = int(facts.minus_inf[row] + facts.plus_inf[row])
     low, high = facts.at_most[row, 2 * number], facts.less[row, 2 * number + 1]
-    square_over = int(low + facts.moments.count[row] - high) + infinite
+    square_over = int(low + facts.finite[row] - high) + infinite
     if scale is None:
         return Hazards(half.dtype, 0, 0, 0, 0, square_over)
     k = 2 + 4 * number
@@ -353,7 +358,7 @@ def _from(scale: Half, row: int, k: int, logvar: float) -> int:
         return 0
     if logvar <= low:
         return int(_known(facts)[row])
-    return int(facts.moments.count[row] - facts.less[row, k] + facts.plus_inf[row])
+    return int(facts.finite[row] - facts.less[row, k] + facts.plus_inf[row])
 
 
 def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
@@ -368,26 +373,19 @@ def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
 
 def _divergence(mean: Half, scale: Half, row: int, samples: int, everything: float) -> Divergence:
     total = _nats(mean, scale, row)
-    squares, remainders = _squares(mean, row), scale.facts.remainder.total[row]
-    element = 0.5 * (_ratio(squares, mean.facts.moments.count[row]) + _ratio(remainders, _known(scale.facts)[row]))
+    squares, remainders = mean.facts.squares[row], scale.facts.remainders[row]
+    element = 0.5 * (_ratio(squares, mean.facts.finite[row]) + _ratio(remainders, _known(scale.facts)[row]))
     return Divergence(element, _ratio(total, samples), total, _ratio(total, everything))
 
 
 def _nats(mean: Half, scale: Half | None, row: int) -> float:
     """½ Σ (m² + h(l)): Kingma & Welling 2014, appendix B."""
-    return 0.5 * (_squares(mean, row) + float(scale.facts.remainder.total[row])) if scale else math.nan
-
-
-def _squares(mean: Half, row: int) -> float:
-    moments = mean.facts.moments
-    if not moments.count[row]:
-        return 0.0
-    return float(moments.squares.total[row] + moments.count[row] * moments.mean[row] ** 2)
+    return 0.5 * float(mean.facts.squares[row] + scale.facts.remainders[row]) if scale else math.nan
 
 
 def _known(facts: Facts) -> NDArray[np.int64]:
     """Elements that have a clamped log-variance: the infinite too."""
-    known: NDArray[np.int64] = facts.moments.count + facts.minus_inf + facts.plus_inf
+    known: NDArray[np.int64] = facts.finite + facts.minus_inf + facts.plus_inf
     return known
 
 

@@ -14,7 +14,8 @@ import torch
 from machine import on_threads
 from torch import Tensor
 
-from latentkit.stats import Origin, Statistics
+from latentkit.stats.accumulate import Statistics
+from latentkit.stats.extrema import Origin
 
 DTYPES = {
     "float16": torch.float16,

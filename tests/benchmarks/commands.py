@@ -1,9 +1,11 @@
 """kl and stats beside their peers, in one run: ``python tests/benchmarks/commands.py [FOLDER] [--rounds N] …``.
 
-Every figure is a whole process less its imports, or what it takes after them ("in process"): the median of several
-rounds in which each takes its turn. The floor is the sum of reading a file's bytes, casting every element and ``exp``
-over half of them, each alone on all cores. FOLDER (default: a temporary one) gets up to 6 GiB of inputs, which are
-removed; a memory file system keeps the disk out of it. Prints Markdown; what is under way goes to stderr.
+A command's work is the time of its whole process on a file less that on a file of one sample, so that start and work
+are judged apart; a peer's is what it takes after its imports. Figures are medians of several rounds in which each takes
+its turn. The floor is the sum of reading a file's bytes, casting every element to float32 and ``exp`` over half of
+them, each alone on all cores. FOLDER (default: a temporary one) gets up to 6 GiB of inputs, which are removed; a memory
+file system keeps the disk out of it. ``--beside FOLDER`` measures the latentkit of another checkout in the same run.
+Prints Markdown; what is under way goes to stderr.
 """
 
 import argparse
@@ -79,19 +81,18 @@ print((0.5 * (mean * mean + clamped.exp() - 1 - clamped)).mean(dim=(0, 2, 3)))
 
 LIBRARY_KL = """
 import sys
-from latentkit.measures.formulas import Arithmetic
-from latentkit.run import kl_values
+from latentkit.measures.kl import kl_values
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 ---
-for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, Arithmetic(), workers=WORKERS):
+for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, workers=WORKERS):
     pass
 """
 
 LIBRARY_STATS = """
 import sys
 from latentkit.stats.counting import statistics_of
-from latentkit.health.outliers import SampleValues
+from latentkit.stats.sample_values import SampleValues
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 ---
@@ -128,15 +129,22 @@ class Took(NamedTuple):
     peak: float
 
 
-def process(script: str, *arguments: str) -> Took:
+def process(script: str, *arguments: str, package: Path | None = None) -> Took:
     imports, _, work = script.partition("---\n")
     code = (
         f"import re, time\n{imports}\n_begun = time.perf_counter()\n{work}\n_took = time.perf_counter() - _begun\n"
         # Not ru_maxrss, which would begin with the parent's.
         'print(_took, re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])'
     )
+    environment = os.environ | ({"PYTHONPATH": str(package)} if package else {})
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment,
+    )
     whole = time.perf_counter() - start
     seconds, kib = run.stdout.split()[-2:]
     return Took(whole, float(seconds), float(kib) / 1024)
@@ -148,17 +156,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
     parser.add_argument("--parts", nargs="*", default=["files", "scaling", "small", "start"])
+    parser.add_argument("--beside", type=Path, metavar="FOLDER")
+    parser.add_argument("--no-peers", action="store_true", help="latentkit and the floor alone")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         folder = Path(temporary)
         print(f"{machine()}\n")
         if "files" in given.parts:
             for name in given.dtypes:
-                compare(name, folder, given.rounds)
+                compare(name, folder, given.rounds, given.beside, peers=not given.no_peers)
         if "scaling" in given.parts:
             scaling(folder, given.rounds)
         if "small" in given.parts:
-            small_files(folder, given.rounds)
+            small_files(folder, given.rounds, given.beside)
         if "start" in given.parts:
             start_up(given.rounds)
 
@@ -166,7 +176,7 @@ def main() -> None:
 def make_input(folder: Path, name: str, size: int, files: int = 1) -> Path:
     """Moments of ``size`` bytes in all: mean ~ N(0, 1), log-variance ~ N(-6, 1.5²); a folder of several ``files``."""
     dtype = DTYPES[name]
-    samples = size // (8192 * dtype.itemsize) // files
+    samples = max(1, size // (8192 * dtype.itemsize) // files)
     target = folder / f"{name}-{size >> 20}-{files}"
     target.mkdir()
     for number in range(files):
@@ -179,108 +189,119 @@ def make_input(folder: Path, name: str, size: int, files: int = 1) -> Path:
     return target if files > 1 else target / "00000.safetensors"
 
 
-def command(name: str, path: Path, output: Path, *more: str) -> Took:
-    return process(COMMAND, name, str(path), "-q", "--overwrite", "-o", str(output), *more)
+def command(name: str, path: Path, output: Path, *more: str, package: Path | None = None) -> Took:
+    return process(COMMAND, name, str(path), "-q", "--overwrite", "-o", str(output), *more, package=package)
 
 
-def compare(name: str, folder: Path, rounds: int) -> None:
+def work_of(name: str, path: Path, one: Path, output: Path, package: Path | None = None) -> Took:
+    """A command on a file, its work less that on a file of one sample."""
+    took, start = (command(name, each, output, package=package) for each in (path, one))
+    return took._replace(work=took.whole - start.whole)
+
+
+def compare(name: str, folder: Path, rounds: int, beside: Path | None, *, peers: bool) -> None:
     """``kl`` and ``stats`` of 1 GiB beside every peer, and the floor."""
-    path, shards = make_input(folder, name, GIB), make_input(folder, name, GIB, files=64)
+    path, one = make_input(folder, name, GIB), make_input(folder, name, 1)
     kl, stats = folder / "kl.csv", folder / "stats.json"
     ways: dict[str, Callable[[], Took]] = {
-        "kl": lambda: command("kl", path, kl),
-        "kl, 64 shards": lambda: command("kl", shards, kl),
-        "kl, usual script": lambda: process(USUAL_KL, str(path)),
-        "kl, careful script": lambda: process(CAREFUL_KL, str(path)),
-        "kl, torch.distributions": lambda: process(TORCH_KL, str(path)),
-        "kl, library": lambda: process(LIBRARY_KL.replace("WORKERS", "None"), str(path)),
-        "kl, library, one worker": lambda: process(LIBRARY_KL.replace("WORKERS", "1"), str(path)),
-        "stats": lambda: command("stats", path, stats),
-        "stats, torch in one go": lambda: process(TORCH_STATS, str(path)),
-        "stats, library": lambda: process(LIBRARY_STATS.replace("WORKERS", "None"), str(path)),
-        "stats, library, one worker": lambda: process(LIBRARY_STATS.replace("WORKERS", "1"), str(path)),
+        "kl": lambda: work_of("kl", path, one, kl),
+        "kl, in process": lambda: process(LIBRARY_KL.replace("WORKERS", "None"), str(path)),
+        "kl, in process, one worker": lambda: process(LIBRARY_KL.replace("WORKERS", "1"), str(path)),
+        "stats": lambda: work_of("stats", path, one, stats),
+        "stats, in process": lambda: process(LIBRARY_STATS.replace("WORKERS", "None"), str(path)),
+        "stats, in process, one worker": lambda: process(LIBRARY_STATS.replace("WORKERS", "1"), str(path)),
     }
-    floors, bases = [], []
+    if beside:
+        ways |= {
+            "kl, beside": lambda: work_of("kl", path, one, kl, beside),
+            "stats, beside": lambda: work_of("stats", path, one, stats, beside),
+        }
+    if peers:
+        ways |= {
+            "kl, usual script": lambda: process(USUAL_KL, str(path)),
+            "kl, careful script": lambda: process(CAREFUL_KL, str(path)),
+            "kl, torch.distributions": lambda: process(TORCH_KL, str(path)),
+            "stats, torch in one go": lambda: process(TORCH_STATS, str(path)),
+        }
+    for way in ("kl", "stats"):
+        ways[way]()  # what is compiled at first is left out
+    floors: dict[int, list[float]] = {1: [], os.cpu_count() or 1: []}
     took: dict[str, list[Took]] = {way: [] for way in ways}
     for _ in range(rounds):
-        floors.append(floor(path, DTYPES[name]))
-        bases.append(process("import torch\n---\n"))
+        for threads, values in floors.items():
+            values.append(floor(path, DTYPES[name], threads))
         for way, run in ways.items():
             if not took[way] or took[way][0].work < SLOW:
                 took[way].append(run())
                 print(f"{way}: {took[way][-1].work:.2f} s", file=sys.stderr)
-    show(name, took, floors, bases)
+    show(name, took, floors)
     shutil.rmtree(path.parent)
-    shutil.rmtree(shards)
+    shutil.rmtree(one.parent)
 
 
-def show(name: str, took: dict[str, list[Took]], floors: list[float], bases: list[Took]) -> None:
-    """A row a way: the commands as whole processes less ``import torch``, the others after their imports."""
-    base, least = statistics.median(each.whole for each in bases), statistics.median(floors)
-    resident = statistics.median(each.peak for each in bases)
-    seconds = {
-        way: [each.whole - base if way in _WHOLE else each.work for each in values] for way, values in took.items()
-    }
-    middle = {way: statistics.median(values) for way, values in seconds.items()}
-    print(f"**{name}**, 1 GiB: floor {least:.3f} s, `import torch` {base:.2f} s, {resident:.0f} MiB\n")
-    print("| what | s | spread | of the floor | of the command's | peak over `import torch`, MiB |")
+def show(name: str, took: dict[str, list[Took]], floors: dict[int, list[float]]) -> None:
+    """A row a way, and what a second worker is worth, as a part of what it is worth to the floor."""
+    single, least = (statistics.median(values) for values in floors.values())
+    middle = {way: statistics.median(each.work for each in values) for way, values in took.items()}
+    print(f"**{name}**, 1 GiB: floor {least:.3f} s ({single:.3f} s on one core)\n")
+    print("| what | s | spread | floors | of the command's | peak, MiB |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
-    for way, values in seconds.items():
-        ours = middle[way.partition(",")[0]]
-        more = max(each.peak for each in took[way]) - resident
+    for way, values in took.items():
+        seconds, ours = [each.work for each in values], middle[way.partition(",")[0]]
         print(
-            f"| {way} | {middle[way]:.2f} | {min(values):.2f} to {max(values):.2f} | {middle[way] / least:.1f} "
-            f"| {middle[way] / ours:.1f} | {more:.0f} |"
+            f"| {way} | {middle[way]:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {middle[way] / least:.2f} "
+            f"| {middle[way] / ours:.1f} | {max(each.peak for each in values):.0f} |"
         )
-    print(flush=True)
+    worth = (f"{way} {middle[f'{way}, in process, one worker'] / middle[f'{way}, in process']:.2f}" for way in TIMED)
+    print(f"\nA second worker: {', '.join(worth)}, floor {single / least:.2f}.\n", flush=True)
 
 
-_WHOLE = ("kl", "kl, 64 shards", "stats")
+TIMED = ("kl", "stats")
 
 
 def scaling(folder: Path, rounds: int) -> None:
     """4 GiB against 1 GiB."""
-    small, large = (make_input(folder, "float16", size) for size in (GIB, 4 * GIB))
-    for name, script, suffix in (("kl", LIBRARY_KL, "csv"), ("stats", LIBRARY_STATS, "json")):
-        library = script.replace("WORKERS", "None")
-        work: dict[Path, list[float]] = {small: [], large: []}
-        for _ in range(rounds):
-            for path, values in work.items():
-                values.append(process(library, str(path)).work)
-        base = process("import torch\n---\n")
-        one, four = (statistics.median(values) for values in work.values())
-        peaks = [command(name, path, folder / f"out.{suffix}").peak - base.peak for path in (small, large)]
+    small, large, one = (make_input(folder, "float16", size) for size in (GIB, 4 * GIB, 1))
+    for name, suffix in (("kl", "csv"), ("stats", "json")):
+        output = folder / f"out.{suffix}"
+        took = {path: [work_of(name, path, one, output) for _ in range(rounds)] for path in (small, large)}
+        less, more = (statistics.median(each.work for each in values) for values in took.values())
+        peaks = [max(each.peak for each in values) for values in took.values()]
         print(
-            f"{name} of 4 GiB takes {four / one:.2f} times as long as of 1 GiB ({four:.2f} and {one:.2f} s after "
-            f"imports); the commands peak {peaks[1]:.0f} and {peaks[0]:.0f} MiB over `import torch`.\n",
+            f"{name} of 4 GiB takes {more / less:.2f} times as long as of 1 GiB ({more:.2f} and {less:.2f} s); peaks "
+            f"{peaks[1]:.0f} and {peaks[0]:.0f} MiB.\n",
             flush=True,
         )
-    shutil.rmtree(large.parent)
-    shutil.rmtree(small.parent)
+    for path in (small, large, one):
+        shutil.rmtree(path.parent)
 
 
-def small_files(folder: Path, rounds: int) -> None:
+def small_files(folder: Path, rounds: int, beside: Path | None) -> None:
     """Files of one sample each, and of 64, against a loop that opens and reads them."""
-    print("| files | loop, s | kl | stats |\n| --- | ---: | ---: | ---: |")
+    packages = {"": None} | ({", beside": beside} if beside else {})
+    headings = [f"{name}{which}" for which in packages for name in TIMED]
+    print(f"| files | loop, s | {' | '.join(headings)} |\n| --- | ---: |{' ---: |' * len(headings)}")
     for count, samples in ((10_000, 1), (1_000, 64)):
-        small = folder / f"small-{count}"
+        small, one = folder / f"small-{count}", folder / f"one-{count}"
         small.mkdir()
+        one.mkdir()
+        shape = SAMPLE if samples == 1 else (samples, *SAMPLE)
         for number in range(count):
-            save_file({"moments": torch.randn(samples, *SAMPLE).half()}, small / f"{number:05}.safetensors")
-        if samples == 1:
-            for path in small.iterdir():
-                save_file({"moments": torch.randn(SAMPLE).half()}, path)
+            save_file({"moments": torch.randn(shape).half()}, small / f"{number:05}.safetensors")
+        shutil.copy(small / "00000.safetensors", one)
         layout = ("--layout", "chw") if samples == 1 else ()
         loops: list[float] = []
-        ratios: dict[str, list[float]] = {"kl": [], "stats": []}
+        ratios: dict[str, list[float]] = {heading: [] for heading in headings}
         for _ in range(rounds):
-            base, loop = process("import torch\n---\n"), process(LOOP, str(small))
-            loops.append(loop.work)
-            for name, output in (("kl", "kl.csv"), ("stats", "stats.json")):
-                one = command(name, small, folder / output, *layout)
-                ratios[name].append((one.whole - base.whole) / loop.work)
+            loops.append(process(LOOP, str(small)).work)
+            for which, package in packages.items():
+                for name, output in (("kl", "kl.csv"), ("stats", "stats.json")):
+                    whole, start = (
+                        command(name, path, folder / output, *layout, package=package).whole for path in (small, one)
+                    )
+                    ratios[f"{name}{which}"].append((whole - start) / loops[-1])
         figures = [f"{statistics.median(values):.2f} times" for values in ratios.values()]
-        print(f"| {count:,} of {samples} | {statistics.median(loops):.2f} | {figures[0]} | {figures[1]} |", flush=True)
+        print(f"| {count:,} of {samples} | {statistics.median(loops):.2f} | {' | '.join(figures)} |", flush=True)
         shutil.rmtree(small)
     print()
 
@@ -305,9 +326,22 @@ def start_up(rounds: int) -> None:
         "--help": [*ours, "--help"],
         "--version": [*ours, "--version"],
         "info": [*ours, "info", tiny],
-        "import torch": [sys.executable, "-c", "import torch"],
+        "importing numpy, numba, typer, rich, safetensors": [
+            sys.executable,
+            "-c",
+            "import numpy, numba, typer, rich.console, rich.table, safetensors",
+        ],
         "kl of one tiny file": [*ours, "kl", tiny],
+        "nll of one tiny file": [
+            *ours,
+            "nll",
+            "sample_data/healthy-f32.safetensors",
+            "--latents",
+            "sample_data/latents.safetensors",
+        ],
         "stats of one tiny file": [*ours, "stats", tiny],
+        "sample of one tiny file": [*ours, "sample", tiny, "-o", os.devnull],
+        "import torch": [sys.executable, "-c", "import torch"],
     }
     seconds: dict[str, list[float]] = {key: [] for key in commands}
     for _ in range(2 * rounds):
@@ -320,15 +354,16 @@ def start_up(rounds: int) -> None:
         print(f"| {key} | {statistics.median(values):.2f} |")
 
 
-def floor(path: Path, dtype: torch.dtype) -> float:
-    """Seconds to read, cast and exponentiate a file's elements, each alone, on all cores."""
+def floor(path: Path, dtype: torch.dtype, threads: int) -> float:
+    """Seconds to read, cast and exponentiate a file's elements, each alone, on so many threads."""
     elements = path.stat().st_size // dtype.itemsize
-    casts = 0 if dtype == torch.float32 else elements // CHUNK
+    casts = 0 if dtype == torch.float32 else elements // CHUNK // threads
+    exps = elements // 2 // CHUNK // threads
     stored, wide = torch.ones(CHUNK, dtype=dtype), torch.randn(CHUNK)
     return (
-        _on_all_cores(lambda part, parts: _read(path, part, parts))
-        + _on_all_cores(lambda _, parts: _repeat(lambda own: own.copy_(stored), casts // parts))
-        + _on_all_cores(lambda _, parts: _repeat(lambda own: torch.exp(wide, out=own), elements // 2 // CHUNK // parts))
+        on_threads(threads, lambda part: _read(path, part, threads))
+        + on_threads(threads, lambda _: _repeat(lambda own: own.copy_(stored), casts))
+        + on_threads(threads, lambda _: _repeat(lambda own: torch.exp(wide, out=own), exps))
     )
 
 
@@ -343,11 +378,6 @@ def _repeat(work: Callable[[torch.Tensor], object], times: int) -> None:
     own = torch.zeros(CHUNK)
     for _ in range(times):
         work(own)
-
-
-def _on_all_cores(work: Callable[[int, int], None]) -> float:
-    parts = os.cpu_count() or 1
-    return on_threads(parts, lambda part: work(part, parts))
 
 
 if __name__ == "__main__":

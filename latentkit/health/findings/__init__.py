@@ -15,8 +15,8 @@ from latentkit.health.findings.channels import (
 )
 from latentkit.health.findings.finding import Finding, Severity, where
 from latentkit.health.findings.values import clamped, copies, far_out, half_precision, misread, nonfinite
-from latentkit.health.outliers import SampleValues
-from latentkit.stats import Summary
+from latentkit.stats.sample_values import SampleValues
+from latentkit.stats.summary import Summary
 
 __all__ = ["Finding", "Severity", "faults", "find", "verdict", "where"]
 

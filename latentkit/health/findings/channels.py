@@ -15,8 +15,7 @@ from latentkit.health.findings.finding import (
     plural,
     values_of,
 )
-from latentkit.stats import Group, Summary
-from latentkit.stats.summary import ACTIVE_VARIANCE, COLLAPSED_KL
+from latentkit.stats.summary import ACTIVE_VARIANCE, COLLAPSED_KL, Group, Summary
 
 #: Ratio of two channels' standard deviations.
 UNEQUAL_SCALE = 10.0

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from latentkit.stats import Group, Place
+from latentkit.stats.extrema import Place
+from latentkit.stats.summary import Group
 
 BURDA = "Burda et al. 2016"
 OURS = "latentkit"

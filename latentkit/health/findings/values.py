@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
-from latentkit.health.outliers import CHANCE, FarOut, SampleValues, kl_over
-from latentkit.stats import Spread, Summary
+from latentkit.health.outliers import CHANCE, FarOut, far_above, far_below, kl_over
+from latentkit.stats.sample_values import SampleValues
+from latentkit.stats.summary import Spread, Summary
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
 #: one in a thousand it moves no figure of a channel by a digit that the tables show.
@@ -119,8 +120,8 @@ def far_out(summary: Summary, per_sample: SampleValues | None) -> Iterator[Findi
         return
     what, unit = ("mean square", "") if summary.parameterization == "none" else ("KL", " nats")
     for kind, severity, side, far in (
-        ("far_out_high", Severity.warning, "above", per_sample.far_above()),
-        ("far_out_low", Severity.note, "below", per_sample.far_below()),
+        ("far_out_high", Severity.warning, "above", far_above(per_sample)),
+        ("far_out_low", Severity.note, "below", far_below(per_sample)),
     ):
         if far is not None:
             yield Finding(

@@ -1,13 +1,12 @@
-"""Samples of many units, in many pieces, in blocks of many files: units are made so small that many shapes are tried.
+"""Samples in many pieces, in blocks of many files: pieces are made so small that many shapes are tried.
 
-The constants of the cuts are made small; everything else is as it is.
+The constant of the cuts is made small; everything else is as it is.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import noise_reference as reference
 import numpy as np
@@ -20,44 +19,29 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentkit import parts, sums
-from latentkit.measures import formulas as measures
-from latentkit.measures.formulas import Arithmetic
+from latentkit.measures.kl import kl_values
+from latentkit.measures.nll import nll_values
 from latentkit.posterior.affine import Affine
 from latentkit.posterior.parameterization import DEFAULT_CLAMP
 from latentkit.read import blocks
-from latentkit.read.blocks import plan_blocks
 from latentkit.read.choice import Posterior, Selection
 from latentkit.read.pairing import pair_latents
 from latentkit.read.plan import find_posteriors
-from latentkit.run import Progressing, kl_values, nll_values
-from latentkit.sample import drawing
-from latentkit.sample.drawing import draw_block
-from latentkit.sample.recipe import Recipe
-from latentkit.stats import Place, accumulate
+from latentkit.run import Progressing, Values
 from latentkit.stats.counting import statistics_of
-from latentkit.sums import Values
-from latentkit.workspace import Workspace
+from latentkit.stats.extrema import Place
 
 LAYOUTS = ["bchw", "blc", "btchw", "bcl", "bc"]
-UNIT = 24
+PIECE = 24
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_units() -> Iterator[None]:
+def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sums, blocks, drawing, measures):
-            patch.setattr(module, "UNIT_ELEMENTS", UNIT)
-        patch.setattr(blocks, "BLOCK_ELEMENTS", 8 * UNIT)
-        patch.setattr(blocks, "_BYTES_IN_HAND", 8 * 16 * UNIT)
-        patch.setattr(parts, "PART_ELEMENTS", UNIT // 2)
-        patch.setattr(measures, "_EXACT_ELEMENTS", UNIT // 3)
-        patch.setattr(accumulate, "GATHERED", 1 << 10)
+        patch.setattr(blocks, "BLOCK_ELEMENTS", PIECE)
         blocks.pieces_of.cache_clear()
-        blocks._most_elements.cache_clear()
         yield
     blocks.pieces_of.cache_clear()
-    blocks._most_elements.cache_clear()
 
 
 @st.composite
@@ -85,10 +69,6 @@ def halves(moments: Tensor, layout: str) -> tuple[Tensor, Tensor]:
     return mean.contiguous(), raw.contiguous()
 
 
-def as_stored(tensor: Tensor) -> NDArray[np.generic]:
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
 def found_in(folder: Path, layout: str, files: dict[str, Tensor]) -> list[Posterior]:
     for old in folder.iterdir():
         old.unlink()
@@ -100,99 +80,6 @@ def found_in(folder: Path, layout: str, files: dict[str, Tensor]) -> list[Poster
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("units")
-
-
-WORKSPACE = Workspace()  # one for all, as a thread has: what an example leaves must not show in the next
-
-
-@settings(max_examples=120, suppress_health_check=list(HealthCheck), deadline=None)
-@given(data=st.data())
-def test_draws(folder: Path, data: st.DataObject) -> None:
-    layout = data.draw(st.sampled_from(LAYOUTS))
-    axis = layout.index("c")
-    draws = data.draw(st.sampled_from([None, 1, 3]))
-    out_dtype = data.draw(st.sampled_from([None, "F16", "BF16", "F32"]))
-    temperature = data.draw(st.sampled_from([1.0, 0.7]))
-    clamp = data.draw(st.sampled_from([DEFAULT_CLAMP, (-2.5, 1.25)]))
-    files, dtypes = {}, {}
-    channels = None
-    for number in range(data.draw(st.integers(1, 4))):
-        dtype = data.draw(st.sampled_from(["F16", "BF16", "F32"]))
-        moments = data.draw(tensors(layout, dtype))
-        channels = channels or moments.shape[axis]
-        if moments.shape[axis] != channels:
-            moments = moments.narrow(axis, 0, min(channels, moments.shape[axis]))
-            if moments.shape[axis] < channels:
-                continue
-            moments = moments.contiguous()
-        name = f"{number}.safetensors"
-        files[name], dtypes[name] = moments, dtype
-    c = channels // 2
-    per_channel = data.draw(st.booleans())
-    shift = tuple(0.25 * i - 0.5 for i in range(c)) if per_channel else (data.draw(st.sampled_from([0.0, 0.3])),)
-    scale: tuple[float, ...] = (data.draw(st.sampled_from([1.0, 0.18215])),)
-    if per_channel and data.draw(st.booleans()):
-        scale = tuple(1.5 - 0.125 * i or 1.0 for i in range(c))
-    affine = Affine(shift, scale)
-    recipe = Recipe(seed=7, draws=draws, temperature=temperature, dtype=out_dtype, affine=affine, clamp=clamp)
-    posteriors = found_in(folder, layout, files)
-    rank = len(layout)
-    broadcast = [-1 if a == axis else 1 for a in range(rank)]
-    expected, wide = {}, {}
-    with np.errstate(all="ignore"):
-        for posterior in posteriors:
-            name = posterior.file.name
-            mean, raw = halves(files[name], layout)
-            options = {
-                "key": reference.key_of(7, name, "moments"),
-                "temperature": temperature,
-                "clamp": clamp,
-                "shift": np.reshape(np.array(shift, np.float32), broadcast),
-                "scale": np.reshape(np.array(scale, np.float32), broadcast),
-            }
-            halves_stored = as_stored(mean), as_stored(raw), dtypes[name]
-            for store, how in ((expected, recipe.dtype_of(posterior)), (wide, "F32")):
-                drawn_alone = [
-                    reference.sample(*halves_stored, draw=number, out_dtype=how, **options).reshape(-1)
-                    for number in range(draws or 1)
-                ]
-                store[posterior] = np.stack(drawn_alone)
-    got = {posterior: np.zeros_like(expected[posterior]) for posterior in posteriors}
-    filled = dict.fromkeys(posteriors, 0)
-
-    def take(block: Any, number: int, latents: Tensor) -> None:
-        row = 0
-        for span in block.spans:
-            start = block.position(span.first)
-            some = as_stored(latents[row : row + span.count].reshape(-1))
-            got[span.posterior][number, start : start + len(some)] = some
-            filled[span.posterior] += len(some)
-            row += span.count
-
-    batch_size = data.draw(st.sampled_from([None, 1, 2]))
-    workers = data.draw(st.sampled_from([1, 8]))
-    for block in plan_blocks(posteriors, batch_size, workers=workers):
-        drawn = draw_block(block, recipe, take, WORKSPACE)
-        odd, overflowed, clamped, first = 0, 0, 0, None
-        for span in block.spans:
-            for index in range(span.first, span.first + span.count):
-                start = block.position(index)
-                part = slice(start, start + math.prod(block.piece.shape))
-                z, e = wide[span.posterior][:, part], expected[span.posterior][:, part]
-                zf = z.view(np.float32) if z.dtype != np.float32 else z
-                bad = ~np.isfinite(zf)
-                if bad.any():
-                    odd += 1
-                    first = first or (span.posterior, index)
-                kind = recipe.dtype_of(span.posterior)
-                ef = reference.decode(e, kind)
-                overflowed += int((np.isinf(ef) & ~bad).sum())
-                raw = halves(files[span.posterior.file.name], layout)[1].double().reshape(-1)[part].numpy()
-                clamped += int(((raw < clamp[0]) | (raw > clamp[1])).sum())
-        assert (drawn.nonfinite, drawn.first, drawn.overflowed, drawn.clamped) == (odd, first, overflowed, clamped)
-    for posterior in posteriors:
-        assert filled[posterior] == got[posterior].size
-        assert got[posterior].tobytes() == expected[posterior].tobytes()
 
 
 def kl_terms(mean: Tensor, raw: Tensor, clamp: tuple[float, float]) -> NDArray[np.float64]:
@@ -231,9 +118,7 @@ def test_kl(folder: Path, data: st.DataObject) -> None:
     posteriors = found_in(folder, layout, files)
     for per_channel in (False, True):
         ways = [
-            all_values(
-                kl_values(posteriors, Arithmetic(clamp), per_channel=per_channel, batch_size=b, workers=w), posteriors
-            )
+            all_values(kl_values(posteriors, clamp, per_channel=per_channel, batch_size=b, workers=w), posteriors)
             for b, w in ((None, 1), (1, 2), (2, 8))
         ]
         for p in posteriors:
@@ -270,9 +155,7 @@ def test_against_and_nll(folder: Path, data: st.DataObject) -> None:
         for per_channel in (False, True):
             options = {"partners": {posterior: partner}, "symmetric": symmetric, "per_channel": per_channel}
             ways = [
-                all_values(kl_values([posterior], Arithmetic(), batch_size=b, workers=w, **options), [posterior])[
-                    posterior
-                ]
+                all_values(kl_values([posterior], batch_size=b, workers=w, **options), [posterior])[posterior]
                 for b, w in ((None, 1), (1, 8))
             ]
             others = tuple(a for a in range(1, terms.ndim) if a != axis or not per_channel)
@@ -286,9 +169,7 @@ def test_against_and_nll(folder: Path, data: st.DataObject) -> None:
     pairs = pair_latents([posterior], str(path), None)
     affine = data.draw(st.sampled_from([Affine(), Affine((0.1,), (0.5,))]))
     got = [
-        all_values(
-            nll_values([posterior], pairs, {posterior: affine}, Arithmetic(), batch_size=b, workers=w), [posterior]
-        )[posterior]
+        all_values(nll_values([posterior], pairs, {posterior: affine}, batch_size=b, workers=w), [posterior])[posterior]
         for b, w in ((None, 1), (1, 8))
     ]
     z = latents.double().numpy() / affine.scale[0] + affine.shift[0]

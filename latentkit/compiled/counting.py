@@ -1,0 +1,301 @@
+"""Counts and sums of stored numbers, channel by channel: of bit patterns counts alone, of floats all that follows.
+
+A block is (samples, outer, channels, inner) elements, of which ``run_step`` lie between one outer entry and the next.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentkit.compiled.divergence import decoded
+from latentkit.compiled.exact import Sums, add_terms
+from latentkit.compiled.formulas import log, remainder_and_exp, remainder_of_variance, softplus_std
+from latentkit.compiled.jit import formula, loop
+from latentkit.compiled.rows import PART, Floats, Ints, Stored, part_of, total
+from latentkit.compiled.scale import LOGVAR, SOFTPLUS, STD, VAR, clamped
+
+#: (samples, outer, channels, inner) of a block.
+Dims = tuple[int, int, int, int]
+#: The kind of a number that is no scale parameter.
+MEAN = -1
+#: What is counted of each channel, in this order.
+TALLIES = ("total", "nan", "negative", "minus_inf", "plus_inf")
+#: What is summed of each channel, exactly: x, x², h(l) and e^l; of a scale parameter x is the log-variance.
+SUMS = 4
+
+_LARGEST = 1.7976931348623157e308
+_LARGEST_SINGLE = 3.4028234663852886e38
+_LANES = 16
+
+
+@formula
+def key_of(code: int, sign: int) -> np.uint16:
+    """A whole number that grows with the number whose bit pattern this is; ``sign`` is the pattern's sign bit."""
+    return np.uint16(2 * sign - 1 - code) if code >= sign else np.uint16(code + sign)
+
+
+@loop
+def count_codes(codes: Stored, dims: Dims, run_step: int, sign: int, counts: NDArray[Any], ends: Ints) -> None:
+    """Add one to ``counts`` (channels, patterns) for every bit pattern of a block.
+
+    ``ends`` (channels, 2) becomes the least and the greatest key of each channel's patterns.
+    """
+    samples, outer, channels, inner = dims
+    for channel in range(channels):
+        ends[channel, 0], ends[channel, 1] = 2 * sign, -1
+    for run in range(samples * outer):
+        for channel in range(channels):
+            at = run * run_step + channel * inner
+            part, row = codes[at : at + inner], counts[channel]
+            for j in range(inner):
+                row[part[j]] += 1
+            least = greatest = key_of(part[0], sign)
+            for j in range(inner):
+                least, greatest = min(least, key_of(part[j], sign)), max(greatest, key_of(part[j], sign))
+            ends[channel, 0], ends[channel, 1] = min(ends[channel, 0], least), max(ends[channel, 1], greatest)
+
+
+@loop
+def count_floats(
+    stored: Stored, values: Floats | None, dims: Dims, run_step: int, kind: int, bounds: Floats, thresholds: Floats,
+    fold: NDArray[Any] | None, counts: NDArray[Any], tallies: Ints, beneath: Ints, sums: Sums, tops: Ints, odd: Floats,
+    ends: Floats,
+) -> None:  # fmt: skip
+    """Count and sum the numbers of a block: floats, or bit patterns that stand for ``values``.
+
+    Args:
+        kind, bounds: what the numbers are (``MEAN``, or as in ``scale``), and the clamp's bounds.
+        thresholds: (k,) stored numbers at which finite ones are counted: ``beneath`` (channels, k, 2) takes in how many
+            are less, and how many at most that.
+        fold: the cell of each upper half of a float32 pattern; None: the half itself. ``counts`` (channels, cells).
+        tallies: (channels, 5), see ``TALLIES``.
+        sums, tops, odd: (channels · 4) exact sums, see ``SUMS``.
+        ends: (channels, 2), becomes the least and greatest of the finite; +∞ and −∞ where there is none.
+
+    A sample's channel is summed in parts of fixed length about a number near their mean, and each part's sums, float64,
+    are added exactly: the order of samples, and who counts them, does not matter.
+    """
+    samples, outer, channels, inner = dims
+    length = outer * inner
+    together = max(1, PART // length)
+    buffer, lanes = np.empty(PART, stored.dtype), np.empty((2, _LANES))
+    x, terms, variances, one = np.empty(PART), np.empty(PART), np.empty(PART), np.empty(PART)
+    at, found = np.empty(9 * PART, np.int64), np.empty(9 * PART)
+    for channel in range(channels):
+        ends[channel, 0], ends[channel, 1] = np.inf, -np.inf
+        tally, row, less = tallies[channel], counts[channel], beneath[channel]
+        for sample in range(0, samples, together):
+            rows = min(together, samples - sample)
+            start = sample * outer * run_step + channel * inner
+            for first in range(0, length, PART):
+                size = min(PART, length - first)
+                if rows > 1:
+                    _gather(stored, start, (rows, outer, inner), run_step, buffer)
+                    decoded(buffer, values, x, rows * size)
+                else:
+                    decoded(part_of(stored, start, run_step, inner, first, size, buffer), values, x, size)
+                if _all_finite(x, kind, rows * size):
+                    tally[0] += rows * size
+                    _count(x, fold, row, lanes, ends[channel], thresholds, less, rows * size)
+                    n = _terms(x, terms, variances, kind, bounds, SUMS * channel, size, rows, at, found)
+                    add_terms(sums, tops, odd, at, found, n)
+                    continue
+                for r in range(rows):
+                    count = _finite(x[r * size : r * size + size], kind, tally, one)
+                    if count:
+                        _count(one, fold, row, lanes, ends[channel], thresholds, less, count)
+                        n = _terms(one, terms, variances, kind, bounds, SUMS * channel, count, 1, at, found)
+                        add_terms(sums, tops, odd, at, found, n)
+
+
+@formula
+def _gather(stored: Stored, start: int, shape: tuple[int, int, int], run_step: int, out: Stored) -> None:
+    """One channel of several samples, (samples, outer, inner) elements, end to end."""
+    samples, outer, inner = shape
+    for run in range(samples * outer):
+        for j in range(inner):
+            out[run * inner + j] = stored[start + run * run_step + j]
+
+
+@formula
+def _all_finite(x: Floats, kind: int, size: int) -> bool:
+    """Whether all of them stand for finite means or log-variances (of softplus also −∞ does, but that is rare)."""
+    lowest, others = (0.0 if kind in (STD, VAR) else -np.inf), 0
+    for j in range(size):
+        others += 0 if lowest < x[j] <= _LARGEST else 1
+    return others == 0
+
+
+@formula
+def _finite(x: Floats, kind: int, tally: Ints, out: Floats) -> int:
+    """Count numbers by class, and copy those that stand for a finite value; returns how many they are."""
+    tally[0] += x.size
+    count = 0
+    for j in range(x.size):
+        if x[j] != x[j]:
+            tally[1] += 1
+        elif kind in (STD, VAR) and x[j] < 0.0:
+            tally[2] += 1
+        elif (kind in (STD, VAR) and x[j] == 0.0) or (x[j] == -np.inf and kind != SOFTPLUS):
+            tally[3] += 1
+        elif x[j] == np.inf:
+            tally[4] += 1
+        else:
+            out[count] = x[j]
+            count += 1
+    return count
+
+
+@formula
+def _count(
+    x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], lanes: Floats, ends: Floats, thresholds: Floats,
+    beneath: Ints, count: int,
+) -> None:  # fmt: skip
+    """Cells, extremes and thresholds of finite numbers."""
+    _count_cells(x, fold, counts, count)
+    least, greatest = _ends(x, lanes, count)
+    ends[0], ends[1] = min(ends[0], least), max(ends[1], greatest)
+    _count_beneath(x, thresholds, beneath, least, greatest, count)
+
+
+@formula
+def _terms(
+    x: Floats, terms: Floats, variances: Floats, kind: int, bounds: Floats, first_sum: int, size: int, rows: int,
+    at: Ints, found: Floats,
+) -> int:  # fmt: skip
+    """What is to be added for rows of finite numbers, and to which sums; returns how many terms. x is overwritten."""
+    n = 0
+    if kind != MEAN:
+        _scale_terms(x, terms, variances, kind, bounds, rows * size)
+        for row in range(rows):
+            begin, end = row * size, row * size + size
+            at[n], at[n + 1] = first_sum + 2, first_sum + 3
+            found[n] = total(terms[begin:end], size) if size > 1 else terms[row]
+            found[n + 1] = total(variances[begin:end], size) if size > 1 else variances[row]
+            n += 2
+    for row in range(rows):
+        some = x[row * size : row * size + size]
+        # A number near their mean, of 24 bits, so that products with it are exact in two parts.
+        mean = total(some, size) / size if size > 1 else some[0]
+        center = np.float64(np.float32(clamped(mean, -_LARGEST_SINGLE, _LARGEST_SINGLE)))
+        rest, squares = some[0] - center, (some[0] - center) * (some[0] - center)
+        if size > 1:
+            for j in range(size):
+                some[j] -= center
+                terms[j] = some[j] * some[j]
+            rest, squares = total(some, size), total(terms, size)
+        whole, twice = size * center, 2.0 * rest
+        at[n] = at[n + 1] = first_sum
+        at[n + 2] = at[n + 3] = at[n + 4] = at[n + 5] = at[n + 6] = first_sum + 1
+        found[n], found[n + 1], found[n + 2] = whole, rest, squares
+        found[n + 3], found[n + 4] = upper(whole) * center, (whole - upper(whole)) * center
+        found[n + 5], found[n + 6] = upper(twice) * center, (twice - upper(twice)) * center
+        n += 7
+    return n
+
+
+@formula
+def upper(x: float) -> float:
+    """x to 24 bits; what is left has 29."""
+    return np.int64(np.float64(x).view(np.int64) & np.int64(-(1 << 29))).view(np.float64)
+
+
+@formula
+def _count_cells(x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], count: int) -> None:
+    """Float64 is rounded to float32 for its cell, and only for that."""
+    if fold is None:
+        for j in range(count):
+            single = np.float32(clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE))
+            counts[single.view(np.uint32) >> np.uint32(16)] += 1
+    else:
+        for j in range(count):
+            single = np.float32(clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE))
+            counts[fold[single.view(np.uint32) >> np.uint32(16)]] += 1
+
+
+@formula
+def _ends(x: Floats, lanes: Floats, count: int) -> tuple[float, float]:
+    """The least and the greatest, in lanes, as comparing them one after the other does not vectorize."""
+    for lane in range(_LANES):
+        lanes[0, lane] = lanes[1, lane] = x[0]
+    whole = count // _LANES * _LANES
+    for j in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            lanes[0, lane] = x[j + lane] if x[j + lane] < lanes[0, lane] else lanes[0, lane]
+            lanes[1, lane] = x[j + lane] if x[j + lane] > lanes[1, lane] else lanes[1, lane]
+    least, greatest = lanes[0, 0], lanes[1, 0]
+    for lane in range(_LANES):
+        least, greatest = min(least, lanes[0, lane]), max(greatest, lanes[1, lane])
+    for j in range(whole, count):
+        least, greatest = min(least, x[j]), max(greatest, x[j])
+    return least, greatest
+
+
+@formula
+def _count_beneath(x: Floats, thresholds: Floats, beneath: Ints, least: float, greatest: float, count: int) -> None:
+    """How many are less than each threshold, and how many at most that: looked at one by one where it lies within."""
+    for k in range(thresholds.size):
+        if greatest < thresholds[k]:
+            beneath[k, 0] += count
+            beneath[k, 1] += count
+        elif least <= thresholds[k]:
+            less = at_most = 0
+            for j in range(count):
+                less += 1 if x[j] < thresholds[k] else 0
+                at_most += 1 if x[j] <= thresholds[k] else 0
+            beneath[k, 0] += less
+            beneath[k, 1] += at_most
+
+
+@formula
+def _scale_terms(x: Floats, remainders: Floats, variances: Floats, kind: int, bounds: Floats, count: int) -> None:
+    """h(l) and e^l after the clamp; x becomes the log-variance before it."""
+    if kind == LOGVAR:
+        for j in range(count):
+            remainders[j], variances[j] = remainder_and_exp(clamped(x[j], bounds[0], bounds[1]))
+    elif kind == VAR:
+        for j in range(count):
+            variances[j] = clamped(x[j], bounds[4], bounds[5])
+            remainders[j] = remainder_of_variance(variances[j], variances[j] - 1.0)
+            x[j] = log(x[j])
+    else:
+        if kind == SOFTPLUS:
+            for j in range(count):
+                x[j] = softplus_std(x[j])
+        for j in range(count):
+            std = clamped(x[j], bounds[2], bounds[3])
+            variances[j] = std * std
+            remainders[j] = remainder_of_variance(variances[j], (std - 1.0) * (std + 1.0))
+            x[j] = 2.0 * log(x[j])
+
+
+@loop
+def sum_counted(
+    values: Floats, remainders: Floats, variances: Floats, counts: Ints, sums: Sums, tops: Ints, odd: Floats
+) -> None:
+    """Add what ``count_floats`` sums, of numbers of which there are ``counts`` (channels, n): see ``SUMS``.
+
+    ``remainders`` and ``variances`` are empty for means. Values are finite; those of scales are log-variances.
+    """
+    at, found = np.empty(8, np.int64), np.empty(8)
+    for channel in range(counts.shape[0]):
+        first_sum = SUMS * channel
+        at[0] = at[1] = at[2] = first_sum
+        at[3] = at[4] = at[5] = at[6] = at[7] = first_sum + 1
+        for j in range(values.size):
+            number = np.float64(counts[channel, j])
+            if number == 0.0:
+                continue
+            # Products of three numbers of 24 bits are exact, or nearly so where they are next to nothing.
+            value, many = upper(values[j]), upper(number)
+            low, few, square = values[j] - value, number - many, value * value
+            found[0], found[1], found[2] = many * value, few * value, number * low
+            found[3] = number * (low * (value + values[j]))
+            found[4], found[5] = many * upper(square), many * (square - upper(square))
+            found[6], found[7] = few * upper(square), few * (square - upper(square))
+            add_terms(sums, tops, odd, at, found, 8)
+        for j in range(remainders.size):
+            at[0], at[1] = first_sum + 2, first_sum + 3
+            found[0], found[1] = counts[channel, j] * remainders[j], counts[channel, j] * variances[j]
+            add_terms(sums, tops, odd, at, found, 2)

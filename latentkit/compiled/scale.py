@@ -1,0 +1,164 @@
+"""Stored scale parameters after the clamp: h(l), and what measures between two posteriors are made of.
+
+A ``kind`` says what is stored; the bounds of the clamp act on the log-variance in each. NaN, and a negative σ or
+variance, give NaN.
+"""
+
+import numpy as np
+
+from latentkit.compiled.formulas import exp, log, remainder, remainder_of_variance, softplus_std
+from latentkit.compiled.jit import formula, loop
+from latentkit.compiled.rows import Floats, Stored
+
+#: What a stored number is. A float32 log-variance is a kind of its own, as h of it takes a shorter polynomial.
+LOGVAR, STD, VAR, SOFTPLUS, LOGVAR_SINGLE = range(5)
+KINDS = {"logvar": LOGVAR, "std": STD, "var": VAR, "softplus": SOFTPLUS}
+
+# (e^r − 1 − r) / r² for |r| ≤ ½ log 2 in float32: Chebyshev's polynomial of degree 5, within 2 units.
+_C0, _C1, _C2 = np.float32(0.5), np.float32(0.16666667), np.float32(0.041666463)
+_C3, _C4, _C5 = np.float32(0.0083333105), np.float32(0.0013933751), np.float32(0.00019891103)
+_LOG2_E = np.float32(1.44269504)
+_WHOLE = np.float32(12582912.0)  # 1.5 · 2^23, whose last place is 1
+_EXPONENT_OF_WHOLE = np.int64(1023 - 0x4B400000)
+
+
+@formula
+def clamped(x: float, low: float, high: float) -> float:
+    """x within the bounds; NaN stays NaN."""
+    x = low if x < low else x
+    return high if x > high else x
+
+
+@formula
+def remainders(stored: Stored, kind: int, bounds: Floats, out: Floats, count: int) -> None:
+    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``bounds_of``."""
+    if kind == LOGVAR_SINGLE:
+        _remainders_of_singles(stored, np.float32(bounds[0]), np.float32(bounds[1]), out, count)
+    elif kind == LOGVAR:
+        for j in range(count):
+            out[j] = remainder(clamped(np.float64(stored[j]), bounds[0], bounds[1]))
+    elif kind == VAR:
+        for j in range(count):
+            v = clamped(np.float64(stored[j]), bounds[4], bounds[5])
+            out[j] = np.nan if stored[j] < 0 else remainder_of_variance(v, v - 1.0)
+    elif kind == STD:
+        for j in range(count):
+            s = clamped(np.float64(stored[j]), bounds[2], bounds[3])
+            out[j] = np.nan if stored[j] < 0 else remainder_of_variance(s * s, (s - 1.0) * (s + 1.0))
+    else:
+        for j in range(count):
+            s = clamped(softplus_std(np.float64(stored[j])), bounds[2], bounds[3])
+            out[j] = remainder_of_variance(s * s, (s - 1.0) * (s + 1.0))
+
+
+@formula
+def _remainders_of_singles(stored: Stored, low: np.float32, high: np.float32, out: Floats, count: int) -> None:
+    """h(l) of float32 log-variances, within 1.7e-7 of itself: only the polynomial is in float32."""
+    for j in range(count):
+        raised = low if stored[j] < low else np.float32(stored[j])
+        logvar = high if raised > high else raised
+        shifted = logvar * _LOG2_E + _WHOLE
+        shifted = _WHOLE - np.float32(1022.0) if shifted < _WHOLE - np.float32(1022.0) else shifted
+        shifted = _WHOLE + np.float32(1024.0) if shifted > _WHOLE + np.float32(1024.0) else shifted
+        wide = np.float64(logvar)
+        rest = wide - np.float64(shifted - _WHOLE) * 0.6931471805599453
+        r = -1.0 if rest < -1.0 else rest
+        x = np.float32(r)
+        square = x * x
+        p = ((_C0 + _C1 * x) + (_C2 + _C3 * x) * square) + (_C4 + _C5 * x) * (square * square)
+        exponent = np.int64(np.float32(shifted).view(np.int32)) + _EXPONENT_OF_WHOLE
+        power = np.int64(exponent << np.int64(52)).view(np.float64)
+        out[j] = ((power - 1.0) * (1.0 + r) + (r - wide)) + power * (np.float64(p) * (r * r))
+
+
+@formula
+def spreads(stored: Stored, kind: int, bounds: Floats, base: Floats, inverse: Floats | None, count: int) -> None:
+    """The ``base``, which is l, σ or σ² as the kind has it (softplus: σ), and 1/σ, of stored scale parameters."""
+    if kind in (LOGVAR, LOGVAR_SINGLE):
+        for j in range(count):
+            base[j] = clamped(np.float64(stored[j]), bounds[0], bounds[1])
+    elif kind == VAR:
+        for j in range(count):
+            base[j] = np.nan if stored[j] < 0 else clamped(np.float64(stored[j]), bounds[4], bounds[5])
+    elif kind == STD:
+        for j in range(count):
+            base[j] = np.nan if stored[j] < 0 else clamped(np.float64(stored[j]), bounds[2], bounds[3])
+    else:
+        for j in range(count):
+            base[j] = clamped(softplus_std(np.float64(stored[j])), bounds[2], bounds[3])
+    if inverse is not None:
+        _invert(base, kind, inverse, count)
+
+
+@formula
+def _invert(base: Floats, kind: int, inverse: Floats, count: int) -> None:
+    """1/σ."""
+    if kind in (LOGVAR, LOGVAR_SINGLE):
+        for j in range(count):
+            inverse[j] = exp(-0.5 * base[j])
+    elif kind == VAR:
+        for j in range(count):
+            inverse[j] = np.sqrt(1.0 / base[j])
+    else:
+        for j in range(count):
+            inverse[j] = 1.0 / base[j]
+
+
+@formula
+def logvars(base: Floats, kind: int, low: float, high: float, count: int) -> None:
+    """Turn bases into log-variances, in place. The logarithm of a rounded bound may lie just outside."""
+    if kind == VAR:
+        for j in range(count):
+            base[j] = clamped(log(base[j]), low, high)
+    elif kind in (STD, SOFTPLUS):
+        for j in range(count):
+            base[j] = clamped(2.0 * log(base[j]), low, high)
+
+
+@formula
+def variances(base: Floats, kind: int, count: int) -> None:
+    """Turn bases into variances, in place."""
+    if kind in (LOGVAR, LOGVAR_SINGLE):
+        for j in range(count):
+            base[j] = exp(base[j])
+    elif kind in (STD, SOFTPLUS):
+        for j in range(count):
+            base[j] = base[j] * base[j]
+
+
+@loop
+def bounds_of(low: float, high: float) -> Floats:
+    """The clamp's bounds of l, of σ and of σ²: (6,)."""
+    bounds = np.empty(6)
+    for end in range(2):
+        bound = high if end else low
+        bounds[end], bounds[2 + end], bounds[4 + end] = bound, exp(0.5 * bound), exp(bound)
+    return bounds
+
+
+#: What ``every_scale`` gives, in this order.
+BASE, INVERSE, CLAMPED_LOGVAR, LOGVAR_BEFORE, REMAINDER, VARIANCE = range(6)
+
+
+@loop
+def every_scale(stored: Stored, kind: int, bounds: Floats) -> Floats:
+    """All that is known of every number of an array, (6, n): base, 1/σ, l after the clamp and before it, h(l), e^l."""
+    n = stored.size
+    out = np.empty((6, n))
+    spreads(stored, kind, bounds, out[0], out[1], n)
+    out[2], out[5] = out[0], out[0]
+    logvars(out[2], kind, bounds[0], bounds[1], n)
+    variances(out[5], kind, n)
+    remainders(stored, kind, bounds, out[4], n)
+    for j in range(n):
+        wide = np.float64(stored[j])
+        out[3, j] = softplus_std(wide) if kind == SOFTPLUS else wide
+    # Without bounds, as infinities are what the logarithm gives of 0 and ∞.
+    logvars(out[3], kind, -np.inf, np.inf, n)
+    return out
+
+
+def all_remainders(stored: Stored, kind: int, bounds: Floats) -> Floats:
+    """h(l) of every number of an array."""
+    found: Floats = every_scale(stored, kind, bounds)[REMAINDER]
+    return found

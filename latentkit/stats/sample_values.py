@@ -1,0 +1,159 @@
+"""One value of every sample, counted: its KL, or of latents already drawn their mean square."""
+
+import heapq
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentkit.read.choice import Span
+from latentkit.stats.extrema import Place
+
+#: So many of the samples furthest out are kept with their places, at either end.
+KEPT = 20
+
+# Samples that are counted at once.
+_TOGETHER = 1 << 14
+# Top halves of the patterns of float32 numbers from 0 up, infinity excluded.
+_CELLS = 0x7F80
+
+#: A value and whose it is.
+Extreme = tuple[float, Place]
+
+
+class SampleValues:
+    """One value of every sample: its KL in nats, or of latents already drawn their mean square, Σ z² / elements.
+
+    But for its scale and a constant a mean square is the negative log density under N(0, I); it does not grow with the
+    size of samples. Values, none of which is negative, are counted by the top 16 bits of a float32 (0.8 %), with the
+    extremes by name.
+
+    Bounded memory, and it merges: any order and split gives the same. ``counts`` are of the cells; ``highest`` and
+    ``lowest`` are the ``KEPT`` samples furthest out, worst first, and of equal ones the first by place.
+    """
+
+    def __init__(self) -> None:
+        self._counts: NDArray[np.int64] = np.zeros(_CELLS, np.int64)
+        self._extremes: tuple[list[Extreme], list[Extreme]] = ([], [])
+        self._nonfinite = 0
+        # Many small inputs are taken together.
+        self._waiting: list[tuple[NDArray[np.float64], Span]] = []
+        self._waiting_count = 0
+
+    @classmethod
+    def restored(
+        cls, counts: NDArray[np.int64], nonfinite: int, highest: list[Extreme], lowest: list[Extreme]
+    ) -> "SampleValues":
+        """One that holds what another had."""
+        one = cls()
+        one._counts[:], one._nonfinite, one._extremes = counts, nonfinite, (highest, lowest)
+        return one
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        self._take_waiting()
+        return self._counts
+
+    @property
+    def nonfinite(self) -> int:
+        """Samples whose value is NaN or infinite."""
+        self._take_waiting()
+        return self._nonfinite
+
+    @property
+    def highest(self) -> list[Extreme]:
+        self._take_waiting()
+        return self._extremes[0]
+
+    @property
+    def lowest(self) -> list[Extreme]:
+        self._take_waiting()
+        return self._extremes[1]
+
+    @property
+    def count(self) -> int:
+        """Samples whose value is finite."""
+        return int(self.counts.sum())
+
+    def add(self, values: NDArray[np.float64], span: Span) -> None:
+        """Take the values of a span's samples, ``(samples,)``."""
+        self._waiting.append((values, span))
+        self._waiting_count += len(values)
+        if self._waiting_count >= _TOGETHER:
+            self._take_waiting()
+
+    def tally(self, values: NDArray[np.float64]) -> None:
+        """Count values, ``(samples,)``, without their places."""
+        finite = values[np.isfinite(values)]
+        self._nonfinite += len(values) - len(finite)
+        self._counts += np.bincount(_cell(finite), minlength=_CELLS)
+
+    def _take_waiting(self) -> None:
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        values = np.concatenate([part for part, _ in waiting])
+        self.tally(values)
+        ends = np.cumsum([len(part) for part, _ in waiting])
+        for kept, sign in zip(self._extremes, (1.0, -1.0), strict=True):
+            keys = np.where(np.isfinite(values), sign * values, -np.inf)
+            least = sign * kept[-1][0] if len(kept) == KEPT else -math.inf
+            if len(keys) > KEPT:
+                least = max(least, float(np.partition(keys, -KEPT)[-KEPT]))
+            for row in np.flatnonzero((keys >= least) & (keys > -np.inf)).tolist():
+                part = int(np.searchsorted(ends, row, side="right"))
+                _, span = waiting[part]
+                index = span.first + row - int(ends[part]) + span.count
+                place = Place(span.posterior.file.path, span.posterior.key, index, 0)
+                kept.append((float(values[row]), place))
+            kept[:] = _furthest(kept, sign)
+
+    def merge(self, other: "SampleValues") -> None:
+        """Take what another has counted."""
+        self._take_waiting()
+        self._counts += other.counts
+        self._nonfinite += other.nonfinite
+        self._extremes = (
+            _furthest(self.highest + other.highest, 1.0),
+            _furthest(self.lowest + other.lowest, -1.0),
+        )
+
+    def at_least(self, value: float) -> int:
+        """How many samples have at least ``value``, to 0.8 %: those in cells wholly above it."""
+        return int(self.counts[np.searchsorted(_EDGES, value) :].sum())
+
+    def below(self, value: float) -> int:
+        """How many samples are less than ``value``, to 0.8 %: those in cells wholly below it."""
+        return int(self.counts[: max(int(np.searchsorted(_EDGES, value)) - 1, 0)].sum())
+
+    def quantile(self, level: float) -> float:
+        """To 0.8 %; NaN where nothing was counted."""
+        seen = np.flatnonzero(self.counts)
+        if not len(seen):
+            return math.nan
+        ranks = np.cumsum(self.counts[seen])
+        return float(_EDGES[seen[np.searchsorted(ranks, max(1, math.ceil(level * ranks[-1])))]])
+
+
+def _furthest(extremes: list[Extreme], sign: float) -> list[Extreme]:
+    return heapq.nsmallest(KEPT, extremes, key=lambda entry: (-sign * entry[0], entry[1]))
+
+
+def _cell(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    single = np.clip(values, 0, np.finfo(np.float32).max).astype(np.float32)
+    return (single.view(np.uint32) >> np.uint32(16)).astype(np.int64)
+
+
+def cell_edges(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each value, (n,), the least of the cell in which it is counted, and the least of the next."""
+    cells = _cell(values)
+    return _EDGES[cells], _EDGES[cells + 1]
+
+
+def _edges() -> NDArray[np.float64]:
+    """The least value of each cell, and where the last one ends."""
+    bits = np.arange(_CELLS, dtype=np.uint32) << np.uint32(16)
+    return np.append(bits.view(np.float32).astype(np.float64), 2.0**128)
+
+
+_EDGES = _edges()

@@ -1,0 +1,103 @@
+"""Exact sums that merge: the same for any order, and for any number of accumulators."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentkit.compiled import exact
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+#: What an accumulator holds, by name: what a state is made of.
+Arrays = dict[str, NDArray[Any]]
+
+# What one in the lowest limb of all stands for: the least float64.
+_LEAST = Fraction(1, 1 << 1074)
+
+
+class ExactSums:
+    """So many sums, of float64 terms that are added without rounding (see ``compiled.exact``).
+
+    ``arrays`` are what a loop takes to add to them; ``reserve`` says how many terms it is going to add to any.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._limbs: Ints = np.zeros((count, exact.LIMBS), np.int64)
+        self._tops: Ints = np.zeros(count, np.int64)
+        self._odd: Floats = np.zeros(count)
+        self._terms = 0
+
+    def __len__(self) -> int:
+        return len(self._tops)
+
+    @property
+    def arrays(self) -> tuple[Ints, Ints, Floats]:
+        return self._limbs, self._tops, self._odd
+
+    def of(self, some: slice) -> tuple[Ints, Ints, Floats]:
+        """The arrays of some of the sums."""
+        return self._limbs[some], self._tops[some], self._odd[some]
+
+    def reserve(self, terms: int) -> None:
+        self._terms += terms
+        if self._terms > exact.MOST_TERMS:
+            exact.carry(self._limbs)
+            self._terms = terms
+
+    def add(self, terms: Floats) -> None:
+        """Add terms (m, n): m to each of n sums."""
+        self.reserve(len(terms))
+        exact.add_all(*self.arrays, np.ascontiguousarray(terms))
+
+    def merge(self, other: "ExactSums", into: Ints | None = None) -> None:
+        """Add another's sums, each to the one of the same number, or to that which ``into`` names."""
+        self.reserve(len(other) * other._terms if into is not None else other._terms)
+        exact.merge(*self.arrays, *other.arrays, np.arange(len(other)) if into is None else into)
+
+    def pooled(self, groups: int = 1) -> "ExactSums":
+        """Sums of equally long groups that follow one another, as one each."""
+        pool = ExactSums(groups)
+        pool.merge(self, np.repeat(np.arange(groups), len(self) // groups))
+        return pool
+
+    def exactly(self) -> list[Fraction | float]:
+        """The sums as they are; infinity or NaN where a term was."""
+        found: list[Fraction | float] = []
+        for limbs, top, odd in zip(self._limbs.tolist(), self._tops.tolist(), self._odd.tolist(), strict=True):
+            whole = sum(limb << (32 * slot) for slot, limb in enumerate(limbs))
+            lowest = 32 * (top - exact.LIMBS + 1)
+            value = Fraction(whole) * _LEAST * (Fraction(2) ** lowest)
+            found.append(value if odd == 0 else odd)
+        return found
+
+    @property
+    def total(self) -> Floats:
+        """The sums as float64, within 2 units; beyond its range infinite."""
+        limbs = self._limbs.copy()
+        # Digits from -2^31 to 2^31, so that what follows the first that is not 0 is less than half of it.
+        for slot in range(exact.LIMBS - 1):
+            over = (limbs[:, slot] + (1 << 31)) >> 32
+            limbs[:, slot] -= over << 32
+            limbs[:, slot + 1] += over
+        value = np.zeros(len(limbs))
+        for slot in range(exact.LIMBS - 1, -1, -1):
+            value = value * 2.0**32 + limbs[:, slot]
+        with np.errstate(over="ignore"):
+            scaled: Floats = np.ldexp(value, 32 * (self._tops - exact.LIMBS + 1) - 1074)
+        return np.where(self._odd == 0, scaled, self._odd)
+
+    def parts(self, name: str) -> Arrays:
+        """The arrays of all this, to be read or written in place."""
+        return {f"{name}.limbs": self._limbs, f"{name}.tops": self._tops, f"{name}.odd": self._odd}
+
+
+def fill(parts: Arrays, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays into the parts of their names; raises ``KeyError`` or ``ValueError`` where they do not fit."""
+    for name, ours in parts.items():
+        theirs = arrays[name]
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            raise ValueError(f"{name}: expected {ours.dtype} {ours.shape}, got {theirs.dtype} {theirs.shape}")
+        ours[...] = theirs
