@@ -1,4 +1,6 @@
-"""The way of a GPU, taken on torch's CPU under another name: value by value what the host gives, and errors said."""
+"""The way of a GPU, taken on torch's CPU under another name, and on a GPU where there is one: value by value what the
+host gives, and errors said.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,14 @@ from latentkit.sample.files import draw_files
 from latentkit.sample.outputs import mirrored
 from latentkit.sample.recipe import Recipe
 
-PLACES = ("cpu", "cpu:0")
+on_a_gpu = pytest.param(
+    "cuda:0", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+
+
+@pytest.fixture(params=["cpu:0", on_a_gpu])
+def places(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return "cpu", str(request.param)
 
 
 def together(results: Progressing) -> Values:
@@ -38,10 +47,10 @@ def assert_alike(device: Values, host: Values, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ["healthy-f16", "healthy-f32", "video", "pair", "shards"])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_kl_of_files_is_that_of_the_host(name: str, *, per_channel: bool) -> None:
+def test_kl_of_files_is_that_of_the_host(places: tuple[str, str], name: str, *, per_channel: bool) -> None:
     path = SAMPLE_DATA / (name if name == "shards" else f"{name}.safetensors")
     spans = find_posteriors([str(path)], Selection()).spans
-    host, device = (together(kl_values(spans, per_channel=per_channel, device=place)) for place in PLACES)
+    host, device = (together(kl_values(spans, per_channel=per_channel, device=place)) for place in places)
     np.testing.assert_allclose(device, host, rtol=5e-7, atol=0)
 
 
@@ -49,7 +58,7 @@ def test_kl_of_files_is_that_of_the_host(name: str, *, per_channel: bool) -> Non
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_and_parameterization_is_that_of_the_host(
-    tmp_path: Path, dtype: str, parameterization: str, layout: str
+    places: tuple[str, str], tmp_path: Path, dtype: str, parameterization: str, layout: str
 ) -> None:
     moments = moments_of(7, 4, 6, 6)
     moments = moments if layout == "bchw" else moments.flatten(2).mT
@@ -64,21 +73,23 @@ def test_every_dtype_and_parameterization_is_that_of_the_host(
     partners = pair_posteriors(found.posteriors, others.posteriors)
     for per_channel in (False, True):
         options = {"partners": partners, "symmetric": True, "per_channel": per_channel}
-        host, device = (together(kl_values(found.spans, device=place, **options)) for place in PLACES)
+        host, device = (together(kl_values(found.spans, device=place, **options)) for place in places)
         assert_alike(device, host, dtype)
-        host, device = (together(kl_values(found.spans, per_channel=per_channel, device=place)) for place in PLACES)
+        host, device = (together(kl_values(found.spans, per_channel=per_channel, device=place)) for place in places)
         assert_alike(device, host, dtype)
     pairs = pair_latents(found.posteriors, str(tmp_path / "latents.safetensors"), None)
     for affine in (IDENTITY, Affine((0.1,), (0.5,)), Affine((0.1, 0.2, 0.3, 0.0), (0.5,))):
         affines = dict.fromkeys(found.posteriors, affine)
-        host, device = (together(nll_values(found.spans, pairs, affines, device=place)) for place in PLACES)
+        host, device = (together(nll_values(found.spans, pairs, affines, device=place)) for place in places)
         assert_alike(device, host, dtype)
 
 
 @pytest.mark.parametrize("out", [None, "F16", "BF16", "F32"])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_latents_have_the_bytes_of_the_host(tmp_path: Path, dtype: str, parameterization: str, out: str | None) -> None:
+def test_latents_have_the_bytes_of_the_host(
+    places: tuple[str, str], tmp_path: Path, dtype: str, parameterization: str, out: str | None
+) -> None:
     moments = moments_of(9, 4, 6, 7) * 3
     if parameterization in ("std", "var"):
         moments = moments.abs()
@@ -89,29 +100,29 @@ def test_latents_have_the_bytes_of_the_host(tmp_path: Path, dtype: str, paramete
     drawn = {}
     for recipe in (Recipe(seed=3, dtype=out), Recipe(2, 3, False, 0.7, out, Affine((0.1, -2.0, 0.0, 3.0), (0.2,)))):
         spans = found.spans if recipe.affine.is_identity else found.spans[:1]
-        for place in PLACES:
+        for place in places:
             outputs = mirrored(spans, str(tmp_path / place.replace(":", "")), [], as_file=False)
             came_to = list(draw_files(outputs, recipe, overwrite=True, device=place))
             files = [Path(output.path).read_bytes() for output in outputs]
             drawn[place] = files, [(one.nonfinite, one.overflowed, one.clamped) for one, _ in came_to]
-        assert drawn["cpu"] == drawn["cpu:0"]
+        assert drawn["cpu"] == drawn[places[1]]
 
 
-def test_large_samples_in_pieces_are_those_of_the_host(tmp_path: Path) -> None:
+def test_large_samples_in_pieces_are_those_of_the_host(places: tuple[str, str], tmp_path: Path) -> None:
     save_file({"moments": moments_of(2, 3, 400, 401, dtype="F16")}, tmp_path / "a.safetensors")
     spans = find_posteriors([str(tmp_path / "a.safetensors")], Selection()).spans
     for per_channel in (False, True):
-        host, device = (together(kl_values(spans, per_channel=per_channel, device=place)) for place in PLACES)
+        host, device = (together(kl_values(spans, per_channel=per_channel, device=place)) for place in places)
         np.testing.assert_allclose(device, host, rtol=1e-9)
 
 
-def test_one_partner_for_all_is_that_of_the_host(tmp_path: Path) -> None:
+def test_one_partner_for_all_is_that_of_the_host(places: tuple[str, str], tmp_path: Path) -> None:
     save_file({"moments": moments_of(5, 4, 3, 3)}, tmp_path / "a.safetensors")
     save_file({"moments": moments_of(1, 4, 3, 3, seed=1)}, tmp_path / "b.safetensors")
     found, other = (find_posteriors([str(tmp_path / name)], Selection()) for name in ("a.safetensors", "b.safetensors"))
     partners = pair_posteriors(found.posteriors, other.posteriors)
     host, device = (
-        together(kl_values(found.spans, partners=partners, symmetric=True, device=place)) for place in PLACES
+        together(kl_values(found.spans, partners=partners, symmetric=True, device=place)) for place in places
     )
     np.testing.assert_allclose(device, host, rtol=1e-12)
 

@@ -1,4 +1,4 @@
-"""On a CUDA device: the numbers of the host, within the accuracy that is promised. Skipped where there is none."""
+"""Commands and the class on a CUDA device; values are compared in test_cuda.py. Skipped where there is none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +15,6 @@ pytestmark = [
 ]
 
 Write = Callable[..., Path]
-
-
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-@pytest.mark.parametrize("parameterization", ["logvar", "softplus"])
-def test_kl_and_nll_agree_with_the_host(cli: Cli, write: Write, dtype: str, parameterization: str) -> None:
-    moments = moments_of(40, 4, 8, 8, dtype=dtype)
-    write("a.safetensors", moments=moments, latents=moments[:, :4].contiguous())
-    options = ("--key", "moments", "--parameterization", parameterization, "--quiet")
-    for command in (("kl", "a.safetensors"), ("nll", "a.safetensors", "--latents", "a.safetensors")):
-        host = cli(*command, *options).values(command[0])
-        device = cli(*command, *options, "--device", "cuda").values(command[0])
-        assert device == pytest.approx(host, rel=1e-6)
 
 
 def test_sample_writes_the_same_bytes(cli: Cli, write: Write, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def count_floats(
     length = outer * inner
     together = max(1, PART // length)
     buffer, lanes = np.empty(PART, stored.dtype), np.empty((2, _LANES))
-    x, terms, variances, one = np.empty(PART), np.empty(PART), np.empty(PART), np.empty(PART)
+    x, terms, variances = np.empty(PART), np.empty(PART), np.empty(PART)
     at, found = np.empty(9 * PART, np.int64), np.empty(9 * PART)
     for channel in range(channels):
         ends[channel, 0], ends[channel, 1] = np.inf, -np.inf
@@ -95,17 +95,17 @@ def count_floats(
                     decoded(buffer, values, x, rows * size)
                 else:
                     decoded(part_of(stored, start, run_step, inner, first, size, buffer), values, x, size)
-                if _all_finite(x, kind, rows * size):
-                    tally[0] += rows * size
-                    _count(x, fold, row, lanes, ends[channel], thresholds, less, rows * size)
-                    n = _terms(x, terms, variances, kind, bounds, SUMS * channel, size, rows, at, found)
-                    add_terms(sums, tops, odd, at, found, n)
-                    continue
-                for r in range(rows):
-                    count = _finite(x[r * size : r * size + size], kind, tally, one)
+                clean = _all_finite(x, kind, rows * size)
+                groups, in_group = (1, rows) if clean else (rows, 1)
+                for group in range(groups):
+                    some, count = x[group * size : (group + in_group) * size], size
+                    if clean:
+                        tally[0] += rows * size
+                    else:
+                        count = _finite(some, kind, tally)
                     if count:
-                        _count(one, fold, row, lanes, ends[channel], thresholds, less, count)
-                        n = _terms(one, terms, variances, kind, bounds, SUMS * channel, count, 1, at, found)
+                        _count(some, fold, row, lanes, ends[channel], thresholds, less, in_group * count)
+                        n = _terms(some, terms, variances, kind, bounds, SUMS * channel, count, in_group, at, found)
                         add_terms(sums, tops, odd, at, found, n)
 
 
@@ -128,8 +128,8 @@ def _all_finite(x: Floats, kind: int, size: int) -> bool:
 
 
 @formula
-def _finite(x: Floats, kind: int, tally: Ints, out: Floats) -> int:
-    """Count numbers by class, and copy those that stand for a finite value; returns how many they are."""
+def _finite(x: Floats, kind: int, tally: Ints) -> int:
+    """Count numbers by class, and move those that stand for a finite value to the front; returns how many they are."""
     tally[0] += x.size
     count = 0
     for j in range(x.size):
@@ -142,7 +142,7 @@ def _finite(x: Floats, kind: int, tally: Ints, out: Floats) -> int:
         elif x[j] == np.inf:
             tally[4] += 1
         else:
-            out[count] = x[j]
+            x[count] = x[j]
             count += 1
     return count
 

@@ -36,7 +36,7 @@ _UNUSED_SECONDS = 60 * 86_400
 
 def formula(function: Function) -> Function:
     """What loops call: it becomes a part of them. No fast-math, so that every operation is rounded as it is written."""
-    return cast(Function, numba.njit(nogil=True, error_model="numpy")(function))
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function))
 
 
 def loop(function: Function) -> Function:

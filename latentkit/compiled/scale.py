@@ -146,7 +146,8 @@ def every_scale(stored: Stored, kind: int, bounds: Floats) -> Floats:
     n = stored.size
     out = np.empty((6, n))
     spreads(stored, kind, bounds, out[0], out[1], n)
-    out[2], out[5] = out[0], out[0]
+    for j in range(n):  # as a loop: assigning one row to another takes seconds to compile
+        out[2, j] = out[5, j] = out[0, j]
     logvars(out[2], kind, bounds[0], bounds[1], n)
     variances(out[5], kind, n)
     remainders(stored, kind, bounds, out[4], n)
