@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ Write = Callable[..., Path]
 
 # Colours and styles; and anything else that moves the cursor or erases.
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
+ERASE = "\x1b[2K"  # of the line
 CONTROL = re.compile(r"\x1b\[[?0-9;]*[a-lA-Ln-zN-Z]|\r(?!\n)")
 
 
@@ -42,7 +43,8 @@ class Seen:
 
     @property
     def lines(self) -> list[str]:
-        return self.text.splitlines()
+        """Lines as they stood, those of a progress bar too, which is drawn again in place of itself."""
+        return replace(self, screen=self.screen.replace(ERASE, "\n" + ERASE)).text.splitlines()
 
 
 Terminal = Callable[..., Seen]

@@ -37,7 +37,7 @@ from latentkit.stats.counting import statistics_of
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State
-from latentkit.write.tables import jsonable
+from latentkit.write.json_rows import jsonable
 
 Write = Callable[..., Path]
 

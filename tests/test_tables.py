@@ -12,7 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from latentkit.errors import RequestError
-from latentkit.write.tables import check_rows_format, jsonable, open_rows, write_all
+from latentkit.write.json_rows import jsonable
+from latentkit.write.stream import write_all
+from latentkit.write.tables import check_rows_format, open_rows
 
 TYPES = {"file": "string", "index": "int64", "kl": "double", "flag": "bool"}
 ROWS: list[dict[str, Any]] = [

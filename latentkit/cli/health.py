@@ -19,7 +19,7 @@ from latentkit.read.choice import Posterior
 from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found, find_posteriors
 from latentkit.write.placing import check_place, placed
-from latentkit.write.tables import write_all
+from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
     from latentkit.health.findings import Finding

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from latentkit.read.choice import Posterior, Span
 from latentkit.read.columns import read_columns
 from latentkit.read.plan import Found
-from latentkit.write.tables import Columns
+from latentkit.write.stream import Columns
 
 if TYPE_CHECKING:
     import numpy as np

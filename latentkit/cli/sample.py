@@ -27,7 +27,7 @@ from latentkit.sample.recipe import Recipe, layout_of
 from latentkit.text import count_of
 from latentkit.write.placing import check_place, is_stream, placed
 from latentkit.write.safetensors import check_free_space
-from latentkit.write.tables import write_all
+from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
     from latentkit.sample.drawing import Drawn

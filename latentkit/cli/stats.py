@@ -23,8 +23,9 @@ from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
 from latentkit.errors import RequestError
 from latentkit.health.conditions import check_asked
+from latentkit.write.csv_rows import CsvRows
+from latentkit.write.json_rows import jsonable
 from latentkit.write.placing import is_stream, placed
-from latentkit.write.tables import CsvRows, jsonable
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -104,9 +105,10 @@ def _put_channels(result: Result, channels: list[int] | None, writing: Writing) 
 
 
 def _note_left_out(result: Result, messages: Messages) -> None:
-    from latentkit.cli.stats_extras import left_out
+    from latentkit.health.document import plain
+    from latentkit.health.wording import left_out
 
-    for sentence in left_out(result.summary.extras):
+    for sentence in left_out(plain(result.summary.extras)):
         note(messages, sentence)
 
 

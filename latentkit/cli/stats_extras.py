@@ -1,4 +1,4 @@
-"""The terminal's view of what ``stats --with`` adds, and words on what that does not cover."""
+"""The terminal's view of what ``stats --with`` adds."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -18,28 +18,6 @@ if TYPE_CHECKING:
 # The matrix of more channels has no room on a screen: the strongest pairs do.
 _MOST_COLUMNS = 8
 _MOST_ROWS = 12
-
-
-def left_out(extras: "ExtraFigures") -> list[str]:
-    """What the figures do not cover, a sentence each."""
-    sentences = []
-    if count := extras.nonfinite_samples:
-        sentences.append(
-            f"{count_of(count, 'sample')} with a value that is not finite: left out of correlation, shape, spectrum"
-        )
-    if count := extras.large_samples:
-        sentences.append(f"{count_of(count, 'sample')} of more than 5 million elements: left out of what --with gives")
-    if extras.spectrum is not None and (count := extras.spectrum.samples_without_axes):
-        sentences.append(
-            f"{count_of(count, 'sample')} without spatial axes (tokens, vectors): left out of the spectrum; if the "
-            f"tokens follow one another in time, call their axis t, as in --layout bct"
-        )
-    if extras.duplicates is not None and extras.duplicates.is_capped:
-        sentences.append(
-            f"copies are looked for among the first {extras.duplicates.samples_hashed:,} samples, by file, tensor and "
-            f"index"
-        )
-    return sentences
 
 
 def extra_tables(extras: "ExtraFigures", channels: Sequence[int]) -> "Iterator[Titled]":

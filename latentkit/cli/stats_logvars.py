@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from latentkit.cli.screen import aligned, dense_table
+from latentkit.health.document import plain
+from latentkit.health.wording import clamp_rows
 from latentkit.text import number
 
 if TYPE_CHECKING:
@@ -32,26 +34,12 @@ def logvar_tables(summary: "Summary", groups: Sequence["Group"]) -> "Iterator[Ti
 
 
 def _clamp(summary: "Summary") -> "Table":
-    """Counts at the clamp; rows of zeros are left out."""
-    overall = summary.overall
-    assert overall.clamp is not None and overall.logvar is not None
-    clamp, logvar, mean = overall.clamp, overall.logvar, overall.mean
-    rows = (
-        (f"below {clamp.low:g}, clamped", clamp.below),
-        (f"exactly at {clamp.low:g}", clamp.at_low),
-        (f"exactly at {clamp.high:g}", clamp.at_high),
-        (f"above {clamp.high:g}, clamped", clamp.above),
-        ("-inf (among those below)", logvar.minus_inf_count),
-        ("+inf (among those above)", logvar.plus_inf_count),
-        ("NaN", logvar.nan_count),
-        ("mean is NaN", mean.nan_count),
-        ("mean is infinite", mean.minus_inf_count + mean.plus_inf_count),
-    )
+    """Counts at the clamp."""
     table = dense_table("log-variance", "count", "fraction", left=("log-variance",))
-    for name, count in rows:
-        if count:
-            table.add_row(name, f"{count:,}", number(count / overall.count))
-    if not any(count for _, count in rows):
+    rows = clamp_rows(plain(summary.overall))
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}", number(count / summary.overall.count))
+    if not rows:
         table.add_row("at or beyond a bound, NaN, infinite", "0", "0")
     return table
 

@@ -9,12 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from latentkit.cli.screen import aligned, dense_table, remark, stdout_console
-from latentkit.cli.stats_extras import extra_tables, left_out
+from latentkit.cli.stats_extras import extra_tables
 from latentkit.cli.stats_logvars import logvar_tables
 from latentkit.health.comparison import differences, state_of
+from latentkit.health.document import plain
 from latentkit.health.findings import Severity, verdict
 from latentkit.health.normalization import for_all, for_each
 from latentkit.health.outliers import kl_over
+from latentkit.health.wording import left_out
 from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def draw(result: "Result", channels: Sequence[int] | None) -> None:
         _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
     for part in extra_tables(summary.extras, [group.channel or 0 for group in groups]):
         _put(console, *part)
-    if sentences := left_out(summary.extras):
+    if sentences := left_out(plain(summary.extras)):
         console.print(remark(sentences))
         console.print()
     if summary.samples > 1:

@@ -13,6 +13,8 @@ from latentkit.compiled.rows import Floats, Ints
 
 #: Limbs of a sum.
 LIMBS = 5
+#: The highest limb of all numbers, in which the greatest float64 ends.
+TOP = 65
 #: Terms that may be added before ``carry``.
 MOST_TERMS = 1 << 29
 

@@ -39,12 +39,12 @@ def document_of(
         "measure": "stats",
         "read": list(readings),
         "verdict": verdict(findings),
-        "findings": _plain(findings),
-        "normalization": _plain(factors),
+        "findings": plain(findings),
+        "normalization": plain(factors),
         "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),
         "sample_mean_square": None if mean_square is None else _samples("mean_square", mean_square),
         **_figures(summary),
-        "with": _plain(summary.extras),
+        "with": plain(summary.extras),
         "against": None if against is None else _against(summary, *against),
     }
 
@@ -56,24 +56,25 @@ def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def _figures(summary: Summary) -> dict[str, Any]:
-    figures: dict[str, Any] = _plain(summary)
+    figures: dict[str, Any] = plain(summary)
     # They have a name of their own.
     del figures["extras"]
     return figures
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Figures as the document has them: dicts, lists, numbers and texts."""
     if isinstance(value, Place):
         return {"file": value.name, "tensor": value.key, "index": value.index, "position": value.position}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.value if isinstance(value, StrEnum) else value
 
 
 def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
-    return {"read": list(readings), "differences": _plain(differences(summary, other)), "summary": _figures(other)}
+    return {"read": list(readings), "differences": plain(differences(summary, other)), "summary": _figures(other)}
 
 
 def _samples(name: str, values: SampleValues) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def _samples(name: str, values: SampleValues) -> dict[str, Any]:
         "finite": values.count,
         "nonfinite": values.nonfinite,
         "quantiles": [values.quantile(percent / 100) for percent in QUANTILES],
-        "highest": [{name: value, **_plain(place)} for value, place in values.highest],
-        "lowest": [{name: value, **_plain(place)} for value, place in values.lowest],
+        "highest": [{name: value, **plain(place)} for value, place in values.highest],
+        "lowest": [{name: value, **plain(place)} for value, place in values.lowest],
     }
 
 

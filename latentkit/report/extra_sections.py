@@ -104,19 +104,3 @@ def duplicates(document: Document) -> str:
         for what, name in (("file", "file"), ("tensor", "tensor"), ("sample", "index"))
     }
     return section("Duplicates", words, table("The first copies", columns))
-
-
-def left_out(document: Document) -> list[str]:
-    """What some sections do not cover, a sentence each."""
-    part = document["with"]
-    sentences = []
-    if part["nonfinite_samples"]:
-        count = count_of(part["nonfinite_samples"], "sample")
-        sentences.append(f"{count} with a value that is not finite: of correlation, shape and spectrum")
-    if part["large_samples"]:
-        count = count_of(part["large_samples"], "sample")
-        sentences.append(f"{count} of more than 5 million elements: of correlation, shape, spectrum and duplicates")
-    if part["spectrum"] and part["spectrum"]["samples_without_axes"]:
-        count = count_of(part["spectrum"]["samples_without_axes"], "sample")
-        sentences.append(f"{count} without spatial axes: of the spectrum")
-    return sentences

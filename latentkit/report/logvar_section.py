@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from latentkit.health.wording import clamp_rows
 from latentkit.report import pictures
 from latentkit.report.facts import IN_TABLE, Document, with_minus
 from latentkit.report.markup import Columns, data_of, figure, number, section, short, table
@@ -76,21 +77,9 @@ def _notable(document: Document) -> list[Document]:
 
 def _clamp_counts(document: Document) -> str:
     overall = document["overall"]
-    bounds, spread, mean = overall["clamp"], overall["logvar"], overall["mean"]
-    rows = {
-        f"below {bounds['low']:g}, clamped": bounds["below"],
-        f"exactly at {bounds['low']:g}": bounds["at_low"],
-        f"exactly at {bounds['high']:g}": bounds["at_high"],
-        f"above {bounds['high']:g}, clamped": bounds["above"],
-        "-inf (among those below)": spread["minus_inf_count"],
-        "+inf (among those above)": spread["plus_inf_count"],
-        "NaN": spread["nan_count"],
-        "mean is NaN": mean["nan_count"],
-        "mean is infinite": mean["minus_inf_count"] + mean["plus_inf_count"],
-    }
-    kept = {name: count for name, count in rows.items() if count}
+    kept = clamp_rows(overall)
     if not kept:
-        nearest = number(bounds["margin"])
+        nearest = number(overall["clamp"]["margin"])
         return f"<p>None is at or beyond a bound, NaN or infinite; the nearest is {nearest} nats from a bound.</p>"
     shares = [100 * count / overall["count"] for count in kept.values()]
     columns: Columns = {"log-variance": with_minus(kept), "elements": list(kept.values()), "share [%]": shares}

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from latentkit.health.wording import left_out
 from latentkit.report import extra_sections, sections
 from latentkit.report.kl_section import divergence, spread
 from latentkit.report.logvar_section import clamp
 from latentkit.report.markup import section, text
 from latentkit.report.samples import SampleHistogram
 from latentkit.text import count_of
-from latentkit.write.tables import jsonable
+from latentkit.write.json_rows import jsonable
 
 _LISTED = 40
 
@@ -101,7 +102,7 @@ def _made(made: Made, document: dict[str, Any]) -> str:
         ("Read as", "<br>".join(map(text, document["read"]))),
         *clamp,
         ("Quantiles", _quantiles(document)),
-        *(("Left out", text(words)) for words in extra_sections.left_out(document)),
+        *(("Not covered", text(words)) for words in left_out(document["with"])),
         ("Versions", ", ".join(f"{text(name)} {text(version)}" for name, version in made.versions.items())),
         ("Files", f"<ul>{listed}</ul>"),
     ]

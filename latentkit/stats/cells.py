@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from latentkit.stats.quantity import Quantity
 from latentkit.stats.sums import Floats, Ints
 
-# Channels up to which there is a cell for each upper half, and up to which cells are as narrow as that.
-_ALL_HALVES, _NARROW = 32, 256
+#: Channels up to which there is a count for each 16-bit pattern, or upper half of one of float32: half a MiB a channel,
+#: mean and scale together.
+EXACT_CHANNELS = 32
+# Channels up to which cells are as narrow as that.
+_NARROW = 256
 # Cells are never wider than a factor of 2.
 _WIDEST = 7
 
@@ -56,7 +59,7 @@ def widening(channels: int) -> int:
 @lru_cache(maxsize=8)
 def cell_fold(quantity: Quantity, channels: int) -> NDArray[np.uint16] | None:
     """The cell of each of the 65,536 upper halves of a float32; None where that is the half itself."""
-    if channels <= _ALL_HALVES:
+    if channels <= EXACT_CHANNELS:
         return None
     top = np.arange(1 << 16)
     magnitude, negative = top & 0x7FFF, top >> 15
@@ -74,7 +77,7 @@ def cell_fold(quantity: Quantity, channels: int) -> NDArray[np.uint16] | None:
 @lru_cache(maxsize=8)
 def cell_floors(quantity: Quantity, channels: int) -> Floats:
     """The number nearest to zero of each cell; NaN for the last, where there is a fold."""
-    if channels <= _ALL_HALVES:
+    if channels <= EXACT_CHANNELS:
         bits = np.arange(1 << 16) << 16
         # As σ and variance 0 are counted apart, what is just above there.
         return _float32_of(np.maximum(bits, 1) if _one_sign(quantity) else bits)

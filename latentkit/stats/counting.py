@@ -15,7 +15,7 @@ from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Span
 from latentkit.run import Values, run, sample_values
 from latentkit.stats.accumulate import Statistics
-from latentkit.stats.counts import EXACT_CHANNELS
+from latentkit.stats.cells import EXACT_CHANNELS
 from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Origin
 from latentkit.stats.sample_values import SampleValues

@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 from latentkit.compiled.counting import SUMS, count_codes, count_floats, sum_counted
 from latentkit.compiled.tables import WIDE, bounds_for, values_of
 from latentkit.read.blocks import Halves
-from latentkit.stats.cells import Cells, cell_floors, cell_fold
+from latentkit.stats.cells import EXACT_CHANNELS, Cells, cell_floors, cell_fold
 from latentkit.stats.facts import Facts
 from latentkit.stats.quantity import Quantity
 from latentkit.stats.sums import Arrays, Floats, Ints, fill
-
-#: Counts of 16-bit patterns take half a MiB a channel, mean and scale together: in full up to as many channels.
-EXACT_CHANNELS = 32
 
 # Counts are 32 bits wide (half the memory, and faster) until a cell might pass this.
 _INT32_ROOM = 2**31 - 1

@@ -100,4 +100,6 @@ def fill(parts: Arrays, arrays: Mapping[str, NDArray[Any]]) -> None:
         theirs = arrays[name]
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             raise ValueError(f"{name}: expected {ours.dtype} {ours.shape}, got {theirs.dtype} {theirs.shape}")
+        if name.endswith(".tops") and not np.all((theirs >= 0) & (theirs <= exact.TOP)):
+            raise ValueError(f"{name}: no float64 has such limbs")
         ours[...] = theirs

@@ -1,11 +1,11 @@
 """kl and stats beside their peers, in one run: ``python tests/benchmarks/commands.py [FOLDER] [--rounds N] …``.
 
 A command's work is the time of its whole process on a file less that on a file of one sample, so that start and work
-are judged apart; a peer's is what it takes after its imports. Figures are medians of several rounds in which each takes
-its turn. The floor is the sum of reading a file's bytes, casting every element to float32 and ``exp`` over half of
-them, each alone on all cores. FOLDER (default: a temporary one) gets up to 6 GiB of inputs, which are removed; a memory
-file system keeps the disk out of it. ``--beside FOLDER`` measures the latentkit of another checkout in the same run.
-Prints Markdown; what is under way goes to stderr.
+are judged apart; in process, a file of one sample comes first; a peer's is what it takes after its imports. Figures are
+medians of several rounds in which each takes its turn. The floor is the sum of reading a file's bytes, casting every
+element to float32 and ``exp`` over half of them, each alone on all cores. FOLDER (default: a temporary one) gets up to
+6 GiB of inputs, which are removed; a memory file system keeps the disk out of it. ``--beside FOLDER`` measures the
+latentkit of another checkout in the same run. Prints Markdown; what is under way goes to stderr.
 """
 
 import argparse
@@ -84,9 +84,14 @@ import sys
 from latentkit.measures.kl import kl_values
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
+
+def work(path):
+    for _ in kl_values(find_posteriors([path], Selection()).spans, workers=WORKERS):
+        pass
+
+work(sys.argv[2])
 ---
-for _ in kl_values(find_posteriors([sys.argv[1]], Selection()).spans, workers=WORKERS):
-    pass
+work(sys.argv[1])
 """
 
 LIBRARY_STATS = """
@@ -95,9 +100,14 @@ from latentkit.stats.counting import statistics_of
 from latentkit.stats.sample_values import SampleValues
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
+
+def work(path):
+    spans = find_posteriors([path], Selection()).spans
+    statistics_of(spans, (-30.0, 20.0), per_sample=SampleValues(), workers=WORKERS).summary()
+
+work(sys.argv[2])
 ---
-spans = find_posteriors([sys.argv[1]], Selection()).spans
-statistics_of(spans, (-30.0, 20.0), per_sample=SampleValues(), workers=WORKERS).summary()
+work(sys.argv[1])
 """
 
 COMMAND = """
@@ -205,11 +215,11 @@ def compare(name: str, folder: Path, rounds: int, beside: Path | None, *, peers:
     kl, stats = folder / "kl.csv", folder / "stats.json"
     ways: dict[str, Callable[[], Took]] = {
         "kl": lambda: work_of("kl", path, one, kl),
-        "kl, in process": lambda: process(LIBRARY_KL.replace("WORKERS", "None"), str(path)),
-        "kl, in process, one worker": lambda: process(LIBRARY_KL.replace("WORKERS", "1"), str(path)),
+        "kl, in process": lambda: process(LIBRARY_KL.replace("WORKERS", "None"), str(path), str(one)),
+        "kl, in process, one worker": lambda: process(LIBRARY_KL.replace("WORKERS", "1"), str(path), str(one)),
         "stats": lambda: work_of("stats", path, one, stats),
-        "stats, in process": lambda: process(LIBRARY_STATS.replace("WORKERS", "None"), str(path)),
-        "stats, in process, one worker": lambda: process(LIBRARY_STATS.replace("WORKERS", "1"), str(path)),
+        "stats, in process": lambda: process(LIBRARY_STATS.replace("WORKERS", "None"), str(path), str(one)),
+        "stats, in process, one worker": lambda: process(LIBRARY_STATS.replace("WORKERS", "1"), str(path), str(one)),
     }
     if beside:
         ways |= {

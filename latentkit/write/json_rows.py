@@ -1,0 +1,71 @@
+"""Rows as JSON: an object a line, or one document."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from latentkit.write.stream import Columns, write_all
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` with NaN and infinities, which JSON does not have, as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return value
+
+
+class JsonLines:
+    """One JSON object a row and line."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, columns: Columns) -> None:
+        lines = "".join(_row(row) + "\n" for row in _rows(columns))
+        write_all(self._descriptor, lines.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """Nothing is left to write: every line stands alone."""
+        del facts
+
+
+class JsonDocument:
+    """One JSON object: the facts known at the start, ``rows``, and the facts known at the end."""
+
+    def __init__(self, descriptor: int, facts: Mapping[str, Any]) -> None:
+        self._descriptor = descriptor
+        members = "".join(f"{json.dumps(key)}: {json.dumps(jsonable(value))},\n " for key, value in facts.items())
+        self._pending = "{" + members + '"rows": ['
+        self._separator = "\n  "
+
+    def write(self, columns: Columns) -> None:
+        pieces = [self._pending]
+        for row in _rows(columns):
+            pieces += [self._separator, _row(row)]
+            self._separator = ",\n  "
+        self._pending = ""
+        write_all(self._descriptor, "".join(pieces).encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        members = "".join(f",\n {json.dumps(key)}: {json.dumps(jsonable(value))}" for key, value in facts.items())
+        write_all(self._descriptor, f"{self._pending}\n ]{members}\n}}\n".encode())
+
+
+def _rows(columns: Columns) -> Iterable[dict[str, Any]]:
+    names = tuple(columns)
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _row(row: dict[str, Any]) -> str:
+    return json.dumps(jsonable(row), ensure_ascii=False)

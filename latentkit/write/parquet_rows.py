@@ -1,0 +1,77 @@
+"""Rows as Apache Parquet."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from latentkit.write.stream import Columns, write_all
+
+
+class ParquetRows:
+    """Apache Parquet, one row group a batch of about 64 K rows (extra: pyarrow)."""
+
+    def __init__(self, descriptor: int, types: Mapping[str, str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(_text(name), pa.type_for_alias(type)) for name, type in types.items()])
+        self._sink = pa.PythonFile(_Descriptor(descriptor), mode="w")
+        self._writer = pq.ParquetWriter(self._sink, self._schema)
+        self._columns: dict[str, list[Any]] = {name: [] for name in types}
+        self._count = 0
+
+    def write(self, columns: Columns) -> None:
+        for name, values in columns.items():
+            self._columns[name].extend(values)
+        self._count += len(next(iter(columns.values())))
+        if self._count >= 1 << 16:
+            self._write_group()
+
+    def flush(self) -> None:
+        """A file without its end holds no rows for anybody."""
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """Close the file; Parquet as written here holds rows alone, not the facts."""
+        del facts
+        self._write_group()
+        self._writer.close()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        if not self._count:
+            return
+        arrays = [
+            pa.array(map(_CONVERSIONS.get(str(field.type), int), values), field.type, size=self._count)
+            for field, values in zip(self._schema, self._columns.values(), strict=True)
+        ]
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
+        self._columns, self._count = {name: [] for name in self._columns}, 0
+
+
+def _text(name: Any) -> str:
+    """A name that UTF-8 can hold: bytes of a file name that are no text come out as in CSV."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+# Files may hold one column in different dtypes; whole numbers are what is left.
+_CONVERSIONS: dict[str, Callable[[Any], object]] = {"string": _text, "double": float, "bool": bool}
+
+
+class _Descriptor:
+    """A file descriptor as the file object that pyarrow writes to; a pipe will do, as nothing is sought."""
+
+    closed = False
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        write_all(self._descriptor, view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The descriptor is the caller's."""
