@@ -107,7 +107,8 @@ def test_large_samples_are_right(size: str, parameterization: str, dtype: torch.
     chosen = torch.randint(1, distinct, (dimensions,), generator=generator)
     chosen[7] = 0
     halves = stored(*REGIMES[regime]((1, distinct), dtype, generator), dtype, parameterization)
-    mean, raw = (half[:, chosen] for half in halves)
+    # By way of float64, as older versions of torch do not index 8-bit floats.
+    mean, raw = (half.double()[:, chosen].to(dtype) for half in halves)
     posterior = DiagonalGaussianDistribution(torch.cat([mean, raw], dim=1), parameterization=parameterization)
     expected, parts = reference.kl(mean, raw, parameterization)
     error = reference.relative_error(posterior.kl().item(), expected)
@@ -115,7 +116,8 @@ def test_large_samples_are_right(size: str, parameterization: str, dtype: torch.
     rounded_before = dtype == torch.float64 and parameterization == "softplus"
     assert error <= tolerance(dtype) + (float(1e-15 * parts / expected) if rounded_before else 0.0)
 
-    latents = (halves[0].double() + torch.randn(1, distinct, generator=generator).double()).to(dtype)[:, chosen]
+    drawn = (halves[0].double() + torch.randn(1, distinct, generator=generator).double()).to(dtype)
+    latents = drawn.double()[:, chosen].to(dtype)
     expected, parts = reference.nll(mean, raw, latents, parameterization)
     error = reference.relative_error(posterior.nll(latents).item(), expected, parts)
     worst.note("nll large", dtype, parameterization, size, error)

@@ -8,6 +8,12 @@
 ``tables``      the formulas over all values of 16 and 8 bits
 ``divergence``  KL to the prior and to another posterior
 ``likelihood``  negative log-likelihood
+``noise``       Philox's words, and normals by a table
+``latents``     mean + σ · noise, normalized and rounded to what is stored
+``counting``    counts, extremes and sums, channel by channel
+``exact``       sums without rounding
+``centred``     samples as deviations from a center, and their sums: skewness, kurtosis, neighbours
+``products``    sums of products of every two channels
 ==============  =====================================================================================
 
 The same source, interpreted (``NUMBA_DISABLE_JIT=1``), gives the same bits: every operation is one that IEEE 754 rounds
