@@ -19,7 +19,14 @@ from latentkit.compiled import jit
 
 KL = ("-m", "latentkit", "kl", str(SAMPLE_DATA / "healthy-f32.safetensors"), "--top", "3")
 # A single loop, which calls one formula of another file.
-LOOP = ("-c", "from latentkit.compiled.scale import bounds_of; print(*bounds_of(0.0, 0.0))")
+LOOP = (
+    "-c",
+    "import numpy as np\n"
+    "from latentkit.compiled.centred import sums\n"
+    "found = np.empty((1, 2))\n"
+    "sums(np.array([[[1.0, 2.0], [3.0, 4.0]]]), found)\n"
+    "print(*found[0])",
+)
 # Much of what ``kl`` compiles, without its start.
 TABLE = (
     "-c",
@@ -28,7 +35,7 @@ TABLE = (
     "print(hashlib.sha256(half_remainders('BF16', 'softplus', (-30.0, 20.0)).tobytes()).hexdigest())",
 )
 FIRST_RUN = "latentkit: first run on this machine: compiling for its processor, some seconds"
-BOUNDS = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]  # of l, σ and σ²
+SUMS = [3.0, 7.0]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +60,7 @@ def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
     )
 
 
-def bounds(env: dict[str, str], setting_up: str = "") -> list[float]:
+def sums(env: dict[str, str], setting_up: str = "") -> list[float]:
     """What the loop gives, in a process that does ``setting_up`` first; nothing may stand on standard error."""
     process = run("-c", f"{setting_up}\n{LOOP[1]}", env=env)
     assert process.stderr == ""
@@ -73,7 +80,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def entry(home: Path) -> Path:
     """The entry of the loop, as a first run leaves it."""
-    assert bounds(environment(home)) == BOUNDS
+    assert sums(environment(home)) == SUMS
     (name,) = entries(home)
     return home / "latentkit" / name
 
@@ -157,7 +164,7 @@ def test_a_home_that_cannot_be_written_costs_time_alone(tmp_path: Path, variable
     (tmp_path / "file").touch()
     env = environment(tmp_path)
     del env["XDG_CACHE_HOME"]
-    assert bounds(env | {variable: str(tmp_path / "file" / "home")}) == BOUNDS
+    assert sums(env | {variable: str(tmp_path / "file" / "home")}) == SUMS
     assert files_below(tmp_path) == ["file"]
 
 
@@ -173,7 +180,7 @@ def test_no_home_at_all_costs_time_alone(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     env = environment(tmp_path)
     del env["XDG_CACHE_HOME"], env["HOME"]
-    assert bounds(env, setting_up=NO_HOME) == BOUNDS
+    assert sums(env, setting_up=NO_HOME) == SUMS
     assert files_below(tmp_path) == []
 
 
@@ -181,7 +188,7 @@ def test_a_relative_cache_folder_is_passed_over_as_its_specification_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bounds(environment(tmp_path, XDG_CACHE_HOME="cache", HOME=str(tmp_path / "home"))) == BOUNDS
+    assert sums(environment(tmp_path, XDG_CACHE_HOME="cache", HOME=str(tmp_path / "home"))) == SUMS
     assert len(entries(tmp_path / "home" / ".cache")) == 1
     assert not (tmp_path / "cache").exists()
 
@@ -194,7 +201,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
 
 def test_a_full_disk_leaves_no_half_entry(home: Path) -> None:
     for _ in range(2):
-        assert bounds(environment(home), setting_up=FULL_DISK) == BOUNDS
+        assert sums(environment(home), setting_up=FULL_DISK) == SUMS
         assert files_below(home) == []
 
 
@@ -202,7 +209,7 @@ def test_nothing_is_written_below_a_read_only_installation(installed: Path, home
     for path in (installed, *installed.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
     before = files_below(installed)
-    assert bounds(environment(home)) == BOUNDS
+    assert sums(environment(home)) == SUMS
     assert [name for name in files_below(installed) if "__pycache__" not in name] == before
     assert len(entries(home)) == 1
     for path in (installed, *installed.rglob("*")):
@@ -213,16 +220,16 @@ def test_nothing_is_written_below_a_read_only_installation(installed: Path, home
 
 
 def test_any_change_of_any_file_is_seen(installed: Path, home: Path) -> None:
-    env, formulas = environment(home), installed / "latentkit" / "compiled" / "formulas.py"
-    assert bounds(env) == BOUNDS
-    before = formulas.read_text()
+    env, rows = environment(home), installed / "latentkit" / "compiled" / "rows.py"
+    assert sums(env) == SUMS
+    before = rows.read_text()
     # The loop's own file stays as it is.
-    formulas.write_text(f"{before}\n\n@formula\ndef exp(x):\n    return x + 3.0\n")
-    assert bounds(env) == [0.0, 0.0, 3.0, 3.0, 3.0, 3.0]
+    rows.write_text(f"{before}\n\n@formula\ndef total(terms, count):\n    return terms[0] + 3.0\n")
+    assert sums(env) == [4.0, 6.0]
     both = entries(home)
     assert len(both) == 2
-    formulas.write_text(before)
-    assert bounds(env) == BOUNDS
+    rows.write_text(before)
+    assert sums(env) == SUMS
     assert entries(home) == both
 
 
@@ -238,7 +245,7 @@ def test_loops_take_nothing_from_files_that_the_cache_does_not_look_at() -> None
 
 
 def test_a_setting_of_numba_compiles_anew(entry: Path, home: Path) -> None:
-    assert bounds(environment(home, NUMBA_OPT="1")) == BOUNDS
+    assert sums(environment(home, NUMBA_OPT="1")) == SUMS
     assert len(entries(home)) == 2
     assert entry.exists()
 
@@ -251,10 +258,10 @@ def garbled(data: bytes) -> bytes:
 def test_a_damaged_entry_is_replaced(entry: Path, home: Path, left: int | None) -> None:
     whole = entry.read_bytes()
     entry.write_bytes(garbled(whole) if left is None else whole[:left])
-    assert bounds(environment(home)) == BOUNDS
+    assert sums(environment(home)) == SUMS
     assert entry.stat().st_size > 1000
     replaced = entries(home)
-    assert bounds(environment(home)) == BOUNDS
+    assert sums(environment(home)) == SUMS
     assert entries(home) == replaced
 
 
@@ -265,7 +272,7 @@ def test_entries_of_older_versions_go_once_nobody_has_used_them_for_months(entry
         (folder / "loop").touch()
     os.utime(old / "loop", (0, 0))
     entry.unlink()
-    bounds(environment(home))
+    sums(environment(home))
     assert not old.exists()
     assert (recent / "loop").exists()
 
@@ -290,7 +297,7 @@ def spy(entry: Path) -> Path:
 
 def unpickled(home: Path) -> bool:
     first, *rest = run(*LOOP, env=environment(home)).stdout.split()
-    assert [float(word) for word in (rest if first == "unpickled" else (first, *rest))] == BOUNDS
+    assert [float(word) for word in (rest if first == "unpickled" else (first, *rest))] == SUMS
     return first == "unpickled"
 
 

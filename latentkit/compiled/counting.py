@@ -26,7 +26,8 @@ SUMS = 4
 
 _LARGEST = 1.7976931348623157e308
 _LARGEST_SINGLE = 3.4028234663852886e38
-_LANES = 16
+_ALL_BUT_SIGN = np.int64(0x7FFFFFFFFFFFFFFF)
+_MINUS_INF, _ZERO, _INF = np.int64(-0x7FF0000000000001), np.int64(0), np.int64(0x7FF0000000000000)
 
 
 @formula
@@ -79,7 +80,10 @@ def count_floats(
     samples, outer, channels, inner = dims
     length = outer * inner
     together = max(1, PART // length)
-    buffer, lanes = np.empty(PART, stored.dtype), np.empty((2, _LANES))
+    # All of a part are finite means or log-variances where their keys lie between these (of softplus also −∞ is one,
+    # but that is rare).
+    lowest = _ZERO if kind in (STD, VAR) else _MINUS_INF
+    buffer = np.empty(PART, stored.dtype)
     x, terms, variances = np.empty(PART), np.empty(PART), np.empty(PART)
     at, found = np.empty(9 * PART, np.int64), np.empty(9 * PART)
     for channel in range(channels):
@@ -90,12 +94,9 @@ def count_floats(
             start = sample * outer * run_step + channel * inner
             for first in range(0, length, PART):
                 size = min(PART, length - first)
-                if rows > 1:
-                    _gather(stored, start, (rows, outer, inner), run_step, buffer)
-                    decoded(buffer, values, x, rows * size)
-                else:
-                    decoded(part_of(stored, start, run_step, inner, first, size, buffer), values, x, size)
-                clean = _all_finite(x, kind, rows * size)
+                decoded(part_of(stored, start, run_step, inner, first, rows * size, buffer), values, x, rows * size)
+                least, greatest = _ends(x, rows * size)
+                clean = lowest < least and greatest < _INF
                 groups, in_group = (1, rows) if clean else (rows, 1)
                 for group in range(groups):
                     some, count = x[group * size : (group + in_group) * size], size
@@ -104,27 +105,40 @@ def count_floats(
                     else:
                         count = _finite(some, kind, tally)
                     if count:
-                        _count(some, fold, row, lanes, ends[channel], thresholds, less, in_group * count)
+                        if not clean:
+                            least, greatest = _ends(some, count)
+                        low, high = _number_of(least), _number_of(greatest)
+                        ends[channel, 0], ends[channel, 1] = min(ends[channel, 0], low), max(ends[channel, 1], high)
+                        _count_cells(some, fold, row, in_group * count)
+                        _count_beneath(some, thresholds, less, low, high, in_group * count)
                         n = _terms(some, terms, variances, kind, bounds, SUMS * channel, count, in_group, at, found)
                         add_terms(sums, tops, odd, at, found, n)
 
 
 @formula
-def _gather(stored: Stored, start: int, shape: tuple[int, int, int], run_step: int, out: Stored) -> None:
-    """One channel of several samples, (samples, outer, inner) elements, end to end."""
-    samples, outer, inner = shape
-    for run in range(samples * outer):
-        for j in range(inner):
-            out[run * inner + j] = stored[start + run * run_step + j]
+def _key_of(x: float) -> np.int64:
+    """A whole number that grows with x: its bits, those of negative numbers turned over."""
+    bits = np.float64(x).view(np.int64)
+    return np.int64(bits ^ ((bits >> np.int64(63)) & _ALL_BUT_SIGN))
 
 
 @formula
-def _all_finite(x: Floats, kind: int, size: int) -> bool:
-    """Whether all of them stand for finite means or log-variances (of softplus also −∞ does, but that is rare)."""
-    lowest, others = (0.0 if kind in (STD, VAR) else -np.inf), 0
-    for j in range(size):
-        others += 0 if lowest < x[j] <= _LARGEST else 1
-    return others == 0
+def _number_of(key: np.int64) -> np.float64:
+    """The number of this key."""
+    return np.int64(key ^ ((key >> np.int64(63)) & _ALL_BUT_SIGN)).view(np.float64)
+
+
+@formula
+def _ends(x: Floats, count: int) -> tuple[np.int64, np.int64]:
+    """The least and the greatest key: whole numbers, as comparing floats one after the other does not vectorize.
+
+    The keys of NaN lie beyond those of the infinities.
+    """
+    least = greatest = _key_of(x[0])
+    for j in range(count):
+        key = _key_of(x[j])
+        least, greatest = min(least, key), max(greatest, key)
+    return least, greatest
 
 
 @formula
@@ -145,18 +159,6 @@ def _finite(x: Floats, kind: int, tally: Ints) -> int:
             x[count] = x[j]
             count += 1
     return count
-
-
-@formula
-def _count(
-    x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], lanes: Floats, ends: Floats, thresholds: Floats,
-    beneath: Ints, count: int,
-) -> None:  # fmt: skip
-    """Cells, extremes and thresholds of finite numbers."""
-    _count_cells(x, fold, counts, count)
-    least, greatest = _ends(x, lanes, count)
-    ends[0], ends[1] = min(ends[0], least), max(ends[1], greatest)
-    _count_beneath(x, thresholds, beneath, least, greatest, count)
 
 
 @formula
@@ -212,24 +214,6 @@ def _count_cells(x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], cou
         for j in range(count):
             single = np.float32(clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE))
             counts[fold[single.view(np.uint32) >> np.uint32(16)]] += 1
-
-
-@formula
-def _ends(x: Floats, lanes: Floats, count: int) -> tuple[float, float]:
-    """The least and the greatest, in lanes, as comparing them one after the other does not vectorize."""
-    for lane in range(_LANES):
-        lanes[0, lane] = lanes[1, lane] = x[0]
-    whole = count // _LANES * _LANES
-    for j in range(0, whole, _LANES):
-        for lane in range(_LANES):
-            lanes[0, lane] = x[j + lane] if x[j + lane] < lanes[0, lane] else lanes[0, lane]
-            lanes[1, lane] = x[j + lane] if x[j + lane] > lanes[1, lane] else lanes[1, lane]
-    least, greatest = lanes[0, 0], lanes[1, 0]
-    for lane in range(_LANES):
-        least, greatest = min(least, lanes[0, lane]), max(greatest, lanes[1, lane])
-    for j in range(whole, count):
-        least, greatest = min(least, x[j]), max(greatest, x[j])
-    return least, greatest
 
 
 @formula

@@ -31,7 +31,7 @@ def clamped(x: float, low: float, high: float) -> float:
 
 @formula
 def remainders(stored: Stored, kind: int, bounds: Floats, out: Floats, count: int) -> None:
-    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``bounds_of``."""
+    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``tables.bounds_for``."""
     if kind == LOGVAR_SINGLE:
         _remainders_of_singles(stored, np.float32(bounds[0]), np.float32(bounds[1]), out, count)
     elif kind == LOGVAR:
@@ -124,16 +124,6 @@ def variances(base: Floats, kind: int, count: int) -> None:
     elif kind in (STD, SOFTPLUS):
         for j in range(count):
             base[j] = base[j] * base[j]
-
-
-@loop
-def bounds_of(low: float, high: float) -> Floats:
-    """The clamp's bounds of l, of σ and of σ²: (6,)."""
-    bounds = np.empty(6)
-    for end in range(2):
-        bound = high if end else low
-        bounds[end], bounds[2 + end], bounds[4 + end] = bound, exp(0.5 * bound), exp(bound)
-    return bounds
 
 
 #: What ``every_scale`` gives, in this order.

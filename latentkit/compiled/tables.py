@@ -12,12 +12,14 @@ from latentkit.compiled.scale import (
     LOGVAR,
     LOGVAR_SINGLE,
     REMAINDER,
-    bounds_of,
+    VARIANCE,
     every_scale,
 )
 
 #: safetensors' names of dtypes that are stored as floats; all others as unsigned bit patterns.
 WIDE = ("F64", "F32")
+
+_UNBOUNDED = np.array([-np.inf, np.inf] * 3)
 
 
 def kind_of(dtype: str, parameterization: str) -> int:
@@ -29,7 +31,9 @@ def kind_of(dtype: str, parameterization: str) -> int:
 @lru_cache(maxsize=16)
 def bounds_for(clamp: tuple[float, float]) -> Floats:
     """The bounds of l, σ and σ² for a clamp: (6,)."""
-    return bounds_of(*clamp)
+    logvars = np.array([*clamp])
+    std, variance = (every_scale(x, LOGVAR, _UNBOUNDED)[VARIANCE] for x in (0.5 * logvars, logvars))
+    return np.concatenate([logvars, std, variance])
 
 
 @lru_cache(maxsize=8)

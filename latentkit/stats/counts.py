@@ -21,8 +21,8 @@ _INT32_ROOM = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a block's numbers of one half came to: the least and greatest of the finite, (c, 2), and which channels have
-    others.
+    """What a block's numbers of one half came to: the least and greatest of the finite, (c, 2), of which zero has no sign
+    lest it depend on the block, and which channels have others.
     """
 
     ends: Floats
@@ -118,7 +118,7 @@ class PatternCounts:
         grid.reserve(samples * outer * inner)
         counts, keys = grid.counts[first_channel : first_channel + channels], self._ends[:channels]
         count_codes(numbers, block.dims, block.run_step, sign, counts, keys)
-        ends = self._values[np.where(keys >= sign, keys - sign, 2 * sign - 1 - keys)]
+        ends = self._values[np.where(keys >= sign, keys - sign, 2 * sign - 1 - keys)] + 0.0
         has_others = ~np.all(self.quantities[half].classes(ends).finite, axis=1)
         for channel in np.flatnonzero(has_others).tolist():
             ends[channel] = self._finite_ends(half, block.view(numbers)[:, :, channel])
@@ -197,7 +197,7 @@ class CellCounts:
             quantity.thresholds, self._folds[half], grid.counts[here], tallies, facts.beneath[here], sums, tops, odd,
             ends,
         )  # fmt: skip
-        return Seen(ends.copy(), tallies[:, 1:].sum(axis=1) > before)
+        return Seen(ends + 0.0, tallies[:, 1:].sum(axis=1) > before)
 
     def merge(self, other: "CellCounts") -> None:
         for grid, other_grid in zip(self.grids, other.grids, strict=True):
