@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ def contents_of(good: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def assert_refused(folder: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """A state of these tensors and facts is a sentence that names it."""
-    path = folder / "bad.state"
-    save_file(dict(tensors), path, {_ENTRY: json.dumps(facts)})
+    """A state of these tensors and facts, whose checksum is right, is a sentence that names it."""
+    path, none = folder / "bad.state", "0" * 64
+    save_file(dict(tensors), path, {_ENTRY: json.dumps({**facts, "sha256": none} if "sha256" in facts else facts)})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(none.encode(), sha256(data).hexdigest().encode(), 1))
     with pytest.raises(DataError, match=r"bad\.state: not a state that can be read"):
         from_file(str(path))

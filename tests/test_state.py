@@ -1,10 +1,12 @@
 """States of ``stats``: merged parts are what one run over all gives, and no file is trusted."""
 
+import os
 import random
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from damaged_state import assert_refused, contents_of
@@ -16,6 +18,7 @@ from latentkit.read.plan import find_posteriors
 from latentkit.stats.counting import statistics_of
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State, from_file, merged, to_bytes
+from latentkit.stats.sums import ExactSums, fill
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
 SHARDS = [SAMPLE_DATA / f"shards/moments-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
@@ -98,18 +101,6 @@ def test_states_of_latents_merge(cli: Cli) -> None:
     assert parts["sample_mean_square"]["finite"] == 512 + 322 + 322
 
 
-def test_a_state_of_latents_without_mean_squares_is_read_and_merged_without(tmp_path: Path) -> None:
-    """As latentkit wrote them before it counted mean squares."""
-    state = state_of(SAMPLE_DATA / "latents.safetensors", parameterization="none")
-    (tmp_path / "new.state").write_bytes(to_bytes(state))
-    state.per_sample = None
-    (tmp_path / "old.state").write_bytes(to_bytes(state))
-    assert from_file(str(tmp_path / "old.state")).per_sample is None
-    for names in (("old", "new"), ("new", "old")):
-        whole = merged([str(tmp_path / f"{name}.state") for name in names])
-        assert whole.per_sample is None and whole.statistics.samples == 1024
-
-
 def test_a_state_is_small_and_grows_far_less_than_the_samples(tmp_path: Path) -> None:
     sizes = []
     for count in (4000, 16000):
@@ -146,23 +137,85 @@ def test_conditions_and_findings_hold_for_merged_states(cli: Cli) -> None:
     assert outcome.status == 3 and outcome.json["findings"][0]["kind"] == "collapsed"
 
 
-def test_a_damaged_state_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
-    good = tmp_path / "good.state"
-    good.write_bytes(to_bytes(state_of(SAMPLE_DATA / "healthy-f32.safetensors")))
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state with every kind of count: by pattern and by cell, and what is not finite."""
+    folder = tmp_path_factory.mktemp("good")
+    for dtype in ("F16", "F32"):
+        moments = moments_of(6, 2, 2, 2, dtype="F32")
+        moments[3, 1, 0, 0], moments[4, 1, 1, 1] = torch.nan, torch.inf
+        save_file({"moments": moments.to(DTYPES[dtype])}, folder / f"{dtype}.safetensors")
+    (folder / "good.state").write_bytes(to_bytes(state_of(*sorted(folder.iterdir()))))
+    return folder / "good.state"
+
+
+def test_a_state_that_contradicts_itself_is_a_sentence(good: Path, tmp_path: Path) -> None:
     tensors, facts = contents_of(good)
     damaged = partial(assert_refused, tmp_path)
     for name, tensor in tensors.items():
         damaged({key: other for key, other in tensors.items() if key != name}, facts)
-        if name.endswith(("cells", "_at", ".tops")):
+        if name.endswith(("cells", "_at", ".tops", ".tallies")):
             damaged(tensors | {name: tensor + 10**9}, facts)
-        if name.endswith(("limbs", "least", "beneath")):
+        if name.endswith(("limbs", "least", "beneath", "cells", "counts", "highest", "_at")):
             damaged(tensors | {name: tensor[:1].clone()}, facts)
-    for name, value in (("version", 1), ("version", 3), ("channels", 0), ("channels", 5), ("samples", -1),
-                        ("clamp", [1]), ("clamp", [3, 2]),
+        if name.endswith((".counts", "beneath", "tallies")):
+            damaged(tensors | {name: tensor + 1}, facts)
+        if name.endswith(("counts", "beneath", "tallies")):
+            damaged(tensors | {name: -tensor}, facts)
+            damaged(tensors | {name: tensor.to(torch.int64) + (1 << 62)}, facts)
+        if not name.endswith(".odd"):
+            damaged(tensors | {name: torch.zeros(3, dtype=torch.float8_e5m2)}, facts)
+    for name, value in (("version", 2), ("version", 4), ("channels", 0), ("channels", 5), ("channels", 1 << 20),
+                        ("channels", True), ("samples", -1), ("samples", 11), ("samples", 10**40), ("samples", 12.0),
+                        ("nonfinite_samples", -1), ("nonfinite_samples", 10**40), ("clamp", [1]), ("clamp", [3, 2]),
                         ("parameterization", "x"), ("readings", 3)):  # fmt: skip
         damaged(tensors, facts | {name: value})
     for name in facts:
         damaged(tensors, {key: value for key, value in facts.items() if key != name})
-    (tmp_path / "cut.state").write_bytes(good.read_bytes()[:-100])
-    with pytest.raises(DataError):
-        from_file(str(tmp_path / "cut.state"))
+
+
+def test_no_flipped_bit_of_a_state_is_taken_for_right(good: Path, tmp_path: Path) -> None:
+    data, rng, bad = good.read_bytes(), random.Random(0), tmp_path / "bad.state"
+    header = 8 + int.from_bytes(data[:8], "little")
+    places = [*range(8), *rng.sample(range(8, header), 300), *rng.sample(range(header, len(data)), 700)]
+    for place in places:
+        bad.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
+        with pytest.raises(DataError, match=r"bad\.state"):
+            from_file(str(bad))
+    for end in (0, 7, header, len(data) - 1):
+        bad.write_bytes(data[:end])
+        with pytest.raises(DataError, match=r"bad\.state"):
+            from_file(str(bad))
+
+
+def test_a_state_of_another_version_says_what_to_do(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.state").write_bytes(good.read_bytes().replace(b'\\"version\\": 3', b'\\"version\\": 2'))
+    with pytest.raises(DataError, match="version is 2, and this latentkit reads 3; make it again"):
+        from_file(str(tmp_path / "old.state"))
+
+
+def test_a_sparse_state_and_one_that_is_no_file_cost_nothing(cli: Cli, good: Path, tmp_path: Path) -> None:
+    header = b'{"__metadata__":{"latentkit_state":"{}"},"x":{"dtype":"U8","shape":[SIZE],"data_offsets":[0,SIZE]}}'
+    header = header.replace(b"SIZE", b"%d" % 10**11)
+    with (tmp_path / "sparse.state").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 10**11)
+    os.mkfifo(tmp_path / "fifo.state")
+    for name, words in (("sparse", "none is so large"), ("fifo", "not a regular file")):
+        outcome = cli("stats", "--merge", good, f"{name}.state")
+        assert outcome.status == 1 and words in outcome.complaint and f"{name}.state" in outcome.complaint
+
+
+def test_sums_of_many_terms_have_room_when_states_are_merged(tmp_path: Path) -> None:
+    """Limbs are carried before they are written: sixteen sums as full as they get would not fit in 64 bits."""
+    sums = ExactSums(1)
+    sums.add(np.full((1, 1), 2.0**31 - 1))
+    limbs, tops, odd = sums.arrays
+    limbs *= 1 << 29  # as if added so many times
+    sums.reserve(1 << 29)
+    whole = ExactSums(1)
+    for _ in range(16):
+        part = ExactSums(1)
+        fill(part.parts("x"), sums.parts("x"))
+        whole.merge(part)
+    assert whole.total[0] == 2.0**33 * (2.0**31 - 1)

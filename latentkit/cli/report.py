@@ -87,8 +87,7 @@ def _page(result: Result, made: "Made") -> str:
     from latentkit.report.page import page
     from latentkit.report.samples import histogram_of
 
-    values = result.state.per_sample
-    return page(result.document(), None if values is None else histogram_of(values), made)
+    return page(result.document(), histogram_of(result.state.per_sample), made)
 
 
 def _made(names: list[str]) -> "Made":

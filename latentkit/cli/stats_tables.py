@@ -93,7 +93,7 @@ def _overview(result: "Result") -> Table:
 def _of_samples(result: "Result", mean: str) -> tuple[str, ...]:
     """The columns of the overview for the values of samples: the median is known to 0.8 %."""
     values = result.state.per_sample
-    if values is None or not values.count:
+    if not values.count:
         return "", "", mean
     least, greatest = values.lowest[0][0], values.highest[0][0]
     # What is rounded down may be less than the least.
@@ -169,7 +169,6 @@ def _share(group: "Group") -> str:
 
 
 def _hazards(result: "Result") -> Table:
-    assert result.state.per_sample is not None
     infinite_kl = kl_over(result.state.per_sample)
     table = dense_table(
         "dtype", "σ² infinite", "σ² zero", "σ infinite", "σ zero", "m² infinite", "KL infinite", left=("dtype",)

@@ -101,10 +101,15 @@ def _descriptor(header: Header) -> int:
 
 def read_chunks(header: Header, tensor: TensorInfo, begin: int, end: int) -> Iterator[memoryview]:
     """Bytes ``begin`` to ``end`` of a tensor of any dtype, a chunk at a time; each is valid until the next."""
+    return read_span(header, tensor.offset + begin, tensor.offset + end)
+
+
+def read_span(header: Header, begin: int, end: int) -> Iterator[memoryview]:
+    """The file's bytes from ``begin`` to ``end``, a chunk at a time; each is valid until the next."""
     buffer = memoryview(bytearray(min(_CHUNK_BYTES, end - begin)))
     for start in range(begin, end, _CHUNK_BYTES):
         chunk = buffer[: min(_CHUNK_BYTES, end - start)]
-        read_bytes(header, tensor.offset + start, chunk)
+        read_bytes(header, start, chunk)
         yield chunk
 
 

@@ -94,14 +94,22 @@ class Statistics:
         }
         return counts | {f"extrema.{name}": array for name, array in self.extrema.arrays(number_of).items()}
 
-    def restore(self, arrays: Arrays, names: Names) -> None:
+    def restore(self, arrays: Arrays, names: Names, samples: int) -> None:
         """Put into an empty one what ``arrays`` gave; ``names`` are the files and tensors by number.
 
-        Raises ``ValueError`` or ``KeyError`` for arrays that are not such.
+        Raises ``ValueError`` or ``KeyError`` for arrays that are not such, or contradict each other.
         """
+        self.samples, elements = samples, 0
         for dtype in FLOATS:
             if own := _below(dtype, arrays):
                 self.counts_for(dtype).restore(own)
+                totals = np.stack([self.counts[dtype].total(half) for half in range(len(self.quantities))])
+                # Of every sample each channel, and both halves, have as many elements.
+                if totals.min() != totals.max():
+                    raise ValueError(f"its counts of {dtype} differ from channel to channel")
+                elements += int(totals.max())
+        if elements < samples or (elements > 0) != (samples > 0):
+            raise ValueError(f"it counts {samples} samples, and {elements} elements a channel")
         self.extrema.restore(_below("extrema", arrays), names)
 
     def summary(self) -> Summary:

@@ -11,7 +11,7 @@ from latentkit.compiled.counting import SUMS, count_codes, count_floats, sum_cou
 from latentkit.compiled.tables import WIDE, bounds_for, values_of
 from latentkit.read.blocks import Halves
 from latentkit.stats.cells import EXACT_CHANNELS, Cells, cell_floors, cell_fold
-from latentkit.stats.facts import Facts
+from latentkit.stats.facts import MOST_COUNTED, Facts
 from latentkit.stats.quantity import Quantity
 from latentkit.stats.sums import Arrays, Floats, Ints, fill
 
@@ -42,6 +42,9 @@ class Counts(Protocol):
 
     def merge(self, other: Any) -> None:
         """Take what another of this kind has counted."""
+
+    def total(self, half: int) -> Ints:
+        """Elements of each channel."""
 
     def facts(self, half: int) -> Facts:
         """Everything but quantiles and extrema."""
@@ -88,10 +91,14 @@ class Grid:
 
     def restore(self, arrays: Arrays) -> None:
         """Put into an empty one what ``arrays`` gave; raises ``ValueError`` or ``KeyError`` for what is not such."""
-        cells, counts = (arrays[name].astype(np.int64) for name in ("cells", "counts"))
+        cells, counts = (arrays[name].astype(np.int64, casting="safe") for name in ("cells", "counts"))
         rows, width = self.counts.shape
         fits = cells.ndim == 1 and cells.shape == counts.shape
-        if not fits or (len(cells) and (cells.min() < 0 or cells.max() >= rows * width or counts.min() < 1)):
+        if not fits or (
+            len(cells)
+            and (np.diff(cells, prepend=-1).min() < 1 or cells[-1] >= rows * width)
+            or not 1 <= counts.min(initial=1) <= counts.max(initial=1) <= MOST_COUNTED
+        ):
             raise ValueError(f"counts of {len(cells)} cells do not fit a grid of {rows} by {width}")
         self.reserve(int(np.bincount(cells // width, counts, rows).max(initial=0)))
         self.counts.reshape(-1)[cells] = counts
@@ -138,6 +145,10 @@ class PatternCounts:
 
     def restore(self, arrays: Arrays) -> None:
         _restore_halves(self.grids, arrays)
+
+    def total(self, half: int) -> Ints:
+        total: Ints = self.grids[half].counts.sum(axis=1, dtype=np.int64)
+        return total
 
     def facts(self, half: int) -> Facts:
         quantity, (stored, counts) = self.quantities[half], self._seen(half)
@@ -211,9 +222,16 @@ class CellCounts:
     def restore(self, arrays: Arrays) -> None:
         _restore_halves(self.grids, arrays)
         fill(self._parts(), arrays)
+        for facts, grid in zip(self._facts, self.grids, strict=True):
+            facts.check()
+            if (grid.counts.sum(axis=1) != facts.finite).any():
+                raise ValueError("its cells do not hold as many numbers as are finite")
 
     def _parts(self) -> Arrays:
         return {name: part for half, facts in enumerate(self._facts) for name, part in facts.parts(str(half)).items()}
+
+    def total(self, half: int) -> Ints:
+        return self._facts[half].total
 
     def facts(self, half: int) -> Facts:
         return self._facts[half]

@@ -175,14 +175,16 @@ class Extras:
             arrays |= {f"duplicates.{part}": array for part, array in self._hashes.arrays(number_of).items()}
         return arrays | self._parts()
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]], names: Names) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[Any]], names: Names, samples: int) -> None:
         """Put into an empty one what ``arrays`` gave; ``names`` are the files and tensors by number.
 
-        Raises ``ValueError`` or ``KeyError`` for arrays that are not such.
+        Raises ``ValueError`` or ``KeyError`` for arrays that are not such, or of more than so many samples.
         """
         fill(self._parts(), arrays)
         if not np.isfinite(self._center).all():
             raise ValueError("the center of its sums is not finite")
+        if self._samples.min() < 0 or self._samples.sum() > samples:
+            raise ValueError(f"its other figures are of {self._samples.tolist()} of {samples} samples")
         for name, sums in self._sums.items():
             sums.restore(dict(_of_name(name, arrays)))
         if self._hashes is not None:

@@ -123,6 +123,14 @@ class Extrema:
             if len(places) != len(self.least):
                 raise ValueError(f"{kind} has {len(places)} rows instead of {len(self.least)}")
             setattr(self, kind, places)
+        none = (self.least == np.inf) & (self.greatest == -np.inf)
+        finite = np.isfinite(self.least) & (self.least <= self.greatest) & np.isfinite(self.greatest)
+        if not np.array_equal(finite, ~none) or any(
+            (place is None) == is_known
+            for places in (self.least_at, self.greatest_at)
+            for place, is_known in zip(places, finite.tolist(), strict=True)
+        ):
+            raise ValueError("its extremes contradict each other")
 
     def of(self, rows: range) -> "Extrema":
         """Some rows alone."""
@@ -194,7 +202,12 @@ def place_rows(places: Sequence[Place | None], number_of: Callable[[Place], int]
 
 def places_of(rows: NDArray[Any], names: Names) -> list[Place | None]:
     """The places of rows that ``place_rows`` made."""
-    if rows.ndim != 2 or rows.shape[1] != 3 or (len(rows) and rows[:, 0].max() >= len(names)):
+    if (
+        rows.ndim != 2
+        or rows.shape[1] != 3
+        or (len(rows) and rows[:, 0].max() >= len(names))
+        or rows.min(initial=0) < -1
+    ):
         raise ValueError("rows of places do not fit the names")
     places: list[Place | None] = []
     for number, index, position in rows.tolist():

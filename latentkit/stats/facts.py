@@ -9,6 +9,9 @@ from latentkit.compiled.counting import SUMS, TALLIES
 from latentkit.stats.quantity import Quantity
 from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints
 
+#: More elements than anybody has: such counts are refused, and sums of them fit.
+MOST_COUNTED = 1 << 53
+
 
 class Facts:
     """Counts of classes, (C, 5) as ``TALLIES`` names them; ``beneath`` (C, K, 2), how many finite numbers are less than
@@ -47,6 +50,13 @@ class Facts:
     def parts(self, name: str) -> Arrays:
         """The arrays of all this, to be read or written in place."""
         return {f"{name}.tallies": self.tallies, f"{name}.beneath": self.beneath, **self.sums.parts(name)}
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where counts contradict each other."""
+        within = self.tallies.min() >= 0 and self.tallies.max() <= MOST_COUNTED and self.finite.min() >= 0
+        ordered = (self.less >= 0) & (self.less <= self.at_most) & (self.at_most <= self.finite[:, None])
+        if not (within and ordered.all()):
+            raise ValueError("its counts of classes contradict each other")
 
     @property
     def total(self) -> Ints:

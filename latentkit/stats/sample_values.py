@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from latentkit.read.choice import Span
 from latentkit.stats.extrema import Place
+from latentkit.stats.facts import MOST_COUNTED
 
 #: So many of the samples furthest out are kept with their places, at either end.
 KEPT = 20
@@ -44,7 +45,13 @@ class SampleValues:
     def restored(
         cls, counts: NDArray[np.int64], nonfinite: int, highest: list[Extreme], lowest: list[Extreme]
     ) -> "SampleValues":
-        """One that holds what another had."""
+        """One that holds what another had; raises ``ValueError`` where that contradicts itself."""
+        if not (counts.min() >= 0 <= nonfinite and counts.max() <= MOST_COUNTED):
+            raise ValueError("its counts of samples are none")
+        count = int(counts.sum())
+        for extremes, sign in ((highest, 1.0), (lowest, -1.0)):
+            if len(extremes) != min(KEPT, count) or extremes != _furthest(extremes, sign):
+                raise ValueError(f"it counts {count} values of samples, and names {len(extremes)} of the furthest out")
         one = cls()
         one._counts[:], one._nonfinite, one._extremes = counts, nonfinite, (highest, lowest)
         return one

@@ -1,18 +1,20 @@
 """What ``stats`` counted, as a file: runs over parts are merged into what one run over all would give.
 
-A state is a safetensors file: arrays, and one metadata entry of JSON. Never pickle.
+A state is a safetensors file: arrays, and one metadata entry of JSON, with a checksum of the whole file. Never pickle.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
+from latentkit.read.bytes import HELD_AS, read_at, read_span
+from latentkit.read.header import Header, read_header
 from latentkit.stats.accumulate import Statistics
 from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Place, place_rows, places_of
@@ -21,19 +23,19 @@ from latentkit.stats.summary import Summary
 from latentkit.stats.sums import Arrays
 
 _ENTRY = "latentkit_state"
-_VERSION = 2
-_MOST_CHANNELS = 1 << 20
+_VERSION = 3
+# Far more than any state has: a larger file is refused before it is read.
+_MOST_BYTES = 1 << 30
+# What stands in the file for its own SHA-256 while that is computed.
+_NO_DIGEST = "0" * 64
 
 
 @dataclass(slots=True)
 class State:
-    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides.
-
-    ``per_sample`` is None where one state merged is of latents and from before their mean squares were counted.
-    """
+    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides."""
 
     statistics: Statistics
-    per_sample: SampleValues | None
+    per_sample: SampleValues
     readings: list[str] = field(default_factory=list)
     extras: Extras | None = None
 
@@ -49,10 +51,7 @@ class State:
     def merge(self, other: "State") -> None:
         """Take what another has counted; raises ``ValueError`` where they do not fit."""
         self.statistics.merge(other.statistics)
-        if self.per_sample is None or other.per_sample is None:
-            self.per_sample = None
-        else:
-            self.per_sample.merge(other.per_sample)
+        self.per_sample.merge(other.per_sample)
         if self.extras is not None and other.extras is not None:
             self.extras.merge(other.extras)
         self.readings = list(dict.fromkeys(self.readings + other.readings))
@@ -69,19 +68,19 @@ def to_bytes(state: State) -> bytes:
     arrays = statistics.arrays(number_of)
     facts: dict[str, Any] = {
         "version": _VERSION,
+        "sha256": _NO_DIGEST,
         "channels": statistics.channels,
         "parameterization": statistics.parameterization,
         "clamp": list(statistics.clamp),
         "samples": statistics.samples,
         "readings": state.readings,
+        "nonfinite_samples": values.nonfinite,
     }
-    if values is not None:
-        facts["nonfinite_samples"] = values.nonfinite
-        seen, what = np.flatnonzero(values.counts), _what(statistics)
-        arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
-        for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
-            arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
-            arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
+    seen, what = np.flatnonzero(values.counts), _what(statistics)
+    arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
+    for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
+        arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
+        arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
     if state.extras is not None:
         facts["with"] = state.extra_names
         arrays |= {f"with.{name}": array for name, array in state.extras.arrays(number_of).items()}
@@ -90,20 +89,49 @@ def to_bytes(state: State) -> bytes:
     arrays["names"] = np.frombuffer(text, np.uint8)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     data: bytes = save(contiguous, {_ENTRY: json.dumps(facts)})
-    return data
+    # The header comes first, and in it no other text has so many zeros.
+    return data.replace(_NO_DIGEST.encode(), sha256(data).hexdigest().encode(), 1)
 
 
 def from_file(path: str) -> State:
-    """Read a state; raises ``DataError`` for a file that is none, or is damaged."""
+    """Read a state; raises ``DataError`` for a file that is none, is damaged, or contradicts itself."""
+    header = read_header(path)
+    if _ENTRY not in header.metadata:
+        raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
+    if header.stamp[0] > _MOST_BYTES:
+        raise DataError(f"{path}: not a state that can be read: it has {header.stamp[0]:,} bytes, and none is so large")
     try:
-        with safe_open(path, framework="numpy") as file:
-            entry = (file.metadata() or {}).get(_ENTRY)
-            if entry is None:
-                raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        return _state(json.loads(entry), arrays)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError, IndexError) as error:
+        facts = json.loads(header.metadata[_ENTRY])
+        if facts["version"] != _VERSION:
+            raise ValueError(
+                f"its version is {facts['version']}, and this latentkit reads {_VERSION}; make it again with stats "
+                f"FILES --state FILE"
+            )
+        if facts["sha256"] != _digest(header, facts["sha256"]):
+            raise ValueError("it is damaged: its checksum does not fit; copy it again, or make it again")
+        return _state(facts, _arrays(header))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, IndexError) as error:
         raise DataError(f"{path}: not a state that can be read: {str(error)[:200]}") from error
+
+
+def _digest(header: Header, recorded: str) -> str:
+    """The SHA-256 of the whole file, but for itself, ``recorded``: read in chunks, so that nothing large is held yet."""
+    size = header.stamp[0]
+    start = min((tensor.offset for tensor in header.tensors.values()), default=size)
+    head = b"".join(map(bytes, read_span(header, 0, start)))
+    digest = sha256(head.replace(recorded.encode(), _NO_DIGEST.encode(), 1))
+    for chunk in read_span(header, start, size):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _arrays(header: Header) -> Arrays:
+    arrays = {}
+    for key, tensor in header.tensors.items():
+        flat = np.empty(tensor.elements, HELD_AS[tensor.dtype])
+        read_at(header, tensor, 0, flat)
+        arrays[key] = flat.reshape(tensor.shape)
+    return arrays
 
 
 def merged(paths: Sequence[str]) -> State:
@@ -123,23 +151,20 @@ def merged(paths: Sequence[str]) -> State:
 
 
 def _state(facts: dict[str, Any], arrays: Arrays) -> State:
-    if facts["version"] != _VERSION:
-        raise ValueError(f"its version is {facts['version']}, and this latentkit reads {_VERSION}")
     channels, parameterization, samples = facts["channels"], facts["parameterization"], facts["samples"]
-    if not (
-        isinstance(channels, int) and 1 <= channels <= _MOST_CHANNELS and isinstance(samples, int) and samples >= 0
-    ):
-        raise ValueError(f"it counts {samples} samples of {channels} channels")
+    # Of the arrays, as memory is taken for as many channels.
+    rows = len(arrays["extrema.least"])
+    if not (type(channels) is int and rows in (channels, 2 * channels) and type(samples) is int and samples >= 0):
+        raise ValueError(f"it counts {samples} samples of {channels} channels, and has extremes of {rows} halves")
     low, high = map(float, facts["clamp"])
     names = [
         (str(name), str(key)) for name, key in json.loads(arrays["names"].tobytes().decode(errors="surrogatepass"))
     ]
     statistics = Statistics(channels, parameterization, (low, high))
-    statistics.samples = samples
-    statistics.restore(arrays, names)
-    # States of latents from before their mean squares were counted have none.
-    has_values = parameterization != "none" or "nonfinite_samples" in facts
-    values = _sample_values(facts, arrays, names, _what(statistics)) if has_values else None
+    statistics.restore(arrays, names, samples)
+    values = _sample_values(facts, arrays, names, _what(statistics))
+    if values.count + values.nonfinite != samples:
+        raise ValueError(f"it counts {samples} samples, and {values.count + values.nonfinite} values of samples")
     extras = _extras(facts, arrays, names, statistics)
     return State(statistics, values, [str(reading) for reading in facts["readings"]], extras)
 
@@ -152,7 +177,7 @@ def _extras(
     kind = statistics.channels, statistics.parameterization, statistics.clamp
     extras = Extras(facts["with"], *kind, np.zeros(statistics.channels))
     own = {key.removeprefix("with."): array for key, array in arrays.items() if key.startswith("with.")}
-    extras.restore(own, names)
+    extras.restore(own, names, statistics.samples)
     return extras
 
 
@@ -163,7 +188,10 @@ def _what(statistics: Statistics) -> str:
 
 def _sample_values(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]], what: str) -> SampleValues:
     counts = np.zeros_like(SampleValues().counts)
-    counts[arrays[f"{what}.cells"]] = arrays[f"{what}.counts"]
+    cells, found = (arrays[f"{what}.{name}"].astype(np.int64, casting="safe") for name in ("cells", "counts"))
+    if cells.shape != found.shape or np.diff(cells, prepend=-1).min(initial=1) < 1:
+        raise ValueError(f"{found.shape} counts of values do not fit {cells.shape} cells")
+    counts[cells] = found
     extremes: list[list[Extreme]] = []
     for name in ("highest", "lowest"):
         places = places_of(arrays[f"{what}.{name}_at"], names)

@@ -90,7 +90,9 @@ class ExactSums:
         return np.where(self._odd == 0, scaled, self._odd)
 
     def parts(self, name: str) -> Arrays:
-        """The arrays of all this, to be read or written in place."""
+        """The arrays of all this, to be read or written in place: carried, so that as many terms again have room."""
+        exact.carry(self._limbs)
+        self._terms = 1
         return {f"{name}.limbs": self._limbs, f"{name}.tops": self._tops, f"{name}.odd": self._odd}
 
 
@@ -102,4 +104,6 @@ def fill(parts: Arrays, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(f"{name}: expected {ours.dtype} {ours.shape}, got {theirs.dtype} {theirs.shape}")
         if name.endswith(".tops") and not np.all((theirs >= 0) & (theirs <= exact.TOP)):
             raise ValueError(f"{name}: no float64 has such limbs")
+        if name.endswith(".limbs") and not (np.all(theirs[:, :-1] >> 32 == 0) and np.all(abs(theirs[:, -1]) < 1 << 60)):
+            raise ValueError(f"{name}: these limbs were not carried")
         ours[...] = theirs
