@@ -578,7 +578,8 @@ def test_a_file_that_changes_while_it_is_read(
 @pytest.mark.usefixtures("inputs")
 def test_a_folder_without_room(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Status:
-        f_bavail, f_frsize = 1, 512
+        f_bavail = f_bfree = 1
+        f_blocks, f_frsize = 100, 512
 
     monkeypatch.setattr(os, "statvfs", lambda _: Status)
     outcome = cli("sample", "a.safetensors", "-o", "out/b.safetensors", "--quiet")

@@ -9,7 +9,8 @@ import pytest
 from conftest import files_below
 
 from latentkit.errors import RequestError
-from latentkit.write.placing import Placement, check_place, commit_all, is_stream, placed
+from latentkit.write.places import check_outputs
+from latentkit.write.placing import Placement, commit_all, is_stream, place_together, placed
 
 
 class Interrupted(BaseException):
@@ -52,7 +53,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseExcepti
 
 
 # Calls of the operating system that an output is made with: each may fail.
-CALLS = ["open", "makedirs", "write", "fsync", "fchmod", "replace", "stat"]
+CALLS = ["open", "lstat", "write", "fsync", "fchmod", "replace", "stat"]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -106,21 +107,162 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["a.csv"]
 
 
-def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+def refuse(number: int) -> Callable[..., None]:
+    """Stands for a call that a file system does not know."""
 
-    monkeypatch.setattr(os, "link", fail)
-    put(tmp_path / "a.csv")
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("call", ["link", "fchmod", "fsync", "chmod"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_share_that_lacks_something_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, overwrite: bool
+) -> None:
+    if overwrite:
+        (tmp_path / "a.csv").write_bytes(b"old")
+    monkeypatch.setattr(os, call, refuse(number))
+    put(tmp_path / "a.csv", overwrite=overwrite)
+    place_together({str(tmp_path / "b"): b"b", str(tmp_path / "c"): b"c"}, overwrite=overwrite)
     assert (tmp_path / "a.csv").read_bytes() == b"new"
+    assert files_below(tmp_path) == ["a.csv", "b", "c"]
 
 
-def test_overwriting_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+def test_without_hard_links_too_a_file_that_appears_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path)
+
+
+def test_without_hard_links_too_a_failing_move_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    monkeypatch.setattr(os, "rename", refuse(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        put(tmp_path / "a.csv")
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("after", ["open", "mkdir", "link", "unlink", "fsync", "close"])
+def test_an_interrupt_that_comes_just_after_a_call_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """Between making a file and remembering it, say."""
+    real = getattr(os, after)
+    for comes_at in range(20):
+        count = 0
+
+        def interrupt(*arguments: object, **options: object) -> object:
+            nonlocal count
+            came_to = real(*arguments, **options)
+            count += 1
+            if count == comes_at + 1:  # noqa: B023 - used within its round
+                raise Interrupted
+            return came_to
+
+        place = tmp_path / str(comes_at) / "deep/a.csv"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, after, interrupt)
+            try:
+                put(place)
+            except Interrupted:
+                interrupted = True
+            else:
+                interrupted = False
+        assert files_below(tmp_path / str(comes_at)) in ([], ["deep/a.csv"])
+        if not files_below(tmp_path / str(comes_at)):
+            assert not (tmp_path / str(comes_at)).exists(), "its folders are left"
+        if not interrupted:
+            return
+    raise AssertionError(f"{after} was never left alone")
+
+
+def test_what_replaces_a_private_file_is_private_from_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch(0o640)
+    placement = Placement(str(tmp_path / "a.csv"), overwrite=True)
+    assert [path.stat().st_mode & 0o077 for path in tmp_path.glob(".a*")] == [0]
+    placement.discard()
+
+
+def test_folders_on_the_way_go_when_the_file_does(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    first = Placement(str(tmp_path / "there/new/er/a"), overwrite=False)
+    second = Placement(str(tmp_path / "there/new/b"), overwrite=False)
+    first.discard()
+    assert (tmp_path / "there/new").exists()
+    second.discard()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+# ---- several files of one run -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("existing", [(), ("a",), ("b",), ("a", "b", "c")])
+@pytest.mark.parametrize("call", ["open", "pwrite", "fsync", "replace", "link"])
+def test_files_are_placed_together_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: tuple[str, ...], call: str
+) -> None:
+    for name in existing:
+        (tmp_path / name).write_bytes(b"old")
+    outputs = {str(tmp_path / name): b"new " + name.encode() for name in "abc"}
+    real = getattr(os, call)
+    for fails_at in range(20):
+        count = 0
+
+        def fail(*arguments: object, **options: object) -> object:
+            nonlocal count
+            count += 1
+            if count == fails_at + 1:  # noqa: B023 - used within its round
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            try:
+                place_together(outputs, overwrite=True)
+            except OSError:
+                failed = True
+            else:
+                failed = False
+        there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        if failed:
+            assert there == dict.fromkeys(existing, b"old")
+        else:
+            assert there == {name: b"new " + name.encode() for name in "abc"}
+            if count <= fails_at:
+                return
+            for name in set("abc") - set(existing):
+                (tmp_path / name).unlink()
+            for name in existing:
+                (tmp_path / name).write_bytes(b"old")
+    raise AssertionError(f"{call} never passed")
+
+
+def test_of_files_placed_together_one_that_appeared_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def appear(*arguments: object, **options: object) -> None:
+        (tmp_path / "b").write_bytes(b"theirs")
+        real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", appear)
+    with pytest.raises(RequestError, match="appeared while"):
+        place_together({str(tmp_path / name): b"ours" for name in "abc"}, overwrite=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"theirs"}
+
+
+@pytest.mark.parametrize("target", ["a.csv", "gone.csv", "link.csv"])
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, target: str) -> None:
     (tmp_path / "a.csv").write_bytes(b"old")
-    (tmp_path / "link.csv").symlink_to("a.csv")
+    (tmp_path / "link.csv").symlink_to(target)
     put(tmp_path / "link.csv", overwrite=True)
-    assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "a.csv").read_bytes() == b"new"
+    assert not (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "link.csv").read_bytes() == b"new"
+    assert (tmp_path / "a.csv").read_bytes() == b"old"
+    assert files_below(tmp_path) == ["a.csv", "link.csv"]
 
 
 @pytest.fixture
@@ -176,7 +318,7 @@ def test_streams_are_written_directly(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo")
     assert is_stream(path)
-    check_place(path, overwrite=False)
+    check_outputs([path], overwrite=False)
 
 
 @pytest.mark.parametrize("path", ["a.csv", "folder", "gone.csv"])
@@ -208,10 +350,10 @@ def test_what_cannot_be_placed_is_refused(
     Path("broken").symlink_to("gone")
     Path("link.csv").symlink_to("a.csv")
     with pytest.raises(RequestError, match=words):
-        check_place(path, overwrite=overwrite, inputs=["gone", "a.csv"])
+        check_outputs([path], overwrite=overwrite, read=["gone", "a.csv"])
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(RequestError, match="cannot be written to"):
-        check_place(str(tmp_path / "deep/a.csv"), overwrite=False)
+        check_outputs([str(tmp_path / "deep/a.csv")], overwrite=False)

@@ -11,7 +11,7 @@ from latentkit.write.safetensors import free_space
 
 def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()) -> None:
     """Show what would be read, and written to ``folder`` in files of these ``sizes``: a table, or JSON in a pipe."""
-    facts: dict[str, object] = {
+    facts: dict[str, int | None] = {
         "files": len({posterior.file.path for posterior in found.posteriors}),
         "tensors": len(found.posteriors),
         "samples": found.samples,
@@ -26,5 +26,5 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
     table.add_column("plan")
     table.add_column("", justify="right")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,}")
+        table.add_row(name.replace("_", " "), "unknown" if value is None else f"{value:,}")
     stdout_console().print(table, remark(found.readings))

@@ -18,7 +18,8 @@ from latentkit.posterior.affine import from_factors
 from latentkit.read.choice import Posterior
 from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found, find_posteriors
-from latentkit.write.placing import check_place, placed
+from latentkit.write.places import check_outputs as check_places
+from latentkit.write.placing import placed
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
@@ -61,11 +62,7 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
 def check_outputs(others: Sequence[str | None], files: list[str], writing: Writing) -> None:
     """Refuse outputs, the result and ``others``, that cannot be written, or go to one place."""
     outputs = [writing.output or "-", *(path for path in others if path is not None)]
-    for path in outputs:
-        check_place(path, overwrite=writing.overwrite, inputs=files)
-        if outputs.count(path) > 1:
-            where = "standard output" if path == "-" else path
-            raise RequestError(f"{where}: is named for two outputs; give each its own")
+    check_places(outputs, overwrite=writing.overwrite, read=files)
 
 
 def find(files: list[str], reading: Reading, choosing: Choosing, against: str | None) -> tuple[Found, Found | None]:

@@ -19,7 +19,8 @@ from latentkit.read.choice import Span
 from latentkit.read.columns import check_columns, column_types
 from latentkit.read.plan import Found
 from latentkit.text import count_of
-from latentkit.write.placing import check_place, is_stream, placed
+from latentkit.write.places import check_outputs
+from latentkit.write.placing import is_stream, placed
 from latentkit.write.tables import SUFFIXES, check_rows_format, open_rows
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ def check_rows(writing: Writing, options: RowOptions, table: Table, partners: It
     """
     format = _format(writing.output, options.format)
     check_rows_format(format)
-    if writing.output is not None:
-        inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
-        check_place(writing.output, overwrite=writing.overwrite, inputs=inputs)
+    inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
+    check_outputs([writing.output or "-"], overwrite=writing.overwrite, read=inputs)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names)
     return format

@@ -25,7 +25,8 @@ from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
 from latentkit.sample.recipe import Recipe, layout_of
 from latentkit.text import count_of
-from latentkit.write.placing import check_place, is_stream, placed
+from latentkit.write.places import check_outputs
+from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space
 from latentkit.write.stream import write_all
 
@@ -277,18 +278,15 @@ def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
     if stream is not None and len(inputs) > 1:
         raise RequestError(f"--stream names a single input, and there are {len(inputs)}")
     as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
+    paths = []
     if placing.samples_per_shard is None:
         planned = mirrored(found.spans, output, placing.carry, as_file=as_file)
     elif as_file:
         raise RequestError(f"{output}: --samples-per-shard writes several files; give a folder")
     else:
         planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
-        check_place(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite)
-    read = {os.path.realpath(path) for path in inputs}
-    for one in planned:
-        check_place(one.path, overwrite=placing.overwrite)
-        if os.path.realpath(one.path) in read:
-            raise RequestError(f"{one.path}: is an input itself; choose another -o")
+        paths.append(os.path.join(output, INDEX_NAME))
+    check_outputs([*paths, *(one.path for one in planned)], overwrite=placing.overwrite, read=inputs)
     return planned
 
 

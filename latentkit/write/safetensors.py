@@ -6,6 +6,7 @@ The safetensors library writes whole tensors only. What stands here in the end i
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -60,23 +61,23 @@ def lay_out(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> L
     return Layout(header, {key: start + begin for key, begin in begins.items()}, start + end)
 
 
-def free_space(folder: str) -> int:
-    """Bytes free on the file system of ``folder``, or of its nearest parent that is there."""
+def free_space(folder: str) -> int | None:
+    """Bytes free on the file system of ``folder``, or its nearest parent that is there; None where it is not said."""
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
-    if not hasattr(os, "statvfs"):
-        import shutil
-
-        return shutil.disk_usage(place).free
-    status = os.statvfs(place)
-    return status.f_bavail * status.f_frsize
+    try:
+        usage = shutil.disk_usage(place)
+    except OSError:
+        return None
+    # Some shares answer that they have no room at all, full or empty.
+    return usage.free if usage.total else None
 
 
 def check_free_space(folder: str, needed: int) -> None:
     """Raise ``DataError`` when the file system of ``folder`` has less room."""
     free = free_space(folder)
-    if free < needed:
+    if free is not None and free < needed:
         raise DataError(f"{folder}: the output needs {needed:,} bytes and {free:,} are free; nothing was written")
 
 

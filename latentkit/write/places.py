@@ -1,0 +1,91 @@
+"""Whether outputs can be placed, and lose nothing: seen before any work."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from latentkit.errors import RequestError
+from latentkit.write.placing import descriptor_of, is_stream
+
+# What a name may have where the file system does not say.
+_LONGEST_NAME = 255
+
+
+def check_outputs(paths: Iterable[str], *, overwrite: bool, read: Iterable[str] = ()) -> None:
+    """Refuse outputs that cannot be written, that are one file, or that are among the files ``read``.
+
+    A file is known by what it is, whatever the name it is reached by. Raises ``RequestError``.
+    """
+    places: dict[tuple[object, object], str] = {}
+    folders: dict[str, tuple[str, int]] = {}
+    exists = False
+    for path in paths:
+        identity = _identity(path)
+        place: tuple[object, object] | None = identity
+        if not is_stream(path):
+            _check_file(path, overwrite=overwrite)
+            folder, name = os.path.split(os.path.abspath(path))
+            if folder not in folders:
+                folders[folder] = _check_folder(path, folder)
+            real, longest = folders[folder]
+            if len(os.fsencode(name)) > longest:
+                raise RequestError(f"{path}: a name may have {longest} bytes there; choose a shorter one")
+            place = identity or (real, name)
+        elif identity is None and path != "-":
+            raise RequestError(f"{path}: is not open, so nothing can be written there; choose another -o")
+        if place is None or place == _identity(os.devnull):
+            continue
+        if place in places:
+            raise RequestError(f"{_shown(path)}: is named for two outputs; give each its own")
+        places[place] = path
+        exists |= identity is not None
+    if not exists:
+        # Then none of them is read.
+        return
+    for other in read:
+        path = places.get(_identity(other) or (None, None), "")
+        if path:
+            also = "" if path == other else f" ({other})"
+            raise RequestError(f"{_shown(path)}: is an input itself{also}; choose another -o")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What is at ``path``, following links; None where nothing is."""
+    descriptor = descriptor_of(path)
+    try:
+        status = os.stat(path) if descriptor is None else os.fstat(descriptor)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _shown(path: str) -> str:
+    return "standard output" if path == "-" else path
+
+
+def _check_file(path: str, *, overwrite: bool) -> None:
+    if not path or "\0" in path:
+        raise RequestError(f"{path!r} names no file; give -o the name of a file")
+    if os.path.isdir(path):
+        raise RequestError(f"{path}: is a folder; give the name of a file for the output")
+    if os.path.lexists(path) and not overwrite:
+        raise RequestError(f"{path}: exists already; add --overwrite to replace it, or choose another -o")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise RequestError(f"{path}: is neither a file nor a pipe; choose another -o")
+
+
+def _check_folder(path: str, folder: str) -> tuple[str, int]:
+    """Where ``folder`` really is, and how long names may be in it."""
+    there = folder
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise RequestError(f"{path}: {there} is not a folder, so nothing can be written below it; choose another -o")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"{path}: the folder {there} cannot be written to; choose another -o")
+    longest = _LONGEST_NAME
+    with suppress(OSError, ValueError, AttributeError):
+        longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(name)) > longest for name in folder.split(os.sep)):
+        raise RequestError(f"{path}: a folder's name may have {longest} bytes there; choose a shorter one")
+    return os.path.realpath(folder), longest
