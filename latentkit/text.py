@@ -1,7 +1,12 @@
 """Names, numbers and counts in words, as messages, tables and pages show them."""
 
+import re
+
 #: What stands for a number that is undefined.
 DASH = "–"
+
+# A sentence of more characters is made shorter: its names to so many, and then whatever it is made of.
+_LONG, _NAME, _LONGEST = 300, 80, 600
 
 
 def harmless(text: str) -> str:
@@ -9,6 +14,20 @@ def harmless(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
     )
+
+
+def sentence(text: str) -> str:
+    """``text`` harmless, and of a few hundred characters however long the names in it are."""
+    text = harmless(text)
+    if len(text) > _LONG:
+        text = re.sub(r"\S+", lambda name: _shortened(name[0], _NAME), text)
+    return _shortened(text, _LONGEST)
+
+
+def _shortened(text: str, length: int) -> str:
+    """``text`` without its middle, where it is longer."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -1,6 +1,7 @@
 """Bad input: one sentence that names file and tensor and the way out, the right status, and nothing lost."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -646,3 +647,92 @@ def test_a_name_that_is_not_utf8_is_read_and_written(cli: Cli, tmp_path: Path, a
     outcome = cli(*arguments, name)
     assert outcome.status == 0, outcome.err
     assert all(line.isprintable() for line in outcome.err.splitlines())
+
+
+# ---- surprises ----------------------------------------------------------------------------------------------------
+
+# What is raised somewhere within, and the sentence that it becomes.
+SURPRISES = {
+    "no file": (OSError(), "OSError"),
+    "no number": (OSError("no space for a cache"), "no space for a cache"),
+    "a file": (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
+    "memory": (MemoryError("std::bad_alloc"), "out of memory; try a smaller --batch-size or fewer --workers"),
+    "threads": (RuntimeError("can't start new thread"), "the system allows no more threads; try fewer --workers"),
+    "library": (ImportError("libx: cannot map"), "a library that latentkit needs cannot be loaded: libx: cannot map"),
+    "bug": (KeyError("moments"), "a bug: KeyError: 'moments'; please report it with what --debug shows"),
+    "recursion": (RecursionError(), "a bug: RecursionError; please report it with what --debug shows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SURPRISES)
+def test_any_surprise_is_a_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    error, words = SURPRISES[case]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("latentkit.cli.info.find_inputs", fail)
+    outcome = cli("info", "a.safetensors")
+    assert (outcome.status, outcome.complaint) == (1, f"latentkit: {words}")
+    with pytest.raises(type(error)):
+        cli("info", "a.safetensors", "--debug")
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("dtypes", "values"),
+    [
+        ((torch.uint64, torch.uint64), [2**64 - 1, 3]),
+        ((torch.int64, torch.int8), [2**62 + 1, -3]),
+        ((torch.bool, torch.bool), [True, False]),
+        ((torch.float32, torch.float64), [0.5, 2.0]),
+    ],
+)
+def test_columns_keep_their_values(
+    cli: Cli, write: Write, tmp_path: Path, form: str, dtypes: tuple[torch.dtype, torch.dtype], values: list[object]
+) -> None:
+    for name, dtype, value in zip("ab", dtypes, values, strict=True):
+        write(f"{name}.safetensors", moments=moments_of(1), id=torch.tensor([value], dtype=dtype))
+    outcome = cli("kl", "a.safetensors", "b.safetensors", "--columns", "id", "-o", f"out.{form}", "--quiet")
+    assert outcome.status == 0, outcome.err
+    path = tmp_path / f"out.{form}"
+    read: dict[str, Callable[[], list[object]]] = {
+        "csv": lambda: [row["id"] for row in csv.DictReader(path.read_text().splitlines())],
+        "jsonl": lambda: [json.loads(line)["id"] for line in path.read_text().splitlines()],
+        "json": lambda: [row["id"] for row in json.loads(path.read_text())["rows"]],
+        "parquet": lambda: [row["id"] for row in pyarrow.parquet.read_table(path).to_pylist()],
+    }
+    found = read[form]()
+    assert found == (list(map(str, values)) if form == "csv" else values)
+    assert form == "csv" or [type(value) for value in found] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.uint64, torch.int64), (torch.int64, torch.float32), (torch.bool, torch.int64), (torch.uint8, torch.uint64)],
+)
+def test_columns_of_types_without_a_common_one_are_refused_before_any_work(
+    cli: Cli, write: Write, tmp_path: Path, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    for name, dtype in zip("ab", dtypes, strict=True):
+        write(f"{name}.safetensors", moments=moments_of(1), id=torch.ones(1, dtype=dtype))
+    outcome = cli("kl", "a.safetensors", "b.safetensors", "--columns", "id", "-o", "out.csv")
+    assert outcome.status == 2
+    for word in ("--columns id", "a.safetensors", "b.safetensors", "no common type"):
+        assert word in outcome.complaint
+    assert files_below(tmp_path) == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+def test_nothing_more_is_said_or_written_after_a_failure(
+    cli: Cli, write: Write, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", said.append)
+    write("a.safetensors", moments=moments_of())
+    write("b.safetensors", moments=torch.full((1, 4, 3, 4), torch.nan))
+    outcome = cli("kl", "a.safetensors", "b.safetensors", "-o", f"out.{form}", "--on-nonfinite", "error")
+    gc.collect()
+    assert outcome.status == 1
+    assert said == []
+    assert files_below(tmp_path) == ["a.safetensors", "b.safetensors"]

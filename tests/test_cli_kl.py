@@ -410,13 +410,6 @@ def test_no_rows_at_all_is_still_a_whole_document(cli: Cli, write: Write, tmp_pa
         assert (tmp_path / "out.csv").read_text() == "file,tensor,index,kl\n"
 
 
-def test_labels_of_different_dtypes_go_in_one_parquet_column(cli: Cli, write: Write, tmp_path: Path) -> None:
-    write("d/a.safetensors", moments=moments_of(2), labels=torch.arange(2))
-    write("d/b.safetensors", moments=moments_of(2), labels=torch.tensor([0.5, 1.5]))
-    assert cli("kl", "d", "--columns", "labels", "-o", "out.parquet").status == 0
-    assert [row["labels"] for row in read_rows(tmp_path / "out.parquet", "parquet")] == [0, 1, 0.5, 1.5]
-
-
 def test_rows_before_an_error_reach_the_pipe(cli: Cli, write: Write) -> None:
     moments = torch.zeros(3, 2)
     moments[2] = torch.nan

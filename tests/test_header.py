@@ -1,17 +1,21 @@
 """Headers: read as the safetensors library reads them, and nothing trusted before it has looked."""
 
+import json
 import os
+import re
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import DTYPES, moments_of
-from safetensors import safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.torch import save
 
 from latentkit.errors import DataError
-from latentkit.read.header import MAX_HEADER_BYTES, read_header
+from latentkit.read.bytes import HELD_AS
+from latentkit.read.header import ELEMENT_BITS, FLOATS, MAX_HEADER_BYTES, read_header
 
 Write = Callable[..., Path]
 
@@ -83,3 +87,71 @@ def test_a_long_header_within_the_limit_is_read(write: Write) -> None:
 def test_a_missing_file_is_an_error_of_the_operating_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.safetensors"):
         read_header(str(tmp_path / "gone.safetensors"))
+
+
+# ---- forms that few writers use, and the library reads -----------------------------------------------------------
+
+ENTRY = '{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}'
+
+
+def file_of(header: str, data: bytes = bytes(16)) -> bytes:
+    return len(header.encode()).to_bytes(8, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":["F32",[2,2],[0,16]]}',
+        '{"a":{"dtype":{"F32":null},"shape":[2,2],"data_offsets":[0,16]}}',
+        '{"a":{"shape":[2,2],"more":[{}],"data_offsets":[0,16],"dtype":"F32"}}',
+        f'{{"__metadata__":null,"a":{ENTRY}}}',
+        f'{{"\\u005f_metadata__":{{}},"\\u0061":{ENTRY}}}',
+        f'{{"a":["U8",[16],[0,16]],"a":{ENTRY}}}',
+        f'{{ "a" :{ENTRY}}} \n\t ',
+    ],
+    ids=["a list", "a dtype as a map", "more members", "no metadata", "escapes", "a key twice", "white space"],
+)
+def test_any_form_of_json_that_the_library_reads(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file_of(header))
+    info = read_header(str(path)).tensors["a"]
+    assert (info.dtype, info.shape, info.nbytes, info.offset) == ("F32", (2, 2), 16, 8 + len(header))
+
+
+def known_dtypes() -> list[str]:
+    """All that the installed library has, in its order: it names them when it is given another."""
+    with pytest.raises(SafetensorError) as error:
+        deserialize(file_of('{"a":["other",[],[0,0]]}', b""))
+    return re.findall(r"`(\w+)`", str(error.value).split("expected")[1])
+
+
+def test_every_dtype_of_the_library_is_known_by_its_size_and_rank(tmp_path: Path) -> None:
+    known = known_dtypes()
+    assert [dtype for dtype in ELEMENT_BITS if dtype in known] == known
+    for dtype in known:
+        data = bytes(ELEMENT_BITS[dtype])
+        path = tmp_path / f"{dtype}.safetensors"
+        path.write_bytes(file_of(json.dumps({"a": [dtype, [2, 4], [0, len(data)]]}), data))
+        assert read_header(str(path)).tensors["a"].nbytes == len(data)
+
+
+def test_what_is_computed_with_is_held_in_as_many_bits() -> None:
+    assert set(FLOATS) <= set(HELD_AS)
+    for dtype, held in HELD_AS.items():
+        assert held(0).nbytes * 8 == ELEMENT_BITS[dtype]
+
+
+def test_tensors_without_elements_have_their_place(tmp_path: Path) -> None:
+    shapes = {"z": (0, 2), "a": (2, 2), "y": (0, 2**40, 2**40), "b": (1,)}
+    begin, entries = 0, {}
+    for key, shape in shapes.items():
+        end = begin + 4 * prod(shape)
+        entries[key] = ["F32", shape, [begin, end]]
+        begin = end
+    header = json.dumps(entries)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file_of(header, bytes(begin)))
+    found = read_header(str(path)).tensors
+    assert {key: info.offset - 8 - len(header) for key, info in found.items()} == {
+        key: entry[2][0] for key, entry in entries.items()
+    }

@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentkit.text import DASH, count_of, fixed, harmless, number
+from latentkit.text import DASH, count_of, fixed, harmless, number, sentence
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -45,3 +45,21 @@ def test_what_is_undefined_is_a_dash_and_infinity_a_word() -> None:
 
 def test_one_is_no_plural() -> None:
     assert [count_of(count, "sample") for count in (0, 1, 2000)] == ["0 samples", "1 sample", "2,000 samples"]
+
+
+@given(st.text())
+def test_a_sentence_is_printable_and_short(text: str) -> None:
+    assert sentence(text).isprintable()
+    assert len(sentence(text * 1000)) <= 600
+
+
+def test_a_sentence_keeps_both_ends_of_long_names_and_all_that_is_said_of_them() -> None:
+    said = sentence(f"/data/{'x' * 10_000}/a.safetensors: tensor '{'k' * 10_000}' is I64; choose with --key")
+    assert said.startswith("/data/xxx")
+    assert "/a.safetensors: tensor 'kkk" in said
+    assert said.endswith("kkk' is I64; choose with --key")
+
+
+def test_names_of_a_usual_length_stay_whole() -> None:
+    words = f"/{'/'.join(['a' * 20] * 10)}: no such file or folder"
+    assert sentence(words) == words

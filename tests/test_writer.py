@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from latentkit.errors import DataError
-from latentkit.write.safetensors import ELEMENT_BITS, TensorSpec, check_free_space, lay_out, write_at
+from latentkit.read.header import ELEMENT_BITS
+from latentkit.write.safetensors import TensorSpec, check_free_space, lay_out, write_at
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

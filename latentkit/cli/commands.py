@@ -1,16 +1,14 @@
 """Registering commands: option groups become options, errors become a sentence and an exit status."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NoReturn, get_type_hints
 
 import typer
 
-from latentkit.cli.screen import complain
+from latentkit.cli.screen import complain, drop
 from latentkit.errors import LatentkitError, RequestError
 
 DATA_FAILED = 1
@@ -74,10 +72,12 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
         leave_quietly()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    except (LatentkitError, OSError, MemoryError) as error:
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
         if debug:
             raise
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
         status = WRONG_REQUEST if isinstance(error, RequestError) else DATA_FAILED
     # The error is gone by now, and with it what the run held: its progress bar, and files half written.
     if sentence:
@@ -87,20 +87,14 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
 
 def leave_quietly() -> NoReturn:
     """The reader of the pipe went away, as ``head`` does: it has what it wanted."""
-    drop_output()
+    drop(sys.stdout)
     raise SystemExit(0)
-
-
-def drop_output() -> None:
-    """Let what still waits for standard output go nowhere: it would fail once more at exit."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def output_failed(error: OSError) -> int:
     """Say why standard output took no more; returns the status."""
-    drop_output()
-    complain(_sentence(error))
+    drop(sys.stdout)
+    complain(sentence_of(error))
     return DATA_FAILED
 
 
@@ -113,13 +107,22 @@ def flushed(status: int) -> int:
     except OSError as error:
         if status == 0:
             return output_failed(error)
-        drop_output()  # it has been said
+        drop(sys.stdout)  # it has been said
     return status
 
 
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+def sentence_of(error: BaseException) -> str:
+    """What went wrong, in one sentence; what nobody foresaw is said to be a bug."""
+    if isinstance(error, LatentkitError):
+        return str(error)
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {reason}" if error.filename is not None else reason
     if isinstance(error, MemoryError):
         return "out of memory; try a smaller --batch-size or fewer --workers"
-    return str(error)
+    if isinstance(error, RuntimeError) and "new thread" in str(error):
+        return "the system allows no more threads; try fewer --workers"
+    if isinstance(error, ImportError):
+        return f"a library that latentkit needs cannot be loaded: {error}"
+    what = type(error).__name__ + (f": {error}" if str(error) else "")
+    return f"a bug: {what}; please report it with what --debug shows"

@@ -12,6 +12,7 @@ import typer
 from latentkit import __version__
 from latentkit.cli import guide, info, kl, nll, report, sample, stats
 from latentkit.cli.commands import (
+    DATA_FAILED,
     INTERRUPTED,
     TERMINATED,
     WRONG_REQUEST,
@@ -19,6 +20,7 @@ from latentkit.cli.commands import (
     flushed,
     leave_quietly,
     output_failed,
+    sentence_of,
 )
 from latentkit.cli.screen import complain
 
@@ -112,13 +114,16 @@ def _terminate(*_: Any) -> None:
 
 
 def _usage_error(error: Exception) -> int:
-    """Say a usage error that Typer found in one sentence; anything else is raised again."""
+    """Say a usage error that Typer found, or whatever else happened outside a command, in one sentence."""
     # Typer carries its own copy of Click since 0.26, and Click's classes before: both have these two.
     message, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if type(error).__name__ == "Abort":
         return INTERRUPTED
     if message is None or status is None:
-        raise error
+        if "--debug" in sys.argv:
+            raise error
+        complain(sentence_of(error))
+        return DATA_FAILED
     text = message()
     if text:
         context = getattr(error, "ctx", None)

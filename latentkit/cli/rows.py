@@ -157,9 +157,9 @@ def _write(
         try:
             for columns in row_columns(measured, table, options.columns, options.top):
                 writer.write(columns)
-        finally:
-            # Rows that are complete reach the pipe, whatever came then.
-            writer.flush()
+        except BaseException:
+            writer.abandon()
+            raise
         writer.end(keeper.facts)
 
 

@@ -1,13 +1,15 @@
 """What people see: consoles, notes, progress. Results go to stdout, everything else to stderr."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from latentkit.cli.options import Messages
-from latentkit.text import harmless, number
+from latentkit.text import harmless, number, sentence
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,21 +27,30 @@ _PATIENCE_SECONDS = 1.0
 _LOG_LINE_SECONDS = 30.0
 
 
-def complain(sentence: str) -> None:
-    """An error, on stderr."""
-    print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+def complain(words: str) -> None:
+    """Something for people, on stderr: one line. A stream that takes no more changes nothing."""
+    try:
+        print(f"latentkit: {sentence(words)}", file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
 
 
-def note(messages: Messages, sentence: str) -> None:
+def drop(stream: TextIO) -> None:
+    """Let what still waits for a stream go nowhere: it would fail once more at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def note(messages: Messages, words: str) -> None:
     """Something the user should know, on stderr."""
     if not messages.quiet:
-        print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+        complain(words)
 
 
-def detail(messages: Messages, sentence: str) -> None:
+def detail(messages: Messages, words: str) -> None:
     """Something for those who asked with --verbose, on stderr."""
     if messages.verbose:
-        print(f"latentkit: {harmless(sentence)}", file=sys.stderr)
+        complain(words)
 
 
 def stdout_console() -> "Console":
@@ -153,4 +164,4 @@ def _with_lines(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]
             said = now
             rate = done / (now - start)
             left = (total - done) / rate
-            print(f"latentkit: {done / total:.0%} done, {rate / 2**20:,.0f} MiB/s, {left:,.0f} s left", file=sys.stderr)
+            complain(f"{done / total:.0%} done, {rate / 2**20:,.0f} MiB/s, {left:,.0f} s left")

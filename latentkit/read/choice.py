@@ -7,6 +7,7 @@ import fnmatch
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.layout import Axes, default_layout, split_axes
@@ -22,6 +23,8 @@ PAIRS = (("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std
 #: The metadata entry that every file of drawn latents bears.
 RECIPE_ENTRY = "noise_recipe"
 
+# Characters of an error's list of tensors.
+_MOST_LISTED = 480
 _DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)$")
 
 
@@ -164,9 +167,12 @@ def describe(header: Header) -> str:
     """Every tensor of a file with dtype and shape, for an error that must be read at a glance."""
     if not header.tensors:
         return "it holds no tensors"
-    lines = [f"{tensor.key!r} {tensor.dtype} {list(tensor.shape)}" for tensor in header.tensors.values()]
-    more = f", and {len(lines) - 20} more" if len(lines) > 20 else ""
-    return "it holds " + ", ".join(lines[:20]) + more
+    lines = [f"{tensor.key!r} {tensor.dtype} {list(tensor.shape)}" for tensor in islice(header.tensors.values(), 20)]
+    # Few of them where their names are long.
+    while len(lines) > 1 and sum(map(len, lines)) > _MOST_LISTED:
+        lines.pop()
+    more = len(header.tensors) - len(lines)
+    return "it holds " + ", ".join(lines) + (f", and {more:,} more" if more else "")
 
 
 def _by_default(file: InputFile, header: Header, selection: Selection) -> Posterior:

@@ -6,7 +6,11 @@ from typing import Any
 from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import Posterior, describe
 
-_READABLE = {"F64", "F32", "F16", "BF16", "BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
+#: Arrow's name of the type that holds each dtype's values: an integer stays one.
+_TYPES = {
+    "F64": "double", "F32": "double", "F16": "double", "BF16": "double", "BOOL": "bool", "U8": "int64", "I8": "int64",
+    "I16": "int64", "U16": "int64", "I32": "int64", "U32": "int64", "I64": "int64", "U64": "uint64",
+}  # fmt: skip
 
 
 def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: int) -> dict[str, list[Any]]:
@@ -29,20 +33,12 @@ def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: i
 
 
 def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[str, str]:
-    """Arrow's name of a type that holds each tensor's values in every file."""
-    return {key: _common_type({posterior.header.tensors[key].dtype for posterior in posteriors}) for key in keys}
-
-
-def _common_type(dtypes: set[str]) -> str:
-    if dtypes == {"BOOL"}:
-        return "bool"
-    if any(dtype.startswith(("F", "BF")) for dtype in dtypes):
-        return "double"
-    return "uint64" if dtypes == {"U64"} else "int64"
+    """Arrow's name of the type that each tensor's values have; ``check_columns`` saw that all files have the same."""
+    return {key: _TYPES[posteriors[0].header.tensors[key].dtype] for key in keys}
 
 
 def check_columns(posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str]) -> None:
-    """Raise unless every file has each key, with one value a sample, and no key is a column's name already."""
+    """Raise unless every file has each key, of one type and one value a sample, and none is a column's name already."""
     for key in keys:
         if key in taken:
             raise RequestError(f"--columns {key}: the table has a column {key!r} already")
@@ -50,8 +46,14 @@ def check_columns(posteriors: Sequence[Posterior], keys: Sequence[str], taken: S
             tensor = posterior.header.tensors.get(key)
             if tensor is None:
                 raise RequestError(f"{posterior.file.path}: no tensor is called {key!r}; {describe(posterior.header)}")
-            if tensor.elements != posterior.samples or tensor.dtype not in _READABLE:
+            if tensor.elements != posterior.samples or tensor.dtype not in _TYPES:
                 raise DataError(
                     f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "
                     f"number for each of the {posterior.samples} samples of {posterior.key!r}"
+                )
+            first = posteriors[0].header.tensors[key]
+            if _TYPES[tensor.dtype] != _TYPES[first.dtype]:
+                raise RequestError(
+                    f"--columns {key}: {first.dtype} in {posteriors[0].file.path} and {tensor.dtype} in "
+                    f"{posterior.file.path} have no common type; read such files apart"
                 )

@@ -28,16 +28,19 @@ class CsvRows:
         self._writer.writerows(zip(*columns.values(), strict=True))
         # Batches may be single rows of many small files.
         if self._text.tell() >= _TOGETHER or time.monotonic() - self._written >= _LATEST:
-            self.flush()
+            self._flush()
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """Write what is left; CSV has no place for facts."""
         del facts
         self._begin()
-        self.flush()
+        self._flush()
 
-    def flush(self) -> None:
-        """Write what is held back."""
+    def abandon(self) -> None:
+        """Rows that are complete reach the pipe, whatever came then."""
+        self._flush()
+
+    def _flush(self) -> None:
         data = self._text.getvalue().encode(errors="backslashreplace")
         # First, lest an interrupted write be begun anew.
         self._text.seek(0)

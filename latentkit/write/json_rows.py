@@ -29,7 +29,7 @@ class JsonLines:
         lines = "".join(_row(row) + "\n" for row in _rows(columns))
         write_all(self._descriptor, lines.encode(errors="backslashreplace"))
 
-    def flush(self) -> None:
+    def abandon(self) -> None:
         """Nothing is held back."""
 
     def end(self, facts: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ class JsonDocument:
         self._pending = ""
         write_all(self._descriptor, "".join(pieces).encode(errors="backslashreplace"))
 
-    def flush(self) -> None:
+    def abandon(self) -> None:
         """Nothing is held back."""
 
     def end(self, facts: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Rows as Apache Parquet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from latentkit.write.stream import Columns, write_all
@@ -14,8 +14,8 @@ class ParquetRows:
         import pyarrow.parquet as pq
 
         self._schema = pa.schema([(_text(name), pa.type_for_alias(type)) for name, type in types.items()])
-        self._sink = pa.PythonFile(_Descriptor(descriptor), mode="w")
-        self._writer = pq.ParquetWriter(self._sink, self._schema)
+        self._descriptor = _Descriptor(descriptor)
+        self._writer = pq.ParquetWriter(pa.PythonFile(self._descriptor, mode="w"), self._schema)
         self._columns: dict[str, list[Any]] = {name: [] for name in types}
         self._count = 0
 
@@ -26,8 +26,10 @@ class ParquetRows:
         if self._count >= 1 << 16:
             self._write_group()
 
-    def flush(self) -> None:
-        """A file without its end holds no rows for anybody."""
+    def abandon(self) -> None:
+        """A file without its end holds no rows for anybody; pyarrow would write one when it cleans up."""
+        self._descriptor.closed = True
+        self._writer.is_open = False
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """Close the file; Parquet as written here holds rows alone, not the facts."""
@@ -41,7 +43,7 @@ class ParquetRows:
         if not self._count:
             return
         arrays = [
-            pa.array(map(_CONVERSIONS.get(str(field.type), int), values), field.type, size=self._count)
+            pa.array([_text(name) for name in values] if pa.types.is_string(field.type) else values, field.type)
             for field, values in zip(self._schema, self._columns.values(), strict=True)
         ]
         self._writer.write_table(pa.table(arrays, schema=self._schema))
@@ -53,12 +55,11 @@ def _text(name: Any) -> str:
     return str(name).encode(errors="backslashreplace").decode()
 
 
-# Files may hold one column in different dtypes; whole numbers are what is left.
-_CONVERSIONS: dict[str, Callable[[Any], object]] = {"string": _text, "double": float, "bool": bool}
-
-
 class _Descriptor:
-    """A file descriptor as the file object that pyarrow writes to; a pipe will do, as nothing is sought."""
+    """A file descriptor as the file object that pyarrow writes to; a pipe will do, as nothing is sought.
+
+    Once closed it takes everything and writes nothing.
+    """
 
     closed = False
 
@@ -67,7 +68,8 @@ class _Descriptor:
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        write_all(self._descriptor, view)
+        if not self.closed:
+            write_all(self._descriptor, view)
         return len(view)
 
     def flush(self) -> None:

@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from math import prod
 
 from latentkit.errors import DataError
+from latentkit.read.header import ELEMENT_BITS
 
-#: Bits an element, in the library's own order of dtypes: tensors are sorted by it, downward.
-ELEMENT_BITS = {
-    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
-    "U64": 64,
-}  # fmt: skip
-
+# The library sorts tensors by its dtypes, downward.
 _RANK = {dtype: rank for rank, dtype in enumerate(ELEMENT_BITS)}
 
 

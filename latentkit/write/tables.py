@@ -13,12 +13,12 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json
 class RowWriter(Protocol):
     """Takes rows batch by batch; ``end`` finishes the document, with facts that are known only then.
 
-    ``flush`` writes the rows that are held back where they can stand without an end: for work that fails.
+    ``abandon`` is for work that fails: it writes the rows that are held back where they can stand without an end.
     """
 
     def write(self, columns: Columns) -> None: ...
 
-    def flush(self) -> None: ...
+    def abandon(self) -> None: ...
 
     def end(self, facts: Mapping[str, Any]) -> None: ...
 
