@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentkit.compiled.noise import fill_words
-from latentkit.errors import DataError
+from latentkit.errors import LatentkitError
 from latentkit.posterior.distribution import DiagonalGaussianDistribution
 from latentkit.posterior.parameterization import Clamp
 from latentkit.read.blocks import Block, Halves, read_block
@@ -192,4 +192,6 @@ def _in_a_sentence(device: str) -> Iterator[None]:
         yield
     except RuntimeError as error:  # running out of a GPU's memory is one, too
         reason = str(error).partition("\n")[0][:200]
-        raise DataError(f"{device}: {reason}; try a smaller --batch-size, fewer --workers, or --device cpu") from error
+        raise LatentkitError(
+            f"{device}: {reason}; try a smaller --batch-size, fewer --workers, or --device cpu"
+        ) from error

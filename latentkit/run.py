@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.cores import threads_for
+from latentkit.errors import DataError
+from latentkit.failures import Failures
 from latentkit.read.blocks import Block
 from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Posterior, Span
@@ -38,12 +40,20 @@ def run(
     *,
     buffers: Callable[[], Buffers] = Buffers,
     together: int = _MOST_BLOCKS,
+    failures: Failures | None = None,
 ) -> Iterator[tuple[Block, Result]]:
     """Do ``work`` on every block, on ``workers`` threads (default: one a core), and yield the results in plan order.
 
     Each thread has its own ``buffers``; what ``work`` returns must not lie in them. Blocks are taken from the plan as
     results are consumed, up to ``together`` at once (few, where results are large), so memory stays bounded.
+
+    Where ``failures`` keep going they take the errors of files, and nothing more comes of a file that failed; a block
+    is then of one file.
     """
+    if failures is not None and failures.keep_going:
+        attempts = run(blocks, _attempt(work, failures), workers, buffers=buffers, together=together)
+        yield from _of_good_files(attempts, failures)
+        return
     local = threading.local()
     threads = threads_for(workers)
     # Who ends early, by an error or Ctrl-C, waits for blocks in hand, but for no more of their tasks.
@@ -69,6 +79,34 @@ def run(
         pool.shutdown(cancel_futures=True)
 
 
+def _attempt(
+    work: Callable[[Block, Buffers], Result], failures: Failures
+) -> Callable[[Block, Buffers], tuple[list[Result], DataError | None]]:
+    """``work`` whose result is a list of one, or none and the reason; files that failed before are left alone."""
+
+    def attempt(block: Block, buffers: Buffers) -> tuple[list[Result], DataError | None]:
+        if block.spans[0].posterior.file.path in failures:
+            return [], None
+        try:
+            return [work(block, buffers)], None
+        except DataError as error:
+            return [], error
+
+    return attempt
+
+
+def _of_good_files(
+    attempts: Iterable[tuple[Block, tuple[list[Result], DataError | None]]], failures: Failures
+) -> Iterator[tuple[Block, Result]]:
+    for block, (results, error) in attempts:
+        posterior = block.spans[0].posterior
+        if error is not None:
+            failures.add(posterior.file.path, error, tensor=posterior.key)
+        # Blocks that were in hand when their file failed have results too.
+        if posterior.file.path not in failures:
+            yield from ((block, result) for result in results)
+
+
 def _tasks(blocks: Iterator[Block], workers: int, together: int) -> Iterator[list[Block]]:
     """Blocks by the handful: one each at first, so that little work is shared too, then more and more."""
     for submitted, block in enumerate(blocks):
@@ -90,21 +128,21 @@ def sample_values(results: Iterable[tuple[Block, Values]], *, per_channel: bool 
 
     Long spans come in parts.
     """
-    total: Values | None = None
+    total: Values = np.zeros((0, 0))
     for block, values in results:
-        if block.last and total is None:
+        begins = not any(start for start, _ in (block.piece.outer, block.piece.channels, block.piece.inner))
+        if begins and block.last:
             row = 0
             for span in block.spans:
                 yield from _parts(span, values[row : row + span.count])
                 row += span.count
             continue
         span = block.spans[0]
-        if total is None:
+        if begins:
             total = np.zeros((1, span.posterior.axes.channels if per_channel else values.shape[1]))
         total[0, slice(*block.piece.channels) if per_channel else slice(None)] += values[0]
         if block.last:
             yield (span, total), span.nbytes
-            total = None
 
 
 def _parts(span: Span, values: Values) -> Progressing:

@@ -8,16 +8,18 @@ import typer
 
 from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import check_device_name, resolve_device
-from latentkit.cli.options import Choosing, Computing, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
 from latentkit.cli.screen import complain, note, track
 from latentkit.cli.stats_options import Asking, Checking
 from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, check_asked, held, why_undefined
 from latentkit.health.normalization import check_target_std, document, factors_of
 from latentkit.posterior.affine import from_factors
 from latentkit.read.choice import Posterior
 from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found, find_posteriors
+from latentkit.text import count_of
 from latentkit.write.places import check_outputs as check_places
 from latentkit.write.placing import placed
 from latentkit.write.stream import write_all
@@ -65,12 +67,14 @@ def check_outputs(others: Sequence[str | None], files: list[str], writing: Writi
     check_places(outputs, overwrite=writing.overwrite, read=files)
 
 
-def find(files: list[str], reading: Reading, choosing: Choosing, against: str | None) -> tuple[Found, Found | None]:
+def find(
+    files: list[str], reading: Reading, choosing: Choosing, against: str | None, failures: Failures
+) -> tuple[Found, Found | None]:
     """What is to be counted, and what that is to be set beside."""
-    found = _find_alike(files, reading, choosing)
+    found = _find_alike(files, reading, choosing, failures)
     if against is None:
         return found, None
-    other = _find_alike([against], reading, choosing)
+    other = _find_alike([against], reading, choosing, failures)
     first, theirs = found.posteriors[0], other.posteriors[0]
     if theirs.axes.channels != first.axes.channels:
         raise RequestError(
@@ -80,36 +84,69 @@ def find(files: list[str], reading: Reading, choosing: Choosing, against: str | 
     return found, other
 
 
-def _find_alike(files: list[str], reading: Reading, choosing: Choosing) -> Found:
-    """Channels are pooled over all inputs, so their number and meaning must agree."""
-    found = find_posteriors(files, reading.selection(latents=True), choosing.choice())
-    first = found.posteriors[0]
+def _find_alike(files: list[str], reading: Reading, choosing: Choosing, failures: Failures) -> Found:
+    """Channels are pooled over all inputs, so their number and meaning must agree with the first one's."""
+    found = find_posteriors(files, reading.selection(latents=True), choosing.choice(), failures=failures)
     for other in found.posteriors[1:]:
-        if other.axes.channels != first.axes.channels:
-            raise RequestError(
-                f"{first.label} has {first.axes.channels} latent channels and {other.label} has "
-                f"{other.axes.channels}: run stats for each"
-            )
-        if other.parameterization != first.parameterization:
-            raise RequestError(
-                f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
-                f"stats for each, or say --parameterization"
-            )
-    return found
+        with failures.passing_over(other.file.path):
+            _refuse_unlike(found.posteriors[0], other)
+    return found.without(failures)
+
+
+def _refuse_unlike(first: Posterior, other: Posterior) -> None:
+    if other.axes.channels != first.axes.channels:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels} latent channels and {other.label} has "
+            f"{other.axes.channels}: run stats for each",
+            tensor=other.key,
+        )
+    if other.parameterization != first.parameterization:
+        raise RequestError(
+            f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
+            f"stats for each, or say --parameterization",
+            tensor=other.key,
+        )
 
 
 def examine(
-    found: Found, other: Found | None, extras: list[str], checking: Checking, computing: Computing, messages: Messages
+    found: Found,
+    other: Found | None,
+    extras: list[str],
+    checking: Checking,
+    computing: Computing,
+    messages: Messages,
+    failures: Failures,
 ) -> Result:
     """Count and judge; ``extras`` names the figures asked for besides."""
-    state, summary = _count(found, extras, computing, messages)
+    state, summary = _count(found, extras, computing, messages, failures)
     against = None
     if other is not None:
-        against = _count(other, [], computing, messages)[1], other.readings
+        there, theirs = _count(other, [], computing, messages, failures)
+        against = theirs, there.readings
     return _judge(state, summary, against, checking)
 
 
-def _count(found: Found, extras: list[str], computing: Computing, messages: Messages) -> "tuple[State, Summary]":
+def _count(
+    found: Found, extras: list[str], computing: Computing, messages: Messages, failures: Failures
+) -> "tuple[State, Summary]":
+    """What is there, and its figures; again without the files that failed meanwhile, as some of them was counted."""
+    while True:
+        before = len(failures.found)
+        state = _count_once(found, extras, computing, messages, failures)
+        if len(failures.found) == before:
+            break
+        found = found.without(failures)
+        note(
+            messages, f"counting again, without {count_of(len(failures.found) - before, 'file')} that failed meanwhile"
+        )
+    summary = state.summary()
+    _check_scale(summary, found.posteriors[0])
+    return state, summary
+
+
+def _count_once(
+    found: Found, extras: list[str], computing: Computing, messages: Messages, failures: Failures
+) -> "State":
     from latentkit.stats.accumulate import Statistics
     from latentkit.stats.counting import count
     from latentkit.stats.extras import Extras, center_of
@@ -119,7 +156,7 @@ def _count(found: Found, extras: list[str], computing: Computing, messages: Mess
     first, clamp = found.posteriors[0], computing.clamp()
     kind = first.axes.channels, first.parameterization, clamp
     statistics, per_sample = Statistics(*kind), SampleValues()
-    more = Extras(extras, *kind, center_of(found.spans)) if extras else None
+    more = Extras(extras, *kind, center_of(found.spans, failures)) if extras else None
     results = count(
         found.spans,
         statistics,
@@ -127,13 +164,11 @@ def _count(found: Found, extras: list[str], computing: Computing, messages: Mess
         extras=more,
         batch_size=computing.batch_size,
         workers=computing.workers,
+        failures=failures,
     )
     for _ in track(results, found.nbytes, messages):
         pass
-    state = State(statistics, per_sample, found.readings, more)
-    summary = state.summary()
-    _check_scale(summary, first)
-    return state, summary
+    return State(statistics, per_sample, found.readings, more)
 
 
 def _check_scale(summary: "Summary", first: Posterior) -> None:
@@ -163,13 +198,13 @@ def merge(files: list[str], conditions: Sequence[Condition], checking: Checking)
     return _judge(state, state.summary(), None, checking)
 
 
-def check_merge(checking: Checking, computing: Computing, *groups: Reading | Choosing | Asking) -> None:
+def check_merge(checking: Checking, computing: Computing, *groups: Reading | Choosing | Asking | Faults) -> None:
     """Options that say how to read tensors say nothing of states, and are refused."""
     clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
     if clamped or checking.against is not None or any(group != type(group)() for group in groups):
         raise RequestError(
-            "--merge reads states, in which tensors, samples, clamp and --with are settled: leave out the options on "
-            "reading, samples, the clamp, --with and --against"
+            "--merge reads states, all of them, in which tensors, samples, clamp and --with are settled: leave out the "
+            "options on reading, samples, the clamp, --with, --against and --keep-going"
         )
 
 

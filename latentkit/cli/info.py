@@ -2,13 +2,16 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentkit.cli.options import FactFormat, Files, Messages, Reading
+from latentkit.cli.faults import listed
+from latentkit.cli.options import FactFormat, Faults, Files, KeepGoing, Messages, Reading
 from latentkit.cli.screen import plain_table, remark, stdout_console
 from latentkit.errors import LatentkitError
+from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
 from latentkit.read.header import Header, read_header
 from latentkit.read.inputs import InputFile, find_inputs
@@ -35,17 +38,25 @@ def info(
     format: Annotated[
         FactFormat | None, typer.Option("--format", help="table on a terminal, json in a pipe, unless said.")
     ] = None,
+    keep_going: KeepGoing = False,
 ) -> None:
     """What is in safetensors files, and which tensors would be read as moments and why."""
     del messages
     selection = reading.selection(latents=True)
     found = find_inputs(files)
-    if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
-        _print_json(found, selection)
-        return
-    console = stdout_console()
+    with listed(Faults(keep_going)) as failures:
+        if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
+            _print_json(_headers(found, failures), selection)
+            return
+        console = stdout_console()
+        for file, header in _headers(found, failures):
+            _draw(console, file, header, selection)
+
+
+def _headers(found: list[InputFile], failures: Failures) -> Iterator[tuple[InputFile, Header]]:
     for file in found:
-        _draw(console, file, read_header(file.path), selection)
+        with failures.passing_over(file.path):
+            yield file, read_header(file.path)
 
 
 def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, Any]:
@@ -75,12 +86,12 @@ def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, A
     return facts | {"problem": None}
 
 
-def _print_json(found: list[InputFile], selection: Selection) -> None:
+def _print_json(headers: Iterator[tuple[InputFile, Header]], selection: Selection) -> None:
     """One object with a list of files, printed file by file; whole even when a bad file ends it."""
     begun = False
     try:
-        for file in found:
-            facts = json.dumps(_facts(file, read_header(file.path), selection))
+        for file, header in headers:
+            facts = json.dumps(_facts(file, header, selection))
             print((",\n" if begun else '{"files": [\n') + facts, end="")
             begun = True
     finally:

@@ -6,7 +6,8 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.faults import listed
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import track
@@ -32,6 +33,7 @@ def kl(
     computing: Computing,
     rows: RowOptions,
     writing: Writing,
+    faults: Faults,
     messages: Messages,
     against: Annotated[
         str | None,
@@ -48,27 +50,35 @@ def kl(
     check_device_name(computing.device)
     clamp = computing.clamp()
     selection = reading.selection()
-    found = find_posteriors(files, selection, choosing.choice())
-    partners = pair_posteriors(found.posteriors, find_posteriors([against], selection).posteriors) if against else {}
-    table = Table("kl", found, "channel" if per_channel else None)
-    format = check_rows(writing, rows, table, {partner.file.path for partner in partners.values()})
-    if choosing.dry_run:
-        show_plan(found)
-        return
+    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+        found = find_posteriors(files, selection, choosing.choice(), failures=failures)
+        partners = {}
+        if against is not None:
+            others = find_posteriors([against], selection, failures=failures)
+            failed = found.failed, others.failed
+            partners = pair_posteriors(found.posteriors, others.posteriors, failures=failures, failed=failed)
+        table = Table("kl", found, "channel" if per_channel else None)
+        beside = {partner.file.path for partner in partners.values()}
+        format, table = check_rows(writing, rows, table, failures, beside)
+        found = table.found
+        if choosing.dry_run:
+            show_plan(found)
+            return
 
-    from latentkit.measures.kl import kl_values
+        from latentkit.measures.kl import kl_values
 
-    device = resolve_device(computing.device, messages)
-    say_reading(found, format, messages)
-    results = kl_values(
-        found.spans,
-        clamp,
-        partners=partners,
-        symmetric=symmetric,
-        per_channel=per_channel,
-        batch_size=computing.batch_size,
-        workers=computing.workers,
-        device=device,
-    )
-    measured = track(results, found.nbytes, messages)
-    write_rows(measured, table, format, rows, writing, messages)
+        device = resolve_device(computing.device, messages)
+        say_reading(found, format, messages)
+        results = kl_values(
+            found.spans,
+            clamp,
+            partners=partners,
+            symmetric=symmetric,
+            per_channel=per_channel,
+            batch_size=computing.batch_size,
+            workers=computing.workers,
+            device=device,
+            failures=failures,
+        )
+        measured = track(results, found.nbytes, messages)
+        write_rows(measured, table, format, rows, writing, messages, failures)

@@ -6,7 +6,8 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
-from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, Reading, Writing
+from latentkit.cli.faults import listed
+from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
 from latentkit.cli.screen import note, track
@@ -41,6 +42,7 @@ def nll(
     factors: Factors,
     rows: RowOptions,
     writing: Writing,
+    faults: Faults,
     messages: Messages,
     latents_key: Annotated[
         str | None, typer.Option("--latents-key", metavar="NAME", help="Tensor with the latents.")
@@ -49,32 +51,39 @@ def nll(
     """Negative log-likelihood of latents under each sample's posterior."""
     check_device_name(computing.device)
     clamp = computing.clamp()
-    found = find_posteriors(files, reading.selection(), choosing.choice())
     flagged = from_factors(factors.scaling_factor, factors.shift_factor) if factors.given else None
-    pairs = pair_latents(found.posteriors, latents, latents_key)
-    affines = {posterior: _affine(posterior, of, flagged) for posterior, of in pairs.items()}
-    table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
-    format = check_rows(writing, rows, table, {header.path for of in pairs.values() for _, header, _ in of.runs})
-    if choosing.dry_run:
-        show_plan(found)
-        return
+    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+        found = find_posteriors(files, reading.selection(), choosing.choice(), failures=failures)
+        pairs = pair_latents(found.posteriors, latents, latents_key, failures=failures, failed=found.failed)
+        affines = {}
+        for posterior, of in pairs.items():
+            with failures.passing_over(posterior.file.path):
+                affines[posterior] = _affine(posterior, of, flagged)
+        table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
+        beside = {header.path for of in pairs.values() for _, header, _ in of.runs}
+        format, table = check_rows(writing, rows, table, failures, beside)
+        found = table.found
+        if choosing.dry_run:
+            show_plan(found)
+            return
 
-    from latentkit.measures.nll import nll_values
+        from latentkit.measures.nll import nll_values
 
-    device = resolve_device(computing.device, messages)
-    say_reading(found, format, messages)
-    _say_rounding(pairs, messages)
-    results = nll_values(
-        found.spans,
-        pairs,
-        affines,
-        clamp,
-        batch_size=computing.batch_size,
-        workers=computing.workers,
-        device=device,
-    )
-    total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
-    write_rows(track(results, total, messages), table, format, rows, writing, messages)
+        device = resolve_device(computing.device, messages)
+        say_reading(found, format, messages)
+        _say_rounding(pairs, messages)
+        results = nll_values(
+            found.spans,
+            pairs,
+            affines,
+            clamp,
+            batch_size=computing.batch_size,
+            workers=computing.workers,
+            device=device,
+            failures=failures,
+        )
+        total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
+        write_rows(track(results, total, messages), table, format, rows, writing, messages, failures)
 
 
 def _affine(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:

@@ -5,11 +5,30 @@ from typing import TYPE_CHECKING, Any
 from latentkit.cli.options import Messages, OnNonfinite
 from latentkit.cli.screen import note
 from latentkit.errors import DataError
+from latentkit.failures import Failures
 from latentkit.read.choice import Span
 from latentkit.text import count_of
 
 if TYPE_CHECKING:
     from latentkit.cli.row_columns import Measured
+
+
+def refuse_nonfinite(measured: "Measured", failures: Failures) -> "Measured":
+    """``--on-nonfinite error``: the first sample that is not finite is an error of its file."""
+    import numpy as np
+
+    for span, values in measured:
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if not len(bad):
+            yield span, values
+            continue
+        posterior, index = span.posterior, span.first + int(bad[0])
+        sentence = (
+            f"{posterior.label}, sample {index} holds NaN or an infinite mean; --on-nonfinite skip leaves such "
+            f"samples out"
+        )
+        error = DataError(sentence, kind="nonfinite", tensor=posterior.key, index=index)
+        failures.add(posterior.file.path, error)
 
 
 class Nonfinite:
@@ -34,12 +53,6 @@ class Nonfinite:
             if not bad.any():
                 yield span, values
                 continue
-            first = span.first + int(np.flatnonzero(bad)[0])
-            if self._rule is OnNonfinite.error:
-                raise DataError(
-                    f"{span.posterior.label}, sample {first} holds NaN or an infinite mean; "
-                    f"--on-nonfinite skip leaves such samples out"
-                )
             self.count += int(bad.sum())
             if self._rule is OnNonfinite.warn:
                 yield span, values

@@ -50,6 +50,7 @@ _READING = "Reading"
 _CHOOSING = "Samples"
 _COMPUTING = "Computing"
 _WRITING = "Writing"
+_FAULTS = "Bad files"
 _MESSAGES = "Messages"
 
 
@@ -225,6 +226,28 @@ class Writing:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_WRITING)
     ] = False
+
+
+KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going", help="Pass over files that cannot be processed; list them at the end.", rich_help_panel=_FAULTS
+    ),
+]
+
+
+@dataclass
+class Faults:
+    """What becomes of files that cannot be processed."""
+
+    keep_going: KeepGoing = False
+    errors: Annotated[
+        str | None,
+        typer.Option(
+            "--errors", metavar="FILE", help="With --keep-going: write the list here, as JSON lines.",
+            rich_help_panel=_FAULTS,
+        ),
+    ] = None  # fmt: skip
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentkit.cli.dry_run import show_plan
+from latentkit.cli.faults import listed
 from latentkit.cli.health import (
     Result,
     check_merge,
@@ -18,7 +19,7 @@ from latentkit.cli.health import (
     note_nonfinite,
     write,
 )
-from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
@@ -46,6 +47,7 @@ def report(
     checking: Checking,
     computing: Computing,
     writing: Writing,
+    faults: Faults,
     messages: Messages,
     merging: Merge = False,
 ) -> None:
@@ -53,22 +55,23 @@ def report(
     conditions = check_options(checking, computing)
     _check_page(writing.output)
     check_outputs([checking.save_normalization], files, writing)
-    if merging:
-        check_merge(checking, computing, reading, choosing)
-        result = merge(files, conditions, checking)
-        names = [file.path for file in find_inputs(files)]
-    else:
-        found, other = find(files, reading, choosing, checking.against)
-        names = list(dict.fromkeys(posterior.file.path for posterior in found.posteriors))
-        if choosing.dry_run:
-            show_plan(found)
-            return
-        note_device(computing.device, messages)
-        say_reading(found, "json", messages)
-        result = examine(found, other, [extra.value for extra in Extra], checking, computing, messages)
-    write(writing.output or "-", _page(result, _made(names)).encode(), writing)
-    note_nonfinite(result.summary, messages)
-    finish(result, conditions, checking, writing)
+    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+        if merging:
+            check_merge(checking, computing, reading, choosing, faults)
+            result = merge(files, conditions, checking)
+            names = [file.path for file in find_inputs(files)]
+        else:
+            found, other = find(files, reading, choosing, checking.against, failures)
+            if choosing.dry_run:
+                show_plan(found)
+                return
+            note_device(computing.device, messages)
+            say_reading(found, "json", messages)
+            result = examine(found, other, [extra.value for extra in Extra], checking, computing, messages, failures)
+            names = list(dict.fromkeys(posterior.file.path for posterior in found.without(failures).posteriors))
+        write(writing.output or "-", _page(result, _made(names)).encode(), writing)
+        note_nonfinite(result.summary, messages)
+        finish(result, conditions, checking, writing)
 
 
 def _check_page(output: str | None) -> None:

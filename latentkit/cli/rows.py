@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import log
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentkit.cli.nonfinite import Nonfinite
+from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, row_columns
 from latentkit.cli.screen import note
 from latentkit.errors import RequestError
+from latentkit.failures import Failures
 from latentkit.read.choice import Span
-from latentkit.read.columns import check_columns, column_types
+from latentkit.read.columns import check_columns, column_types, read_columns
 from latentkit.read.plan import Found
 from latentkit.text import count_of
 from latentkit.write.places import check_outputs
@@ -78,8 +79,10 @@ class RowOptions:
     ] = OnNonfinite.warn
 
 
-def check_rows(writing: Writing, options: RowOptions, table: Table, partners: Iterable[str] = ()) -> RowFormat:
-    """The format of the output; refuses what can be refused before any work.
+def check_rows(
+    writing: Writing, options: RowOptions, table: Table, failures: Failures, partners: Iterable[str] = ()
+) -> tuple[RowFormat, Table]:
+    """The format of the output, and the table without files that failed; refuses what can be refused before any work.
 
     ``partners`` are the files read besides those of the table.
     """
@@ -88,16 +91,29 @@ def check_rows(writing: Writing, options: RowOptions, table: Table, partners: It
     inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
     check_outputs([writing.output or "-"], overwrite=writing.overwrite, read=inputs)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
-    check_columns(table.found.posteriors, options.columns, names)
-    return format
+    check_columns(table.found.posteriors, options.columns, names, failures)
+    return format, replace(table, found=table.found.without(failures))
 
 
 def write_rows(
-    measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, messages: Messages
+    measured: "Measured",
+    table: Table,
+    format: RowFormat,
+    options: RowOptions,
+    writing: Writing,
+    messages: Messages,
+    failures: Failures,
 ) -> None:
     """Write or draw all rows, then say what was not finite."""
     keeper = Nonfinite(options.on_nonfinite)
-    measured = keeper.watch(_in_units(measured, options.units, per_channel=table.axis == "channel"))
+    measured = _in_units(measured, options.units, per_channel=table.axis == "channel")
+    if options.on_nonfinite is OnNonfinite.error:
+        measured = refuse_nonfinite(measured, failures)
+    if failures.keep_going:
+        from latentkit.measures.whole_files import of_whole_files
+
+        measured = of_whole_files(_with_columns(measured, options.columns, failures), table.found.spans, failures)
+    measured = keeper.watch(measured)
     if format is RowFormat.table:
         from latentkit.cli.row_table import draw_rows
 
@@ -133,6 +149,14 @@ def _format(output: str | None, format: RowFormat | None) -> RowFormat:
     if suffix not in SUFFIXES:
         raise RequestError(f"{output}: no format goes by this suffix; use {', '.join(SUFFIXES)}, or --format")
     return RowFormat(SUFFIXES[suffix])
+
+
+def _with_columns(measured: "Measured", keys: list[str], failures: Failures) -> "Measured":
+    """Those whose further columns can be read, too: rows are not made before the whole file came."""
+    for span, values in measured:
+        with failures.passing_over(span.posterior.file.path):
+            read_columns(span.posterior, keys, span.first, span.count)
+            yield span, values
 
 
 def _in_units(measured: "Measured", units: Units, *, per_channel: bool) -> "Measured":

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from latentkit.cli.dry_run import show_plan
+from latentkit.cli.faults import listed
 from latentkit.cli.health import (
     Result,
     check_merge,
@@ -17,7 +18,7 @@ from latentkit.cli.health import (
     note_nonfinite,
     write,
 )
-from latentkit.cli.options import Choosing, Computing, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
@@ -48,35 +49,37 @@ def stats(
     showing: Showing,
     merging: Merging,
     writing: Writing,
+    faults: Faults,
     messages: Messages,
 ) -> None:
     """Is the encoder healthy? Findings in words, the clamp, every channel, the scale of the latents."""
     conditions = check_options(checking, computing)
     form = _format(writing.output, showing.format)
     check_outputs([checking.save_normalization, merging.state], files, writing)
-    if merging.merge:
-        check_merge(checking, computing, reading, choosing, asking)
-        result = merge(files, conditions, checking)
-        channels = showing.chosen(result.summary.channels)
-    else:
-        check_asked(conditions, asking.names)
-        found, other = find(files, reading, choosing, checking.against)
-        channels = showing.chosen(found.posteriors[0].axes.channels)
-        if choosing.dry_run:
-            show_plan(found)
-            return
-        note_device(computing.device, messages)
-        say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
-        result = examine(found, other, asking.names, checking, computing, messages)
-    _put(result, channels, form, writing)
-    if form is not StatsFormat.table:
-        note_nonfinite(result.summary, messages)
-        _note_left_out(result, messages)
-    if merging.state is not None:
-        from latentkit.stats.state import to_bytes
+    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+        if merging.merge:
+            check_merge(checking, computing, reading, choosing, asking, faults)
+            result = merge(files, conditions, checking)
+            channels = showing.chosen(result.summary.channels)
+        else:
+            check_asked(conditions, asking.names)
+            found, other = find(files, reading, choosing, checking.against, failures)
+            channels = showing.chosen(found.posteriors[0].axes.channels)
+            if choosing.dry_run:
+                show_plan(found)
+                return
+            note_device(computing.device, messages)
+            say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
+            result = examine(found, other, asking.names, checking, computing, messages, failures)
+        _put(result, channels, form, writing)
+        if form is not StatsFormat.table:
+            note_nonfinite(result.summary, messages)
+            _note_left_out(result, messages)
+        if merging.state is not None:
+            from latentkit.stats.state import to_bytes
 
-        write(merging.state, to_bytes(result.state), writing)
-    finish(result, conditions, checking, writing)
+            write(merging.state, to_bytes(result.state), writing)
+        finish(result, conditions, checking, writing)
 
 
 def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing: Writing) -> None:

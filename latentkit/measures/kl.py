@@ -8,6 +8,7 @@ import numpy as np
 from latentkit.compiled import divergence
 from latentkit.compiled.scale import KINDS, LOGVAR, STD, VAR
 from latentkit.compiled.tables import WIDE, bounds_for, half_remainders, half_squares, kind_of
+from latentkit.failures import Failures
 from latentkit.measures.operands import operand
 from latentkit.measures.refuse import refuse_negative
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp
@@ -27,12 +28,13 @@ def kl_values(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
+    failures: Failures | None = None,
 ) -> Progressing:
     """KL of every sample in nats, to the standard normal or to its partner, in the order of ``spans``.
 
     Values have shape ``(samples, 1)``, or ``(samples, channels)`` per channel. ``symmetric``: the sum of both
-    directions (Jeffreys). Raises ``DataError`` for a file that changed, and for a negative standard deviation or
-    variance.
+    directions (Jeffreys). Unless ``failures`` take it, raises ``DataError`` for a file that changed, and for a
+    negative standard deviation or variance.
     """
 
     to_prior: Callable[..., Values] = kl_to_prior
@@ -58,8 +60,9 @@ def kl_values(
         refuse_negative(values, block, ours[0])
         return values
 
-    blocks = plan_blocks(spans, batch_size, apart=bool(partners))
-    return sample_values(run(blocks, work, workers, buffers=buffers_of), per_channel=per_channel)
+    apart = bool(partners) or (failures is not None and failures.keep_going)
+    blocks = plan_blocks(spans, batch_size, apart=apart)
+    return sample_values(run(blocks, work, workers, buffers=buffers_of, failures=failures), per_channel=per_channel)
 
 
 def facing(block: Block, partner: Posterior) -> Block:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from latentkit.compiled import likelihood
 from latentkit.compiled.scale import LOGVAR
 from latentkit.compiled.tables import WIDE, bounds_for, likelihoods_of, values_of
+from latentkit.failures import Failures
 from latentkit.measures.operands import operand
 from latentkit.measures.refuse import refuse_negative
 from latentkit.posterior.affine import Affine
@@ -30,6 +31,7 @@ def nll_values(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
+    failures: Failures | None = None,
 ) -> Progressing:
     """NLL in nats of every sample's latents, after their affine is undone, in the order of ``spans``.
 
@@ -63,7 +65,8 @@ def nll_values(
         refuse_negative(values, block, halves)
         return values
 
-    return sample_values(run(plan_blocks(spans, batch_size, apart=True), work, workers, buffers=buffers_of))
+    blocks = plan_blocks(spans, batch_size, apart=True)
+    return sample_values(run(blocks, work, workers, buffers=buffers_of, failures=failures))
 
 
 def nll(

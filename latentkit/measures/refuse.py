@@ -21,5 +21,7 @@ def refuse_negative(values: Values, block: Block, halves: Halves) -> None:
         what = "standard deviation" if parameterization == "std" else "variance"
         raise DataError(
             f"{posterior.label}, sample {index} has a negative {what}; is its second half a log-variance "
-            f"(--parameterization logvar)?"
+            f"(--parameterization logvar)?",
+            tensor=posterior.key,
+            index=index,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from latentkit.errors import DataError
+from latentkit.errors import DataError, unreadable
 from latentkit.read.header import OPEN_FLAGS, Header, TensorInfo
 
 #: How elements of each dtype are held: as themselves, or as their bit patterns where NumPy has no such numbers.
@@ -55,21 +55,22 @@ def read_at(header: Header, tensor: TensorInfo, start: int, out: NDArray[Any]) -
 def read_bytes(header: Header, offset: int, out: memoryview) -> None:
     """Fill ``out`` with the file's bytes from ``offset`` on.
 
-    Raises ``DataError`` when the file is no longer the one whose header was read, or ends too early.
+    Raises ``DataError`` when the file cannot be read, is no longer the one whose header was read, or ends too early.
     """
     try:
         descriptor = _descriptor(header)
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != header.stamp:
-            raise DataError(f"{header.path}: changed while it was being read; run again when its writer is done")
+            raise DataError(
+                f"{header.path}: changed while it was being read; run again when its writer is done", kind="changed"
+            )
         while len(out):
             count = _read_some(descriptor, offset, out)
             if count == 0:
-                raise DataError(f"{header.path}: truncated: it ends where more of a tensor should be")
+                raise DataError(f"{header.path}: truncated: it ends where more of a tensor should be", kind="changed")
             out, offset = out[count:], offset + count
     except OSError as error:
-        error.filename = header.path  # a descriptor's error names none
-        raise
+        raise unreadable(header.path, error) from error
 
 
 class _Open:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, describe
 
 #: Arrow's name of the type that holds each dtype's values: an integer stays one.
@@ -37,23 +38,38 @@ def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[s
     return {key: _TYPES[posteriors[0].header.tensors[key].dtype] for key in keys}
 
 
-def check_columns(posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str]) -> None:
-    """Raise unless every file has each key, of one type and one value a sample, and none is a column's name already."""
+def check_columns(
+    posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str], failures: Failures
+) -> None:
+    """Raise unless every file has each key, of one type and one value a sample, and none is a column's name already.
+
+    A file that has not goes to ``failures``.
+    """
     for key in keys:
         if key in taken:
             raise RequestError(f"--columns {key}: the table has a column {key!r} already")
+        first = posteriors[0]
         for posterior in posteriors:
-            tensor = posterior.header.tensors.get(key)
-            if tensor is None:
-                raise RequestError(f"{posterior.file.path}: no tensor is called {key!r}; {describe(posterior.header)}")
-            if tensor.elements != posterior.samples or tensor.dtype not in _TYPES:
-                raise DataError(
-                    f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "
-                    f"number for each of the {posterior.samples} samples of {posterior.key!r}"
-                )
-            first = posteriors[0].header.tensors[key]
-            if _TYPES[tensor.dtype] != _TYPES[first.dtype]:
-                raise RequestError(
-                    f"--columns {key}: {first.dtype} in {posteriors[0].file.path} and {tensor.dtype} in "
-                    f"{posterior.file.path} have no common type; read such files apart"
-                )
+            with failures.passing_over(posterior.file.path):
+                if first.file.path in failures:
+                    first = posterior
+                _check_column(key, posterior, first)
+
+
+def _check_column(key: str, posterior: Posterior, first: Posterior) -> None:
+    tensor = posterior.header.tensors.get(key)
+    if tensor is None:
+        raise RequestError(f"{posterior.file.path}: no tensor is called {key!r}; {describe(posterior.header)}")
+    if tensor.elements != posterior.samples or tensor.dtype not in _TYPES:
+        raise DataError(
+            f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "
+            f"number for each of the {posterior.samples} samples of {posterior.key!r}",
+            tensor=key,
+        )
+    like = first.header.tensors[key]
+    if _TYPES[tensor.dtype] != _TYPES[like.dtype]:
+        raise RequestError(
+            f"--columns {key}: {like.dtype} in {first.file.path} and {tensor.dtype} in {posterior.file.path} have no "
+            f"common type; read such files apart",
+            tensor=key,
+        )

@@ -96,7 +96,7 @@ def _contents(path: str, data_start: int, file_size: int) -> tuple[dict[str, Ten
             slices = {key: file.get_slice(key) for key in file.offset_keys()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise DataError(_damage(path, error, file_size)) from error
+        raise DataError(_damage(path, error, file_size), kind="damaged") from error
     except OSError as error:
         error.filename = path  # the library names none, or gives no number
         raise
@@ -108,22 +108,28 @@ def _contents(path: str, data_start: int, file_size: int) -> tuple[dict[str, Ten
         tensors[key] = info = TensorInfo(key, dtype, shape, offset, prod(shape) * ELEMENT_BITS[dtype] // 8)
         offset += info.nbytes
     if offset != file_size:
-        raise DataError(f"{path}: changed while it was being read; run again when its writer is done")
+        raise DataError(f"{path}: changed while it was being read; run again when its writer is done", kind="changed")
     return tensors, metadata
 
 
 def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
     if len(first_bytes) < 9:
-        raise DataError(f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header")
+        raise DataError(
+            f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header", kind="damaged"
+        )
     length = int.from_bytes(first_bytes[:8], "little")
     if length > max(MAX_HEADER_BYTES, file_size) or first_bytes[8:] != b"{":
-        raise DataError(f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header")
+        raise DataError(
+            f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header", kind="damaged"
+        )
     if length > MAX_HEADER_BYTES:
         raise DataError(
             f"{path}: its header is {length} bytes long; latentkit reads headers of up to {MAX_HEADER_BYTES}"
         )
     if length > file_size - 8:
-        raise DataError(f"{path}: truncated: its header should be {length} bytes, the whole file has {file_size}")
+        raise DataError(
+            f"{path}: truncated: its header should be {length} bytes, the whole file has {file_size}", kind="damaged"
+        )
     return length
 
 

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
 from latentkit.read.choice import RECIPE_ENTRY, Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, InputFile, find_inputs
@@ -46,44 +47,65 @@ class Latents:
         return self.runs[0][2]
 
 
-def pair_posteriors(posteriors: Sequence[Posterior], others: Sequence[Posterior]) -> dict[Posterior, Posterior]:
+def pair_posteriors(
+    posteriors: Sequence[Posterior],
+    others: Sequence[Posterior],
+    *,
+    failures: Failures | None = None,
+    failed: tuple[int, int] = (0, 0),
+) -> dict[Posterior, Posterior]:
     """The partner of each posterior: one with one whatever their names, else by name and key, or one for all.
 
-    Raises ``RequestError`` when a partner is missing, ``DataError`` when shapes differ.
+    ``failed`` counts the files that were passed over on either side: what is left of several is no single one. Unless
+    ``failures`` take them, raises ``RequestError`` when a partner is missing, ``DataError`` when shapes differ.
     """
-    if len(others) == 1 and (len(posteriors) == 1 or others[0].samples == 1):
-        pairs = dict.fromkeys(posteriors, others[0])
+    failures = Failures() if failures is None else failures
+    single = len(others) == 1 and not failed[1]
+    if single and ((len(posteriors) == 1 and not failed[0]) or others[0].samples == 1):
+        by_name = {(posterior.file.name, posterior.key): others[0] for posterior in posteriors}
     else:
         _refuse_equal_names(dict.fromkeys(posterior.file for posterior in posteriors))
         _refuse_equal_names(dict.fromkeys(other.file for other in others))
         by_name = {(other.file.name, other.key): other for other in others}
-        pairs = {}
-        for posterior in posteriors:
-            name = posterior.file.name, posterior.key
-            if name not in by_name:
-                raise RequestError(
-                    f"{posterior.label} has no partner: no {name[0]!r} with {name[1]!r} among the others"
-                )
-            pairs[posterior] = by_name[name]
-    for posterior, other in pairs.items():
-        same_rest = posterior.axes.view[1:] == other.axes.view[1:]
-        if not same_rest or other.samples not in (1, posterior.samples):
-            raise DataError(
-                f"{posterior.label} has means of shape {list(posterior.axes.shape)} and its partner in "
-                f"{other.file.path} of {list(other.axes.shape)}: they need the same shape, or a partner of one sample"
-            )
+    pairs = {}
+    for posterior in posteriors:
+        with failures.passing_over(posterior.file.path):
+            pairs[posterior] = _partner_of(posterior, by_name)
     return pairs
 
 
-def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None) -> dict[Posterior, Latents]:
+def _partner_of(posterior: Posterior, by_name: Mapping[tuple[str, str], Posterior]) -> Posterior:
+    name = posterior.file.name, posterior.key
+    if name not in by_name:
+        raise RequestError(f"{posterior.label} has no partner: no {name[0]!r} with {name[1]!r} among the others")
+    other = by_name[name]
+    if posterior.axes.view[1:] != other.axes.view[1:] or other.samples not in (1, posterior.samples):
+        raise DataError(
+            f"{posterior.label} has means of shape {list(posterior.axes.shape)} and its partner in "
+            f"{other.file.path} of {list(other.axes.shape)}: they need the same shape, or a partner of one sample",
+            tensor=posterior.key,
+        )
+    return other
+
+
+def pair_latents(
+    posteriors: Sequence[Posterior],
+    argument: str,
+    key: str | None,
+    *,
+    failures: Failures | None = None,
+    failed: int = 0,
+) -> dict[Posterior, Latents]:
     """The latents of each posterior: in the file ``argument``, in a folder that mirrors the inputs, or in shards.
 
-    Shards, listed by an index, hold the latents of all posteriors end to end. Raises ``RequestError`` for a missing
-    file or tensor, ``DataError`` for one of another shape.
+    Shards, listed by an index, hold the latents of all posteriors end to end. ``failed`` counts inputs that were
+    passed over. Unless ``failures`` take them, raises ``RequestError`` for a missing file or tensor, ``DataError`` for
+    one of another shape; shards are right or wrong together.
     """
+    failures = Failures() if failures is None else failures
     files = find_inputs([argument])
     inputs = Counter(posterior.file for posterior in posteriors)
-    alone = len(files) == 1 and len(inputs) == 1
+    alone = len(files) == 1 and len(inputs) == 1 and not failed
     by_name = {file.name: file for file in files}
     index = os.path.join(argument, INDEX_NAME)
     if argument.endswith(INDEX_SUFFIX) and not alone:
@@ -95,11 +117,12 @@ def pair_latents(posteriors: Sequence[Posterior], argument: str, key: str | None
         _refuse_equal_names(files)
     pairs = {}
     for posterior in posteriors:
-        file = files[0] if alone else by_name.get(posterior.file.name)
-        if file is None:
-            raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
-        named = key or latents_key(posterior, inputs[posterior.file])
-        pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
+        with failures.passing_over(posterior.file.path):
+            file = files[0] if alone else by_name.get(posterior.file.name)
+            if file is None:
+                raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
+            named = key or latents_key(posterior, inputs[posterior.file])
+            pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
     return pairs
 
 

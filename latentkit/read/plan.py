@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Selection, Span, choose, is_drawn
 from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
 from latentkit.read.samples import SampleChoice, choose_samples
+from latentkit.text import count_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Found:
     spans: tuple[Span, ...]
     empty: int
     drawn: int
+    #: Files that were passed over, so that ``posteriors`` are not all there are.
+    failed: int = 0
 
     @property
     def samples(self) -> int:
@@ -34,6 +38,22 @@ class Found:
         """How the tensors are read, each way once."""
         return list(dict.fromkeys(posterior.reading for posterior in self.posteriors))
 
+    def without(self, failures: Failures) -> "Found":
+        """What is left when the files that failed are passed over; raises ``DataError`` when that is nothing."""
+        if not failures.found:
+            return self
+        posteriors = tuple(each for each in self.posteriors if each.file.path not in failures)
+        spans = tuple(span for span in self.spans if span.posterior.file.path not in failures)
+        if not spans:
+            raise nothing_left(failures)
+        files = {each.file.path for each in self.posteriors} - {each.file.path for each in posteriors}
+        return replace(self, posteriors=posteriors, spans=spans, failed=self.failed + len(files))
+
+
+def nothing_left(failures: Failures) -> DataError:
+    """For a run in which no file could be processed."""
+    return DataError(f"nothing is left to do: {count_of(len(failures.found), 'file')} could not be processed")
+
 
 def find_posteriors(
     arguments: Iterable[str],
@@ -42,13 +62,16 @@ def find_posteriors(
     *,
     relative_to: str | None = None,
     leave_out: str | None = None,
+    failures: Failures | None = None,
 ) -> Found:
     """Find the posteriors of all files that ``arguments`` stand for.
 
     A search passes over what latentkit drew, and over the file or folder ``leave_out`` (a run's own output) where
     that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
-    so, and ``DataError`` when there is no sample at all.
+    so unless ``failures`` take it, and ``DataError`` when there is no sample at all.
     """
+    failures = Failures() if failures is None else failures
+    before = len(failures.found)
     files = find_inputs(arguments, relative_to=relative_to)
     posteriors: list[Posterior] = []
     drawn = []
@@ -62,11 +85,15 @@ def find_posteriors(
         ):
             own += 1
             continue
-        header = read_header(file.path)
-        if file.searched and is_drawn(header) and selection.parameterization is None:
-            drawn.append((file, header))
-            continue
-        posteriors += choose(file, header, selection)
+        with failures.passing_over(file.path):
+            header = read_header(file.path)
+            if file.searched and is_drawn(header) and selection.parameterization is None:
+                drawn.append((file, header))
+            else:
+                posteriors += choose(file, header, selection)
+    failed = len(failures.found) - before
+    if failed and not posteriors:
+        raise nothing_left(failures)
     if drawn and not posteriors:
         choose(*drawn[0], selection)
     filled = tuple(posterior for posterior in posteriors if posterior.samples)
@@ -74,7 +101,7 @@ def find_posteriors(
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
     spans = choose_samples(filled, choice)
     used = tuple(dict.fromkeys(span.posterior for span in spans))
-    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own)
+    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own, failed)
 
 
 def _within(path: str, place: str) -> bool:

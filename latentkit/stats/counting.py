@@ -8,7 +8,9 @@ import numpy as np
 from latentkit.compiled.divergence import half_squares_of
 from latentkit.compiled.tables import WIDE, values_of
 from latentkit.cores import threads_for
+from latentkit.failures import Failures
 from latentkit.measures.kl import kl_to_prior
+from latentkit.measures.refuse import refuse_negative
 from latentkit.posterior.parameterization import Clamp
 from latentkit.read.blocks import Block, Halves, plan_blocks, read_block
 from latentkit.read.bytes import Buffers
@@ -51,14 +53,17 @@ def count(
     extras: Extras | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    failures: Failures | None = None,
 ) -> Iterator[tuple[Span, int]]:
     """Put the spans' posteriors into ``statistics``; yields what was counted, span by span, and the bytes read for it.
 
     ``per_sample`` takes the KL of every sample, or of latents already drawn their mean square, and ``extras`` every
-    sample. All hold what they should when the iterator has ended.
+    sample. All hold what they should when the iterator has ended, unless ``failures`` took a file meanwhile: something
+    of it may have been counted.
     """
     clamp, parameterization = statistics.clamp, statistics.parameterization
     is_drawn = parameterization == "none"
+    keep_going = failures is not None and failures.keep_going
     accumulators: dict[Buffers, tuple[Statistics, Extras | None]] = {}
 
     def work(block: Block, buffers: Buffers) -> Values:
@@ -67,15 +72,20 @@ def count(
             accumulators[buffers] = own, None if extras is None else extras.part()
         mine, part = accumulators[buffers]
         halves = read_block(block, buffers)
+        if per_sample is None:
+            values: Values = np.zeros((block.samples, 1))
+        else:
+            values = squares_of(halves) if is_drawn else kl_to_prior(halves, parameterization, clamp)
+        if keep_going:
+            refuse_negative(values, block, halves)
         mine.update(halves, [(origin_of(span, block), span.count) for span in block.spans])
         if part is not None:
             part.update(block, halves, buffers)
-        if per_sample is None:
-            return np.zeros((block.samples, 1))
-        return squares_of(halves) if is_drawn else kl_to_prior(halves, parameterization, clamp)
+        return values
 
     threads = _threads_for(workers, statistics.channels, extras is not None)
-    for (span, values), nbytes in sample_values(run(plan_blocks(spans, batch_size), work, threads)):
+    blocks = plan_blocks(spans, batch_size, apart=keep_going)
+    for (span, values), nbytes in sample_values(run(blocks, work, threads, failures=failures)):
         if per_sample is not None:
             per_sample.add(values[:, 0] / (prod(span.posterior.axes.view[1:]) if is_drawn else 1), span)
         yield span, nbytes

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.compiled.tables import WIDE, values_of
+from latentkit.failures import Failures
 from latentkit.posterior.parameterization import Clamp
 from latentkit.read.blocks import Block, Halves, Piece, plan_blocks, read_block
 from latentkit.read.bytes import Buffers
@@ -194,22 +195,25 @@ class Extras:
         return {"samples": self._samples, "center": self._center}
 
 
-def center_of(spans: Sequence[Span]) -> Floats:
+def center_of(spans: Sequence[Span], failures: Failures | None = None) -> Floats:
     """A center near the mean of each of the posteriors' channels, (C,): the number of the first sample nearest to its
     mean. So the deviations of a channel that is constant are zero, and most others exact.
 
-    Of a channel without a finite number there, the next samples count; 0 where there is none soon.
+    Of a channel without a finite number there, the next samples count; 0 where there is none soon. A file that cannot
+    be read goes to ``failures``, or is an error.
     """
+    failures = Failures() if failures is None else failures
     buffers, channels = Buffers(), spans[0].posterior.axes.channels
     center, is_missing = np.zeros(channels), np.ones(channels, np.bool_)
     held = (span for span in spans if prod(span.posterior.axes.view[1:]) <= MOST_ELEMENTS)
     for _, block in zip(range(_MOST_BLOCKS), plan_blocks(held, 1), strict=False):
         here = slice(*block.piece.channels)
-        if is_missing[here].any():
-            nearest = _nearest_to_mean(read_block(block, buffers))
-            is_new = is_missing[here] & ~np.isnan(nearest)
-            center[here][is_new] = nearest[is_new]
-            is_missing[here] &= ~is_new
+        with failures.passing_over(block.spans[0].posterior.file.path):
+            if is_missing[here].any():
+                nearest = _nearest_to_mean(read_block(block, buffers))
+                is_new = is_missing[here] & ~np.isnan(nearest)
+                center[here][is_new] = nearest[is_new]
+                is_missing[here] &= ~is_new
         if not is_missing.any():
             break
     return center

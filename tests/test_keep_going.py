@@ -1,0 +1,243 @@
+"""``--keep-going``: bad files are passed over and listed, and all else is as if they had not been there."""
+
+import errno
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Cli, Outcome, files_below, moments_of
+from safetensors.torch import save
+
+import latentkit.read.bytes
+from latentkit.read.header import Header
+
+NAMES = ("a", "b", "c", "d", "e")
+BAD = ("b", "e")
+
+#: Small files come whole, large ones in blocks, and a huge sample in pieces of ``BLOCK_ELEMENTS``.
+SHAPES = {"one block": (3, 2, 4, 4), "several blocks": (40, 4, 64, 64), "pieces": (2, 4, 320, 320)}
+
+
+def good(name: str, shape: tuple[int, ...] = SHAPES["one block"]) -> bytes:
+    moments = moments_of(*shape, seed=ord(name), dtype="F16")
+    return save({"moments": moments, "labels": torch.arange(shape[0])})
+
+
+def other(name: str) -> bytes:
+    return save({"moments": moments_of(*SHAPES["one block"], seed=ord(name) + 100)})
+
+
+def drawn(name: str) -> bytes:
+    return save({"latents": torch.zeros(SHAPES["one block"])})
+
+
+#: What a file holds instead (None: it is a link to nothing), the kind, and words of the message.
+DAMAGES: dict[str, tuple[bytes | None, str, str]] = {
+    "dangling link": (None, "missing", "No such file"),
+    "no safetensors": (b"text and more text", "damaged", "not a safetensors file"),
+    "truncated": (good("b")[:-1], "damaged", "truncated"),
+    "wrong key": (save({"x": torch.zeros(2, 4), "y": torch.zeros(2, 4)}), "wrong", "which tensor holds the moments"),
+    "odd channels": (save({"moments": torch.zeros(2, 7, 2, 2)}), "wrong", "7 channels"),
+}
+ONLY_STATS = {"other channels": (save({"moments": moments_of(3, 3)}), "wrong", "2 latent channels")}
+
+COMMANDS = {
+    "kl": ("kl", "in", "--columns", "labels"),
+    "kl json": ("kl", "in", "--format", "json", "--on-nonfinite", "skip"),
+    "kl --top": ("kl", "in", "--top", "4"),
+    "kl --against": ("kl", "in", "--against", "other", "--per-channel"),
+    "nll": ("nll", "in", "--latents", "latents"),
+    "stats": ("stats", "in", "--with", "shape", "--with", "correlation"),
+    "info": ("info", "in"),
+}
+
+
+def make(folder: Path, content: Callable[[str], bytes]) -> None:
+    folder.mkdir()
+    for name in NAMES:
+        (folder / f"{name}.safetensors").write_bytes(content(name))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for folder, content in (("in", good), ("other", other), ("latents", drawn)):
+        make(tmp_path / folder, content)
+    return tmp_path
+
+
+def damage(folder: Path, data: bytes | None) -> None:
+    for name in BAD:
+        path = folder / f"{name}.safetensors"
+        path.unlink()
+        if data is None:
+            path.symlink_to("nowhere")
+        else:
+            path.write_bytes(data)
+
+
+def without_bad(folder: Path) -> None:
+    for name in BAD:
+        (folder / f"{name}.safetensors").unlink()
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check(outcome: Outcome, errors: Path, kind: str, words: str, names: tuple[str, ...] = BAD) -> None:
+    """Status 1, a line for each bad file, and the same in the file of ``--errors``."""
+    assert outcome.status == 1, outcome.err
+    entries = listed(errors)
+    assert [entry["file"] for entry in entries] == [f"in/{name}.safetensors" for name in names]
+    for entry in entries:
+        assert list(entry) == ["file", "tensor", "index", "kind", "message"]
+        assert entry["kind"] == kind
+        assert words in entry["message"]
+        assert entry["file"] in entry["message"]
+        assert f"latentkit: {entry['message']}\n" in outcome.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("what", [*DAMAGES, *ONLY_STATS])
+def test_the_result_is_that_of_the_good_files_alone(cli: Cli, folders: Path, command: str, what: str) -> None:
+    if what in ONLY_STATS and command != "stats":
+        pytest.skip("no fault here")
+    if command == "info" and what in ("wrong key", "odd channels"):
+        pytest.skip("info shows the problem")
+    data, kind, words = (DAMAGES | ONLY_STATS)[what]
+    damage(folders / "in", data)
+    strict = cli(*COMMANDS[command])
+    assert strict.status in (1, 2)
+    assert strict.err.count("\n") <= 2
+    options = () if command == "info" else ("--errors", "errors.jsonl")
+    kept = cli(*COMMANDS[command], "--keep-going", *options)
+    if options:
+        check(kept, folders / "errors.jsonl", kind, words)
+    assert kept.status == 1
+    without_bad(folders / "in")
+    alone = cli(*COMMANDS[command])
+    assert (alone.status, alone.out) == (0, kept.out)
+
+
+PARTNERS = {"kl --against": "other", "nll": "latents"}
+
+
+@pytest.mark.parametrize("command", PARTNERS)
+@pytest.mark.parametrize("what", ["missing", "truncated", "other shape"])
+def test_a_bad_partner_is_an_error_of_its_file(cli: Cli, folders: Path, command: str, what: str) -> None:
+    partners = folders / PARTNERS[command]
+    if what == "missing":
+        without_bad(partners)
+    elif what == "truncated":
+        damage(partners, other("b")[:-1])
+    else:
+        damage(partners, save({"latents": torch.zeros(3, 4, 9, 9)}))
+    kept = cli(*COMMANDS[command], "--keep-going", "--errors", "errors.jsonl")
+    assert kept.status == 1
+    entries = listed(folders / "errors.jsonl")
+    assert [entry["file"] for entry in entries if entry["file"].startswith("in")] == [
+        f"in/{name}.safetensors" for name in BAD
+    ]
+    without_bad(folders / "in")
+    if what != "missing":
+        without_bad(partners)
+    alone = cli(*COMMANDS[command])
+    assert (alone.status, alone.out) == (0, kept.out)
+
+
+#: What happens to a bad file once its header was read: what is done to it, and the kind that comes of it.
+MISHAPS: dict[str, tuple[Callable[[str], None], str]] = {
+    "vanishes": (os.unlink, "missing"),
+    "is cut short": (lambda path: os.truncate(path, os.path.getsize(path) - 2), "changed"),
+    "is written to": (lambda path: os.utime(path, (1, 1)), "changed"),
+    "cannot be read": (lambda path: _fail(errno.EIO), "unreadable"),
+}
+
+RUNS = {
+    "kl": ("kl", "in", "--columns", "labels"),
+    "kl -o": ("kl", "in", "--per-channel", "-o", "out.csv"),
+    "kl --indices": ("kl", "in", "--indices", "list.csv"),
+    "nll": ("nll", "in", "--latents", "latents", "--format", "json"),
+    "stats": ("stats", "in", "--with", "shape", "-o", "out.json", "--state", "state.safetensors"),
+    "report": ("report", "in", "-o", "out.html"),
+}
+
+
+def _fail(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def mishap(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """From the read of this number on, a bad file suffers the mishap."""
+
+    def arrange(name: str, number: int) -> None:
+        counts = Counter[str]()
+        descriptor_of, (act, _) = latentkit.read.bytes._descriptor, MISHAPS[name]
+
+        def descriptor(header: Header) -> int:
+            if header.path in [f"in/{bad}.safetensors" for bad in BAD]:
+                counts[header.path] += 1
+                if counts[header.path] == number or (counts[header.path] > number and name == "cannot be read"):
+                    act(header.path)
+            return descriptor_of(header)
+
+        monkeypatch.setattr(latentkit.read.bytes, "_descriptor", descriptor)
+
+    return arrange
+
+
+def everything(folder: Path, outcome: Outcome) -> dict[str, bytes]:
+    """All that a run gave: what it printed, and every file it wrote; then it is gone."""
+    given = {"stdout": outcome.out.encode()}
+    for path in [*folder.glob("out*"), *folder.glob("state*"), *folder.glob("drawn/**/*")]:
+        if path.is_file():
+            given[str(path)] = path.read_bytes()
+            path.unlink()
+    return given
+
+
+@pytest.mark.parametrize("name", MISHAPS)
+@pytest.mark.parametrize("command", RUNS)
+@pytest.mark.parametrize(("shape", "number"), [("several blocks", 1), ("several blocks", 3), ("pieces", 2)])
+def test_a_file_that_fails_midway_leaves_no_trace(
+    cli: Cli,
+    tmp_path: Path,
+    mishap: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    command: str,
+    shape: str,
+    number: int,
+) -> None:
+    if name == "vanishes" and number > 1:
+        pytest.skip("what is open stays readable")
+    make(tmp_path / "in", lambda name: good(name, SHAPES[shape]))
+    make(tmp_path / "latents", lambda name: save({"latents": torch.zeros(SHAPES[shape], dtype=torch.float16)}))
+    every = [(file, index) for index in range(SHAPES[shape][0]) for file in NAMES]
+    rows = [f"in/{file}.safetensors,moments,{index}" for file, index in every]
+    good_rows = [row for (file, _), row in zip(every, rows, strict=True) if file not in BAD]
+    (tmp_path / "list.csv").write_text("\n".join(["file,tensor,index", *rows]))
+    with monkeypatch.context():
+        mishap(name, number)
+        kept = cli(*RUNS[command], "--keep-going", "--errors", "errors.jsonl", "--workers", "2")
+    monkeypatch.undo()
+    os.chdir(tmp_path)
+    check(kept, tmp_path / "errors.jsonl", MISHAPS[name][1], "")
+    for bad in BAD:
+        (tmp_path / f"in/{bad}.safetensors").unlink(missing_ok=True)
+    (tmp_path / "list.csv").write_text("\n".join(["file,tensor,index", *good_rows]))
+    given = everything(tmp_path, kept)
+    alone = cli(*RUNS[command])
+    assert alone.status == 0, alone.err
+    theirs = everything(tmp_path, alone)
+    if command == "report":
+        assert given.keys() == theirs.keys()  # it shows its command line
+    else:
+        assert given == theirs
+    assert [path for path in files_below(tmp_path) if path.endswith(".part")] == []
