@@ -206,11 +206,11 @@ def test_a_sparse_state_and_one_that_is_no_file_cost_nothing(cli: Cli, good: Pat
         assert outcome.status == 1 and words in outcome.complaint and f"{name}.state" in outcome.complaint
 
 
-def test_sums_of_many_terms_have_room_when_states_are_merged(tmp_path: Path) -> None:
+def test_sums_of_many_terms_have_room_when_states_are_merged() -> None:
     """Limbs are carried before they are written: sixteen sums as full as they get would not fit in 64 bits."""
     sums = ExactSums(1)
     sums.add(np.full((1, 1), 2.0**31 - 1))
-    limbs, tops, odd = sums.arrays
+    limbs, _, _ = sums.arrays
     limbs *= 1 << 29  # as if added so many times
     sums.reserve(1 << 29)
     whole = ExactSums(1)

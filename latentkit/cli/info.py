@@ -20,6 +20,9 @@ from latentkit.text import harmless
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Rows of a table: a terminal is slow to draw, and nobody reads more.
+_MOST_SHOWN = 200
+
 EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -108,9 +111,13 @@ def _draw(console: "Console", file: InputFile, header: Header, selection: Select
     table = plain_table(f"{file.path} ({facts['bytes']:,} bytes)")
     for heading in ("tensor", "dtype", "shape", "bytes", "read as"):
         table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
-    for tensor in facts["tensors"]:
+    tensors = facts["tensors"]
+    if len(tensors) > _MOST_SHOWN:
+        tensors = sorted(tensors, key=lambda tensor: tensor["key"] not in chosen)[:_MOST_SHOWN]
+        lines.insert(0, f"{_MOST_SHOWN} of {len(facts['tensors']):,} tensors; --format json lists all")
+    for tensor in tensors:
         mark = "moments" if tensor["key"] in chosen else ""
         table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
     console.print(table)
-    console.print(remark(lines))
+    console.print(remark(lines[:_MOST_SHOWN]))
     console.print()

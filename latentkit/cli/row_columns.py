@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from latentkit.read.choice import Posterior, Span
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from latentkit.measures.ranking import Ranked
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
+
+# Ranked rows made at once, and characters of names in the rows that are.
+_RANKED_ROWS = 1 << 12
+_MOST_TEXT = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,11 @@ def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: in
         ranking = Top(top)
         for span, values in measured:
             ranking.add(values, span)
-        yield ranked_columns(ranking.ranked(), table, keys)
+        ranked = ranking.ranked()
+        while some := list(islice(ranked, _RANKED_ROWS)):
+            yield ranked_columns(some, table, keys)
         return
-    for span, values in measured:
+    for span, values in _of_short_text(measured):
         count, width = values.shape
         extra = read_columns(span.posterior, keys, span.first, count)
         columns: dict[str, Sequence[Any]] = {
@@ -49,6 +56,16 @@ def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: in
             columns[table.axis] = list(range(width)) * count
         columns[table.measure] = values.ravel().tolist()
         yield columns | {key: [value for value in values for _ in range(width)] for key, values in extra.items()}
+
+
+def _of_short_text(measured: "Measured") -> "Measured":
+    """The same values, in parts whose rows are not much text: a name, of up to 16 MiB, is in every row."""
+    for span, values in measured:
+        posterior = span.posterior
+        step = max(1, _MOST_TEXT // ((len(posterior.file.path) + len(posterior.key) + 1) * values.shape[1]))
+        for row in range(0, span.count, step):
+            some = values[row : row + step]
+            yield Span(posterior, span.first + row, len(some)), some
 
 
 def ranked_columns(ranked: "list[Ranked]", table: Table, keys: Sequence[str]) -> Columns:

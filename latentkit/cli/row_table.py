@@ -36,7 +36,7 @@ def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keepe
             element.add(values.ravel() / elements_of(span.posterior, table.axis))
     console = stdout_console()
     if options.top is not None:
-        console.print(_largest(top.ranked(), table, options), remark(table.found.readings))
+        console.print(_largest(list(top.ranked()), table, options), remark(table.found.readings))
         return
     per_element = element if options.units.value != "bits-per-dim" else None
     console.print(_summary(whole, per_element, table, options, keeper), remark(table.found.readings))
@@ -44,7 +44,7 @@ def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keepe
         console.print()
         _draw_histogram(console, whole, f"{table.measure} [{options.units.value}]")
     console.print()
-    console.print(_largest(top.ranked(), table, options))
+    console.print(_largest(list(top.ranked()), table, options))
 
 
 def _summary(

@@ -88,6 +88,13 @@ def check_rows(
     """
     format = _format(writing.output, options.format)
     check_rows_format(format)
+    if options.top is not None:
+        from latentkit.measures.ranking import MOST_RANKED
+
+        if options.top > MOST_RANKED:
+            raise RequestError(
+                f"--top {options.top}: at most {MOST_RANKED:,} rows are ranked; leave it out to write all of them"
+            )
     inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
     check_outputs([writing.output or "-"], overwrite=writing.overwrite, read=inputs)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]

@@ -1,6 +1,7 @@
 """``latentkit stats``: is the encoder healthy? Findings, the clamp, channels, scale."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 from latentkit.cli.dry_run import show_plan
@@ -27,6 +28,10 @@ from latentkit.health.conditions import check_asked
 from latentkit.write.csv_rows import CsvRows
 from latentkit.write.json_rows import jsonable
 from latentkit.write.placing import is_stream, placed
+from latentkit.write.stream import write_all
+
+# Pieces of JSON, a few characters each, that are written together.
+_PIECES = 1 << 15
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -90,10 +95,14 @@ def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing:
     elif form is StatsFormat.csv:
         _put_channels(result, channels, writing)
     else:
-        import json
+        from json import JSONEncoder
 
-        text = json.dumps(jsonable(result.document()), indent=1) + "\n"
-        write(writing.output or "-", text.encode(), writing)
+        # Thousands of channels are tens of megabytes: written piece by piece.
+        pieces = JSONEncoder(indent=1).iterencode(jsonable(result.document()))
+        with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
+            while some := "".join(islice(pieces, _PIECES)):
+                write_all(descriptor, some.encode())
+            write_all(descriptor, b"\n")
 
 
 def _put_channels(result: Result, channels: list[int] | None, writing: Writing) -> None:

@@ -106,12 +106,12 @@ class Showing:
         if self.channels is None:
             return None
         try:
-            numbers = [number for part in self.channels.split(",") for number in _range(part)]
+            ranges = {_range(part) for part in self.channels.split(",")}
         except ValueError:
             raise RequestError(f"--channels {self.channels!r}: give numbers and ranges, such as 0,3,8-15") from None
-        if max(numbers) >= count:
+        if max(numbers[-1] for numbers in ranges) >= count:
             raise RequestError(f"--channels {self.channels}: there are {count} channels, 0 to {count - 1}")
-        return sorted(set(numbers))
+        return sorted(set().union(*ranges))
 
 
 Merge = Annotated[

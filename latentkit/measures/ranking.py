@@ -1,6 +1,5 @@
 """What many samples' values come to: exact quantiles in bounded memory, and the most extreme ones by name."""
 
-import heapq
 import math
 import tempfile
 import weakref
@@ -16,6 +15,12 @@ from latentkit.read.choice import Posterior, Span
 _IN_MEMORY = 16 << 20
 _CHUNK = 1 << 17
 
+#: So many values may be ranked, in bounded memory.
+MOST_RANKED = 100_000
+# Rows that wait to be sorted in, at least.
+_WAITING = 1 << 12
+_ROW = np.dtype([("value", "f8"), ("order", "i8"), ("posterior", "i4"), ("index", "i8"), ("column", "i4")])
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
@@ -28,32 +33,50 @@ class Ranked:
 
 
 class Top:
-    """The ``count`` largest values, descending; of equal ones the earlier comes first. NaN is not ranked."""
+    """The ``count`` largest values, descending; of equal ones the earlier comes first. NaN is not ranked.
+
+    72 bytes for each of ``count``; a few thousand more wait to be sorted in.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._heap: list[tuple[float, int, Ranked]] = []
+        self._rows = np.empty(0, _ROW)
+        self._least = -math.inf
+        self._waiting: list[NDArray[np.void]] = []
+        self._waiting_count = 0
+        self._posteriors: dict[Posterior, int] = {}
         self._seen = 0
 
     def add(self, values: NDArray[np.float64], span: Span) -> None:
         """Take the values of a span's samples, shape ``(samples, k)``."""
-        width = values.shape[1]
-        values = values.ravel()
-        candidates = np.flatnonzero(~np.isnan(values))
-        if len(self._heap) == self._count:
-            candidates = candidates[values[candidates] > self._heap[0][0]]
-        for row in candidates.tolist():
-            value = float(values[row])
-            ranked = Ranked(value, span.posterior, span.first + row // width, row % width)
-            entry = (value, -(self._seen + row), ranked)
-            if len(self._heap) < self._count:
-                heapq.heappush(self._heap, entry)
-            else:
-                heapq.heappushpop(self._heap, entry)
+        width, values = values.shape[1], values.ravel()
+        is_full = len(self._rows) == self._count
+        candidates = np.flatnonzero(values > self._least if is_full else ~np.isnan(values))
+        if len(candidates):
+            rows = np.empty(len(candidates), _ROW)
+            rows["value"], rows["order"] = values[candidates], self._seen + candidates
+            rows["index"], rows["column"] = span.first + candidates // width, candidates % width
+            rows["posterior"] = self._posteriors.setdefault(span.posterior, len(self._posteriors))
+            self._waiting.append(rows)
+            self._waiting_count += len(rows)
+            if self._waiting_count > max(self._count, _WAITING):
+                self._sort_in()
         self._seen += len(values)
 
-    def ranked(self) -> list[Ranked]:
-        return [entry[2] for entry in sorted(self._heap, reverse=True)]
+    def _sort_in(self) -> None:
+        rows = np.concatenate([self._rows, *self._waiting])
+        self._rows = rows[np.lexsort((rows["order"], -rows["value"]))[: self._count]]
+        self._waiting, self._waiting_count = [], 0
+        if len(self._rows) == self._count:
+            self._least = float(self._rows["value"][-1])
+
+    def ranked(self) -> Iterator[Ranked]:
+        """One after the other, as there may be many."""
+        self._sort_in()
+        posteriors = list(self._posteriors)
+        for row in self._rows:
+            value, _, posterior, index, column = row.item()
+            yield Ranked(value, posteriors[posterior], index, column)
 
 
 class Spread:

@@ -59,16 +59,16 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
     """
     try:
         descriptor = _descriptor(header)
+        while len(out) and (count := _read_some(descriptor, offset, out)):
+            out, offset = out[count:], offset + count
+        # After every read, and so after the last: what changes later was not read.
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != header.stamp:
             raise DataError(
                 f"{header.path}: changed while it was being read; run again when its writer is done", kind="changed"
             )
-        while len(out):
-            count = _read_some(descriptor, offset, out)
-            if count == 0:
-                raise DataError(f"{header.path}: truncated: it ends where more of a tensor should be", kind="changed")
-            out, offset = out[count:], offset + count
+        if len(out):
+            raise DataError(f"{header.path}: truncated: it ends where more of a tensor should be", kind="changed")
     except OSError as error:
         raise unreadable(header.path, error) from error
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.stats.quantity import Quantity
-from latentkit.stats.sums import Floats, Ints
+from latentkit.stats.sums import Floats
 
 #: Channels up to which there is a count for each 16-bit pattern, or upper half of one of float32: half a MiB a channel,
 #: mean and scale together.
@@ -34,18 +34,20 @@ class Cells:
     """
 
     values: Floats
-    counts: Ints
+    counts: NDArray[Any]
 
     @classmethod
     def of(cls, values: Floats, counts: NDArray[Any]) -> "Cells":
         """Sort cells by value, and leave out what holds nothing or stands for nothing finite."""
         kept = np.flatnonzero(np.isfinite(values) & counts.any(axis=0))
         kept = kept[np.argsort(values[kept], kind="stable")]
-        return cls(values[kept], counts[:, kept].astype(np.int64))
+        return cls(values[kept], counts[:, kept])
 
     @classmethod
     def pooled(cls, many: "list[Cells]", channels: int) -> "Cells":
         """Counts of several dtypes as one."""
+        if len(many) == 1:
+            return many[0]
         values = [np.zeros(0), *(cells.values for cells in many)]
         counts = [np.zeros((channels, 0), np.int64), *(cells.counts for cells in many)]
         return cls.of(np.concatenate(values), np.concatenate(counts, axis=1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from threading import Lock
 
 import numpy as np
 
@@ -64,13 +65,20 @@ def count(
     clamp, parameterization = statistics.clamp, statistics.parameterization
     is_drawn = parameterization == "none"
     keep_going = failures is not None and failures.keep_going
+    # The first thread to come counts into what is given: it takes no memory besides.
+    free: list[tuple[Statistics, Extras | None]] = [(statistics, extras)]
     accumulators: dict[Buffers, tuple[Statistics, Extras | None]] = {}
+    entering = Lock()
+
+    def accumulator_of(buffers: Buffers) -> tuple[Statistics, Extras | None]:
+        with entering:
+            if buffers not in accumulators:
+                own = free.pop() if free else _like(statistics, extras)
+                accumulators[buffers] = own
+            return accumulators[buffers]
 
     def work(block: Block, buffers: Buffers) -> Values:
-        if buffers not in accumulators:
-            own = Statistics(statistics.channels, parameterization, clamp)
-            accumulators[buffers] = own, None if extras is None else extras.part()
-        mine, part = accumulators[buffers]
+        mine, part = accumulator_of(buffers)
         halves = read_block(block, buffers)
         if per_sample is None:
             values: Values = np.zeros((block.samples, 1))
@@ -90,9 +98,16 @@ def count(
             per_sample.add(values[:, 0] / (prod(span.posterior.axes.view[1:]) if is_drawn else 1), span)
         yield span, nbytes
     for mine, part in accumulators.values():
-        statistics.merge(mine)
-        if extras is not None and part is not None:
-            extras.merge(part)
+        if mine is not statistics:
+            statistics.merge(mine)
+            if extras is not None and part is not None:
+                extras.merge(part)
+
+
+def _like(statistics: Statistics, extras: Extras | None) -> tuple[Statistics, Extras | None]:
+    """Empty ones of the same kind."""
+    empty = Statistics(statistics.channels, statistics.parameterization, statistics.clamp)
+    return empty, None if extras is None else extras.part()
 
 
 def squares_of(latents: Halves) -> Values:

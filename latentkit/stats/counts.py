@@ -21,8 +21,8 @@ _INT32_ROOM = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a block's numbers of one half came to: the least and greatest of the finite, (c, 2), of which zero has no sign
-    lest it depend on the block, and which channels have others.
+    """What a block's numbers of one half came to: the least and greatest of the finite, (c, 2), whose zeros have no
+    sign lest it depend on the block, and which channels have others.
     """
 
     ends: Floats
@@ -94,11 +94,8 @@ class Grid:
         cells, counts = (arrays[name].astype(np.int64, casting="safe") for name in ("cells", "counts"))
         rows, width = self.counts.shape
         fits = cells.ndim == 1 and cells.shape == counts.shape
-        if not fits or (
-            len(cells)
-            and (np.diff(cells, prepend=-1).min() < 1 or cells[-1] >= rows * width)
-            or not 1 <= counts.min(initial=1) <= counts.max(initial=1) <= MOST_COUNTED
-        ):
+        fits = fits and np.diff(cells, prepend=-1, append=rows * width).min() > 0
+        if not (fits and 1 <= counts.min(initial=1) <= counts.max(initial=1) <= MOST_COUNTED):
             raise ValueError(f"counts of {len(cells)} cells do not fit a grid of {rows} by {width}")
         self.reserve(int(np.bincount(cells // width, counts, rows).max(initial=0)))
         self.counts.reshape(-1)[cells] = counts
@@ -166,8 +163,11 @@ class PatternCounts:
         return facts
 
     def cells(self, half: int) -> Cells:
-        quantity, (stored, counts) = self.quantities[half], self._seen(half)
-        return Cells.of(np.where(quantity.classes(stored).finite, quantity.value(stored), np.nan), counts)
+        quantity, counts = self.quantities[half], self.grids[half].counts
+        is_finite = quantity.classes(self._values).finite
+        values = np.full(len(is_finite), np.nan)
+        values[is_finite] = quantity.value(self._values[is_finite])
+        return Cells.of(values, counts)
 
     def _seen(self, half: int) -> tuple[Floats, Ints]:
         """The stored numbers (P,) that occur in any channel, and how often (C, P)."""

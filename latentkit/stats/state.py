@@ -115,7 +115,7 @@ def from_file(path: str) -> State:
 
 
 def _digest(header: Header, recorded: str) -> str:
-    """The SHA-256 of the whole file, but for itself, ``recorded``: read in chunks, so that nothing large is held yet."""
+    """The SHA-256 of the whole file but for itself, ``recorded``; read in chunks, so that nothing large is held yet."""
     size = header.stamp[0]
     start = min((tensor.offset for tensor in header.tensors.values()), default=size)
     head = b"".join(map(bytes, read_span(header, 0, start)))

@@ -193,7 +193,7 @@ class Half:
 
     def pooled(self) -> "Half":
         """All channels as one."""
-        cells = Cells(self.cells.values, self.cells.counts.sum(axis=0, keepdims=True))
+        cells = Cells(self.cells.values, self.cells.counts.sum(axis=0, keepdims=True, dtype=np.int64))
         return Half(self.quantity, self.facts.pooled(), cells, self.extrema.pooled(), self.exact)
 
 
@@ -296,7 +296,7 @@ def _value(quantity: Quantity, stored: float) -> float:
 
 
 def _quantiles(cells: Cells, row: int) -> list[float]:
-    cumulated = np.cumsum(cells.counts[row])
+    cumulated = np.cumsum(cells.counts[row], dtype=np.int64)
     if len(cumulated) == 0 or cumulated[-1] == 0:
         return [math.nan] * len(QUANTILES)
     n = int(cumulated[-1])
