@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import torch
 from hypothesis import settings
@@ -127,3 +128,10 @@ def files_below(folder: Path) -> list[str]:
     return sorted(
         os.path.relpath(os.path.join(base, name), folder) for base, _, names in os.walk(folder) for name in names
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With ``-v``: the matrix of faults, where its tests ran."""
+    if terminalreporter.verbosity > 0 and faults.ROWS:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(faults.table())
