@@ -111,18 +111,19 @@ Act = Callable[[Callable[[], Any], str | None], Any]
 
 
 def action(act: list[Any]) -> Act:
-    """What happens at a call: an error in its place, or a signal just before or just after it."""
-    kind, value = act
+    """What happens at a call: an error in its place, the process stopped before it, or a signal just after it."""
+    kind, *value = act
 
     def happen(real: Callable[[], Any], path: str | None) -> Any:
         if kind == "error":
-            number = getattr(errno, value)
+            number = getattr(errno, *value)
             raise OSError(number, os.strerror(number), path)
-        if kind == "before":
-            os.kill(os.getpid(), value)
+        if kind == "stop":
+            # To this thread, which so goes no further; a signal to the process may take its time on its way here.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         result = real()
         if kind == "after":
-            os.kill(os.getpid(), value)
+            os.kill(os.getpid(), *value)
         return result
 
     return happen

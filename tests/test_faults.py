@@ -300,7 +300,7 @@ def test_a_fault_of_the_matrix(
     assert status != 0 or not makes or made
 
 
-STOP = ("before", signal.SIGSTOP)
+STOP = ("stop",)
 
 
 @pytest.mark.parametrize("command", ["kl in -o out.csv", "stats in -o out.json", "sample in -o out"])
@@ -350,10 +350,11 @@ def test_of_two_runs_with_one_output_each_leaves_whole_files(runs: Runs, name: s
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("room", [0, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 1 << 30])
+@pytest.mark.parametrize("room", [0, 1 << 20, 8 << 20, 24 << 20, 1 << 30])
 @pytest.mark.parametrize("command", ["kl in -q", "sample in -q -o out", "stats in -q"])
 def test_too_little_memory_is_a_sentence(runs: Runs, command: str, room: int) -> None:
-    # Five threads, so that not even their stacks fit.
+    for name in "ab":
+        save_file({"moments": torch.zeros(64, 8, 64, 64)}, runs.folder / "in" / f"{name}.safetensors")
     ended = runs(*command.split(), "--workers", 5, limits={"RLIMIT_AS": room})
     record(f"{room >> 20} MiB of memory left", command, "1, a sentence; or 0", ended)
     assert ended.status in (0, 1), ended
