@@ -1,11 +1,16 @@
 """The documentation says what is there, and its examples work."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Cli
 
 from latentkit.cli import guide, info, kl, main, nll, report, sample, stats
 
@@ -52,3 +57,33 @@ def test_every_example_of_the_help_works(
     with pytest.raises(SystemExit) as status:
         main.main()
     assert status.value.code == 0, capfd.readouterr().err
+
+
+def errors() -> list[Any]:
+    """The guide's errors: the status that the heading gives, the lines typed, and the line printed."""
+    found, status = [], 0
+    for block in re.split(r"(?m)^## |^```console\n", (ROOT / "latentkit/guide/errors.md").read_text(encoding="utf-8")):
+        if re.match(r"[0-9]: ", block):
+            status = int(block[0])
+        elif block.startswith("$ "):
+            *typed, printed = block.partition("\n```")[0].split("\n")
+            found.append(pytest.param(status, [line.removeprefix("$ ") for line in typed], printed, id=typed[-1]))
+    return found
+
+
+@pytest.mark.parametrize(("status", "typed", "printed"), errors())
+def test_the_guide_shows_errors_as_they_are(
+    cli: Cli, tmp_path: Path, status: int, typed: list[str], printed: str
+) -> None:
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    *before, command = typed
+    for line in before:
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    if "/dev/full" in command and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    outcome = cli(*shlex.split(command)[1:])
+    assert (outcome.status, outcome.complaint) == (status, printed)
+
+
+def test_the_guide_shows_ten_errors() -> None:
+    assert len(errors()) >= 10
