@@ -198,7 +198,7 @@ def case(fault: str, command: str, status: int, says: str = "", *, makes: str = 
 
 KL = "kl in -q"
 SAMPLE = "sample in -q"
-IS_INPUT = r"latentkit: \S+: is an input itself; .*"
+IS_INPUT = r"latentkit: \S+: is an input itself( \(\S+\))?; .*"
 BUG = r"latentkit: .*bug.*--debug.*"
 READ, WRITE = "latentkit.read.bytes:_read_some", "latentkit.write.csv_rows:write_all"
 
