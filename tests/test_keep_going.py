@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +34,7 @@ def other(name: str) -> bytes:
     return save({"moments": moments_of(*SHAPES["one block"], seed=ord(name) + 100)})
 
 
-def drawn(name: str) -> bytes:
+def drawn(_: str) -> bytes:
     return save({"latents": torch.zeros(SHAPES["one block"])})
 
 
@@ -155,7 +157,7 @@ MISHAPS: dict[str, tuple[Callable[[str], None], str]] = {
     "vanishes": (os.unlink, "missing"),
     "is cut short": (lambda path: os.truncate(path, os.path.getsize(path) - 2), "changed"),
     "is written to": (lambda path: os.utime(path, (1, 1)), "changed"),
-    "cannot be read": (lambda path: _fail(errno.EIO), "unreadable"),
+    "cannot be read": (lambda _: _fail(errno.EIO), "unreadable"),
 }
 
 RUNS = {
@@ -217,8 +219,8 @@ def test_a_file_that_fails_midway_leaves_no_trace(
 ) -> None:
     if name == "vanishes" and number > 1:
         pytest.skip("what is open stays readable")
-    make(tmp_path / "in", lambda name: good(name, SHAPES[shape]))
-    make(tmp_path / "latents", lambda name: save({"latents": torch.zeros(SHAPES[shape], dtype=torch.float16)}))
+    make(tmp_path / "in", lambda letter: good(letter, SHAPES[shape]))
+    make(tmp_path / "latents", lambda _: save({"latents": torch.zeros(SHAPES[shape], dtype=torch.float16)}))
     every = [(file, index) for index in range(SHAPES[shape][0]) for file in NAMES]
     rows = [f"in/{file}.safetensors,moments,{index}" for file, index in every]
     good_rows = [row for (file, _), row in zip(every, rows, strict=True) if file not in BAD]
@@ -241,3 +243,136 @@ def test_a_file_that_fails_midway_leaves_no_trace(
     else:
         assert given == theirs
     assert [path for path in files_below(tmp_path) if path.endswith(".part")] == []
+
+
+@pytest.mark.parametrize("command", ["kl", "nll", "stats", "report"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_no_output_is_written_when_every_file_is_bad(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, when: str
+) -> None:
+    make(tmp_path / "in", good)
+    make(tmp_path / "latents", drawn)
+    if when == "before":
+        for name in NAMES:
+            os.truncate(tmp_path / f"in/{name}.safetensors", 100)
+    else:
+        monkeypatch.setattr(latentkit.read.bytes, "_read_some", lambda *_: _fail(errno.EIO))
+    options = {"nll": ("--latents", "latents", "-o", "out.csv"), "kl": ("-o", "out.csv"), "stats": ("-o", "out.json")}
+    outcome = cli(command, "in", *options.get(command, ("-o", "out.html")), "--keep-going", "--errors", "errors.jsonl")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err.splitlines()[-1] == "latentkit: nothing is left to do: 5 files could not be processed"
+    assert len(listed(tmp_path / "errors.jsonl")) == 5
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_the_list_is_empty_when_nothing_failed_and_is_no_part_of_a_dry_run(cli: Cli, folders: Path) -> None:
+    assert cli("kl", "in", "--keep-going", "--errors", "none.jsonl", "--dry-run").status == 0
+    assert not (folders / "none.jsonl").exists()
+    assert cli("kl", "in", "--keep-going", "--errors", "none.jsonl").status == 0
+    assert (folders / "none.jsonl").read_bytes() == b""
+    again = cli("kl", "in", "--keep-going", "--errors", "none.jsonl")
+    assert again.status == 2
+    assert "none.jsonl: exists already" in again.complaint
+    assert cli("kl", "in", "--keep-going", "--errors", "none.jsonl", "--overwrite").status == 0
+
+
+def test_the_list_is_no_input(cli: Cli, folders: Path) -> None:
+    os.truncate(folders / "in/b.safetensors", 100)
+    before = {path.name: path.read_bytes() for path in (folders / "in").iterdir()}
+    for name in ("a", "b"):
+        outcome = cli("kl", "in", "--keep-going", "--errors", f"in/{name}.safetensors", "--overwrite", "-o", "out.csv")
+        assert outcome.status == 2
+        assert "is an input itself" in outcome.err
+    assert {path.name: path.read_bytes() for path in (folders / "in").iterdir()} == before
+
+
+def test_a_list_without_keep_going_is_refused(cli: Cli, folders: Path) -> None:
+    assert cli("kl", "in", "--errors", "errors.jsonl").status == 2
+    assert cli("stats", "state.safetensors", "--merge", "--keep-going").status == 2
+    assert not (folders / "errors.jsonl").exists()
+
+
+def test_many_bad_files_are_listed_in_part(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        (tmp_path / f"in/{number:02}.safetensors").write_bytes(good("a") if number == 7 else b"bad")
+    outcome = cli("kl", "in", "--keep-going", "--errors", "errors.jsonl", "--quiet")
+    assert (outcome.status, len(outcome.rows)) == (1, 3)
+    assert len(outcome.err.splitlines()) == 21
+    assert outcome.err.splitlines()[-1] == "latentkit: and 9 more files; errors.jsonl lists all"
+    assert len(listed(tmp_path / "errors.jsonl")) == 29
+
+
+@pytest.mark.parametrize("option", [(), ("--per-channel",), ("--top", "3")])
+def test_a_file_that_is_not_finite_is_passed_over_where_that_is_an_error(
+    cli: Cli, folders: Path, option: tuple[str, ...]
+) -> None:
+    for name in BAD:
+        moments = moments_of(*SHAPES["one block"], dtype="F16")
+        moments[1, 0, 2, 2] = torch.nan
+        (folders / f"in/{name}.safetensors").write_bytes(save({"moments": moments}))
+    rule = ("--on-nonfinite", "error", "--batch-size", "1", *option)
+    kept = cli("kl", "in", *rule, "--keep-going", "--errors", "errors.jsonl")
+    check(kept, folders / "errors.jsonl", "nonfinite", "sample 1 holds NaN")
+    assert [(entry["tensor"], entry["index"]) for entry in listed(folders / "errors.jsonl")] == [("moments", 1)] * 2
+    without_bad(folders / "in")
+    assert cli("kl", "in", *rule).out == kept.out
+
+
+@pytest.mark.parametrize("command", ["kl", "stats"])
+def test_a_negative_deviation_is_an_error_of_its_file(cli: Cli, folders: Path, command: str) -> None:
+    for name in NAMES:
+        moments = moments_of(*SHAPES["one block"], dtype="F16")
+        moments[:, 2:] = moments[:, 2:].abs()
+        moments[2, 3, 1, 1] *= -1 if name in BAD else 1
+        (folders / f"in/{name}.safetensors").write_bytes(save({"moments": moments}))
+    reading = ("--parameterization", "std")
+    kept = cli(command, "in", *reading, "--keep-going", "--errors", "errors.jsonl")
+    check(kept, folders / "errors.jsonl", "wrong", "sample 2 has a negative standard deviation")
+    without_bad(folders / "in")
+    assert cli(command, "in", *reading).out == kept.out
+
+
+def test_a_condition_that_holds_comes_after_a_bad_file(cli: Cli, folders: Path) -> None:
+    condition = ("stats", "in", "--fail-if", "samples > 0", "--keep-going")
+    assert cli(*condition).status == 3
+    os.truncate(folders / "in/b.safetensors", 100)
+    outcome = cli(*condition)
+    assert outcome.status == 1
+    assert "--fail-if 'samples > 0' holds" in outcome.err
+
+
+def test_a_survivor_is_not_paired_with_what_is_not_its_own(cli: Cli, tmp_path: Path) -> None:
+    """One file goes with one whatever their names, but not one that is left of several."""
+    for folder, names in (("in", "ab"), ("latents", "a"), ("other", "a")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            data = drawn(name) if folder == "latents" else good(name)
+            (tmp_path / folder / f"{name}.safetensors").write_bytes(data)
+    os.truncate(tmp_path / "in/a.safetensors", 100)
+    for options in (("nll", "in", "--latents", "latents"), ("kl", "in", "--against", "other")):
+        outcome = cli(*options, "--keep-going")
+        assert (outcome.status, outcome.out) == (1, "")
+
+
+def test_a_full_disk_is_no_fault_of_a_file(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(folders / "in/b.safetensors", 100)
+    monkeypatch.setattr("latentkit.write.csv_rows.write_all", lambda *_: _fail(errno.ENOSPC))
+    outcome = cli("kl", "in", "-o", "out.csv", "--keep-going")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-1] == "latentkit: out.csv: No space left on device"
+    assert not (folders / "out.csv").exists()
+
+
+def test_as_a_process(folders: Path) -> None:
+    """A pipe and an empty file beside good ones."""
+    (folders / "in/b.safetensors").unlink()
+    os.mkfifo(folders / "in/b.safetensors")
+    (folders / "in/e.safetensors").write_bytes(b"")
+    command = [sys.executable, "-m", "latentkit", "kl", "in", "-o", "kl.csv", "--keep-going", "--errors", "e.jsonl"]
+    done = subprocess.run(command, cwd=folders, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert [(entry["file"][3], entry["kind"]) for entry in listed(folders / "e.jsonl")] == [
+        ("b", "unreadable"), ("e", "damaged"),
+    ]  # fmt: skip
+    assert len((folders / "kl.csv").read_text().splitlines()) == 10

@@ -39,7 +39,8 @@ def listed(faults: Faults, *, overwrite: bool = False, dry_run: bool = False) ->
     for failure in list(failures.found.values())[:_SHOWN]:
         complain(failure.message)
     if len(failures.found) > _SHOWN:
-        complain(f"and {count_of(len(failures.found) - _SHOWN, 'more file')}; --errors FILE lists all")
+        hint = "--errors FILE lists all" if faults.errors is None else f"{faults.errors} lists all"
+        complain(f"and {count_of(len(failures.found) - _SHOWN, 'more file')}; {hint}")
     # What the request rules out leaves nothing behind; what fails on its way, or holds a condition, does.
     if faults.errors is not None and not dry_run and not isinstance(stopped, RequestError):
         check_outputs([faults.errors], overwrite=overwrite, read=failures.found)

@@ -74,7 +74,10 @@ def read_header(path: str) -> Header:
     cannot be opened.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DataError(f"{path}: not a regular file, and safetensors are read out of order; save it to a file first")
+        raise DataError(
+            f"{path}: not a regular file, and safetensors are read out of order; save it to a file first",
+            kind="unreadable",
+        )
     descriptor = os.open(path, OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
