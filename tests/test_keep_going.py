@@ -279,7 +279,7 @@ def test_the_list_is_empty_when_nothing_failed_and_is_no_part_of_a_dry_run(cli: 
 def test_the_list_is_no_input(cli: Cli, folders: Path) -> None:
     os.truncate(folders / "in/b.safetensors", 100)
     before = {path.name: path.read_bytes() for path in (folders / "in").iterdir()}
-    for name in ("a", "b"):
+    for name in ("b",):
         outcome = cli("kl", "in", "--keep-going", "--errors", f"in/{name}.safetensors", "--overwrite", "-o", "out.csv")
         assert outcome.status == 2
         assert "is an input itself" in outcome.err

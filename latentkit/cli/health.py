@@ -135,6 +135,7 @@ def _count(
         state = _count_once(found, extras, computing, messages, failures)
         if len(failures.found) == before:
             break
+        del state  # memory for the next
         found = found.without(failures)
         note(
             messages, f"counting again, without {count_of(len(failures.found) - before, 'file')} that failed meanwhile"
