@@ -1,9 +1,12 @@
 """Arguments -> files: folders, globs, indexes, lists, and the names that noise and outputs go by."""
 
+import glob
 import io
 import json
 import os
+import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from latentkit.errors import DataError, RequestError
+from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
 
 Touch = Callable[..., None]
@@ -243,3 +247,133 @@ def test_a_file_outside_of_relative_to_is_refused(touch: Touch, root: str) -> No
     touch("d/a", "e/b", "d/x/c", "da/d")
     with pytest.raises(RequestError, match="not inside"):
         find_inputs(["d/a.safetensors"], relative_to=root)
+
+
+# ---- folders that are no trees ------------------------------------------------------------------------------------
+
+
+def test_a_thousand_levels_are_searched(touch: Touch, tmp_path: Path) -> None:
+    touch("d/a")
+    place = tmp_path / "d"
+    try:
+        for _ in range(1000):
+            place = place / "x"
+            place.mkdir()
+            (place / "up").symlink_to("..")
+        (place / "b.safetensors").touch()
+        start = time.monotonic()
+        assert [name for _, name in found("d")] == ["a", "x/" * 1000 + "b"]
+        assert len(found("d/**/*.safetensors")) == 2
+        assert time.monotonic() - start < 2
+    finally:
+        # Python's own way to remove a tree calls itself.
+        subprocess.run(["rm", "-r", tmp_path / "d/x"], check=True)
+
+
+@pytest.mark.parametrize("argument", ["d", "d/**/*.safetensors"])
+def test_a_maze_of_links_ends_in_a_sentence(touch: Touch, tmp_path: Path, argument: str) -> None:
+    for one in range(20):
+        touch(f"d/{one}/a")
+        for other in range(20):
+            (tmp_path / f"d/{one}/to{other}").symlink_to(f"../{other}")
+    start = time.monotonic()
+    with pytest.raises(RequestError, match=r"d/?: holds more than 10,000 links to folders"):
+        find_inputs([argument])
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("argument", ["d", "d/**/*.safetensors", "d/**"])
+def test_links_that_lead_nowhere_are_passed_over(touch: Touch, tmp_path: Path, argument: str) -> None:
+    touch("d/a", "d/x/b")
+    (tmp_path / "d/gone.safetensors").symlink_to("nowhere")
+    (tmp_path / "d/x/circle").symlink_to("circle")
+    (tmp_path / "d/x/file").symlink_to("b.safetensors/c")
+    files = find_inputs([argument])
+    assert [file.name for file in files] == ["a.safetensors", "x/b.safetensors"]
+    assert sorted(files.unreadable) == [
+        "d/gone.safetensors (No such file or directory)",
+        "d/x/circle (Too many levels of symbolic links)",
+        "d/x/file (Not a directory)",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_passed_over(touch: Touch, tmp_path: Path) -> None:
+    touch("d/a", "d/x/b")
+    (tmp_path / "d/x").chmod(0)
+    assert find_inputs(["d"]).unreadable == ("d/x (Permission denied)",)
+    (tmp_path / "d/x").chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_searched_is_passed_over(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("d/a", "d/x/b")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == "d/x":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    files = find_inputs(["d"])
+    assert ([file.name for file in files], files.unreadable) == (["a.safetensors"], ("d/x (Permission denied)",))
+    with pytest.raises(PermissionError):
+        find_inputs(["d/x"])
+
+
+@pytest.mark.usefixtures("touch")
+def test_a_folder_of_nothing_but_bad_links_says_so(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.safetensors").symlink_to("nowhere")
+    with pytest.raises(RequestError, match=r"no .safetensors file in this folder; cannot be read: d/a.safetensors"):
+        find_inputs(["d"])
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.safetensors", "*/**/b.safetensors", "d/**/x/*", "**/x/**/*", "**/**/?.*", "**"]
+)
+def test_a_glob_below_any_folder_finds_what_the_standard_library_finds(touch: Touch, pattern: str) -> None:
+    touch("a", "d/b", "d/x/b", "d/x/y/b", "d/.hidden/b", "e/x/b", "e/.b")
+    expected = [
+        path for path in glob.glob(pattern, recursive=True) if path.endswith(".safetensors") and os.path.isfile(path)
+    ]
+    assert sorted(file.path.removeprefix("./") for file in find_inputs([pattern])) == sorted(set(expected))
+
+
+# ---- text from elsewhere ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["\ufeffa.safetensors\n", "\ufeffa.safetensors\0", "a.safetensors\r\n\r\n"])
+def test_a_list_from_elsewhere(touch: Touch, tmp_path: Path, text: str) -> None:
+    touch("a")
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    assert found("@list.txt") == [("a", "a")]
+
+
+def test_a_name_in_a_list_may_hold_a_carriage_return(touch: Touch, tmp_path: Path) -> None:
+    touch("a\rb")
+    (tmp_path / "list.txt").write_bytes(b"a\rb.safetensors\n")
+    assert found("@list.txt") == [("a\rb", "a\rb")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_an_index_from_elsewhere(touch: Touch, tmp_path: Path, encoding: str) -> None:
+    touch("a")
+    text = json.dumps({"weight_map": {"é": "a.safetensors"}}, ensure_ascii=False)
+    (tmp_path / "m.safetensors.index.json").write_bytes(text.replace(", ", ",\r\n").encode(encoding))
+    assert found("m.safetensors.index.json") == [("a", "a")]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0", "", ".", "x" * 10_000, "..\\a", "-", "@list"])
+@pytest.mark.usefixtures("touch")
+def test_an_index_of_names_that_no_file_has(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises((RequestError, DataError, OSError)):
+        for file in find_inputs(["m.safetensors.index.json"]):
+            read_header(file.path)
+
+
+def test_a_closed_standard_input_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(RequestError, match="@-: standard input is closed"):
+        find_inputs(["@-"])

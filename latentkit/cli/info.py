@@ -9,7 +9,7 @@ import typer
 
 from latentkit.cli.faults import listed
 from latentkit.cli.options import FactFormat, Faults, Files, KeepGoing, Messages, Reading
-from latentkit.cli.screen import plain_table, remark, stdout_console
+from latentkit.cli.screen import note_unreadable, plain_table, remark, stdout_console
 from latentkit.errors import LatentkitError
 from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
@@ -44,9 +44,9 @@ def info(
     keep_going: KeepGoing = False,
 ) -> None:
     """What is in safetensors files, and which tensors would be read as moments and why."""
-    del messages
     selection = reading.selection(latents=True)
     found = find_inputs(files)
+    note_unreadable(found.unreadable, messages)
     with listed(Faults(keep_going)) as failures:
         if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
             _print_json(_headers(found, failures), selection)

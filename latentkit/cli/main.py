@@ -23,6 +23,7 @@ from latentkit.cli.commands import (
     sentence_of,
 )
 from latentkit.cli.screen import complain
+from latentkit.write.stream import Patient
 
 _EXAMPLES = """
 [bold]Examples[/bold]
@@ -33,6 +34,8 @@ latentkit kl sample_data/shards | head
 
 latentkit sample sample_data/shards -o latents --seed 7
 """
+
+_MOST_COLUMNS = 10_000
 
 app = typer.Typer(
     name="latentkit",
@@ -73,6 +76,7 @@ def main() -> None:
     gc.set_threshold(1 << 20)
     signal.signal(signal.SIGTERM, _terminate)
     _prepare_streams()
+    _prepare_environment()
     try:
         # Alone, it says what there is; that is no wrong usage.
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
@@ -98,15 +102,31 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """What goes to a stream that the shell has closed (``2>&-``) is dropped, and does not end up in another.
+    """What goes to a stream that the shell has closed (``2>&-``) is dropped, and does not end up in another file.
 
-    What an old locale cannot show, such as a histogram's blocks, becomes a question mark.
+    A full pipe that does not block is waited for. What an old locale cannot show, such as a histogram's blocks,
+    becomes a question mark.
     """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    if hasattr(os, "get_blocking") and not os.get_blocking(1):
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(Patient(1)), sys.stdout.encoding, "replace")
+
+
+def _prepare_environment() -> None:
+    """Sizes of a terminal that are none are not looked at: rich would draw nothing, or fill the memory."""
+    for name in ("COLUMNS", "LINES"):
+        size = os.environ.get(name, "1")
+        if not (size.isascii() and size.isdecimal() and 0 < int(size[:9]) <= _MOST_COLUMNS):
+            del os.environ[name]
 
 
 def _terminate(*_: Any) -> None:

@@ -129,7 +129,7 @@ class Choosing:
     indices: Annotated[
         str | None,
         typer.Option(
-            "--indices", metavar="FILE", help="Only those in a CSV of file, tensor, index; - for stdin.",
+            "--indices", metavar="FILE", help="Only those in a CSV or JSON lines of file, tensor, index; - for stdin.",
             rich_help_panel=_CHOOSING,
         ),
     ] = None  # fmt: skip

@@ -1,5 +1,6 @@
 """``latentkit report``: what ``stats`` finds, as one HTML page to send to a colleague."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,19 @@ def _check_page(output: str | None) -> None:
         raise RequestError("a report is a page of HTML: say where to with -o report.html")
     if output is not None and not is_stream(output) and Path(output).suffix.lower() not in (".html", ".htm"):
         raise RequestError(f"{output}: a report is written as .html; a browser prints it, to PDF as well")
+    _load_matplotlib()
+
+
+def _load_matplotlib() -> None:
+    import logging
+
+    # Pictures go into the page, whatever is set for windows; where its caches are concerns nobody.
+    os.environ["MPLBACKEND"] = "agg"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        import matplotlib  # noqa: F401
+    except Exception as error:
+        raise RequestError(f"matplotlib, which draws the pictures of a report, cannot be loaded: {error}") from error
 
 
 def _page(result: Result, made: "Made") -> str:

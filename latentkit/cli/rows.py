@@ -13,7 +13,7 @@ import typer
 from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, row_columns
-from latentkit.cli.screen import note
+from latentkit.cli.screen import note, note_unreadable
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Span
@@ -135,6 +135,7 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
     if format not in ("table", "json"):
         for reading in found.readings:
             note(messages, reading)
+    note_unreadable(found.unreadable, messages)
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
     if found.empty:

@@ -47,6 +47,13 @@ def note(messages: Messages, words: str) -> None:
         complain(words)
 
 
+def note_unreadable(places: Sequence[str], messages: Messages) -> None:
+    """What a search of folders could not look into."""
+    if places:
+        more = f", and {len(places) - 1:,} more" if len(places) > 1 else ""
+        note(messages, f"passed over what cannot be read: {places[0]}{more}")
+
+
 def detail(messages: Messages, words: str) -> None:
     """Something for those who asked with --verbose, on stderr."""
     if messages.verbose:

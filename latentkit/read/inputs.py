@@ -4,20 +4,31 @@ An argument is a file, a folder, a glob, a Hugging Face ``*.safetensors.index.js
 list on standard input.
 """
 
+import codecs
+import fnmatch
 import glob
 import json
 import os
 import re
+import stat
 import sys
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from latentkit.errors import DataError, RequestError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+
+# Links to folders that a search follows, at most: folders full of links to each other have names without end.
+_MOST_LINKS = 10_000
+
+#: What tells one folder from another, and from those it lies in: its own (device, inode), and theirs.
+_Chain = tuple[tuple[int, int], "_Chain"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +45,24 @@ class InputFile:
     searched: bool
 
 
-def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> list[InputFile]:
+class Inputs(list[InputFile]):
+    """Files to read; ``unreadable`` are links and folders, each with the reason, that no search could look into."""
+
+    unreadable: tuple[str, ...] = ()
+
+
+def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> Inputs:
     """List the files that ``arguments`` stand for, in the order given; folders and globs sorted.
 
     Raises ``RequestError`` for an argument that matches no file, or a file that is not under ``relative_to``.
     """
-    found = [file for argument in arguments for file in _expand(argument)]
-    if relative_to is None:
-        return found
-    root = os.path.abspath(relative_to)
-    return [_rooted(file, root) for file in found]
+    unreadable: list[str] = []
+    found = Inputs(file for argument in arguments for file in _expand(argument, unreadable))
+    if relative_to is not None:
+        root = os.path.abspath(relative_to)
+        found = Inputs(_rooted(file, root) for file in found)
+    found.unreadable = tuple(unreadable)
+    return found
 
 
 def name_below(path: str, root: str) -> str:
@@ -69,25 +88,25 @@ def _rooted(file: InputFile, root: str) -> InputFile:
     return InputFile(file.path, name_below(absolute, root), root, file.searched)
 
 
-def _expand(argument: str) -> Iterator[InputFile]:
+def _expand(argument: str, unreadable: list[str]) -> Iterator[InputFile]:
     if os.path.lexists(argument):
-        yield from _existing(argument)
+        yield from _existing(argument, unreadable)
     elif argument.startswith("@"):
         for line in _read_list(argument[1:]):
             if not os.path.lexists(line):
                 raise RequestError(f"{line}: no such file (named by {argument})")
-            yield from _existing(line)
+            yield from _existing(line, unreadable)
     elif glob.has_magic(argument):
-        yield from _matching(argument)
+        yield from _matching(argument, unreadable)
     else:
         raise RequestError(f"{argument}: no such file or folder")
 
 
-def _existing(path: str) -> Iterator[InputFile]:
+def _existing(path: str, unreadable: list[str]) -> Iterator[InputFile]:
     if os.path.isdir(path):
-        paths = sorted(_search(path, set()))
+        paths = sorted(_search(path, unreadable))
         if not paths:
-            raise RequestError(f"{path}: no {SUFFIX} file in this folder")
+            raise RequestError(f"{path}: no {SUFFIX} file in this folder{_without(unreadable)}")
         for found in paths:
             yield InputFile(found, name_below(found, path), path, searched=True)
     elif path.endswith(INDEX_SUFFIX):
@@ -101,29 +120,93 @@ def _existing(path: str) -> Iterator[InputFile]:
         yield InputFile(path, name_below(path, root), root, searched=False)
 
 
-def _search(folder: str, above: set[str]) -> Iterator[str]:
-    """Every visible safetensors file below ``folder``; links are followed, loops are not."""
-    above = above | {os.path.realpath(folder)}
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in visible:
-        if entry.is_dir():
-            if os.path.realpath(entry.path) not in above:
-                yield from _search(entry.path, above)
-        elif entry.name.endswith(SUFFIX):
-            yield entry.path
+def _search(folder: str, unreadable: list[str]) -> Iterator[str]:
+    """Every visible safetensors file below ``folder``: links are followed, but not to a folder that they lie in."""
+    waiting: deque[tuple[str, _Chain]] = deque([(folder, None)])
+    links = 0
+    while waiting:
+        place, above = waiting.popleft()
+        try:
+            chain = (_identity(os.stat(place)), above)
+            with os.scandir(place) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            if above is None:
+                raise
+            unreadable.append(f"{place} ({error.strerror})")
+            continue
+        for entry in visible:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_symlink():
+                try:
+                    status = os.stat(entry.path)
+                except OSError as error:
+                    unreadable.append(f"{entry.path} ({error.strerror})")
+                    continue
+                is_folder = stat.S_ISDIR(status.st_mode)
+                links += is_folder
+                if is_folder and _lies_in(_identity(status), chain):
+                    continue
+            if links > _MOST_LINKS:
+                raise RequestError(
+                    f"{folder}: holds more than {_MOST_LINKS:,} links to folders, or fewer that lead to each other; "
+                    f"name the folders themselves"
+                )
+            if is_folder:
+                waiting.append((entry.path, chain))
+            elif entry.name.endswith(SUFFIX):
+                yield entry.path
 
 
-def _matching(pattern: str) -> Iterator[InputFile]:
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _lies_in(folder: tuple[int, int], chain: _Chain) -> bool:
+    while chain is not None:
+        if chain[0] == folder:
+            return True
+        chain = chain[1]
+    return False
+
+
+def _without(unreadable: list[str]) -> str:
+    return f"; cannot be read: {unreadable[0]}" if unreadable else ""
+
+
+def _matching(pattern: str, unreadable: list[str]) -> Iterator[InputFile]:
     root = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.dirname(root) or "."
-    paths = sorted(
-        path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path) and path.endswith(SUFFIX)
-    )
+    paths = sorted(path for path in _glob(pattern, unreadable) if path.endswith(SUFFIX) and os.path.isfile(path))
     if not paths:
-        raise RequestError(f"{pattern}: no {SUFFIX} file matches")
+        raise RequestError(f"{pattern}: no {SUFFIX} file matches{_without(unreadable)}")
     for path in paths:
         yield InputFile(path, name_below(path, root), root, searched=True)
+
+
+def _glob(pattern: str, unreadable: list[str]) -> Iterable[str]:
+    """What ``glob.glob`` gives; below a ``**``, where it would follow links in circles, folders are searched."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return glob.glob(pattern)
+    place = parts.index("**")
+    above, below = "/".join(parts[:place]), parts[place:]
+    folders = glob.glob(above + "/") if place else [""]
+    return (
+        path
+        for folder in folders
+        for path in _search(folder or ".", unreadable)
+        if _fits(os.path.relpath(path, folder or ".").split(os.sep), below)
+    )
+
+
+def _fits(names: list[str], patterns: list[str]) -> bool:
+    """Whether a relative path fits a pattern, name by name; ``**`` stands for any number of names."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_fits(names[skipped:], patterns[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
 
 
 def _index_files(path: str) -> list[str]:
@@ -139,7 +222,7 @@ def _index_files(path: str) -> list[str]:
         raise DataError(f'{path}: its "weight_map" names no files')
     for name in names:
         # Outputs mirror these names: none may lead out of the folder they are written to.
-        if os.path.isabs(name) or ".." in name.split("/"):
+        if os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
             raise DataError(f"{path}: names {name!r}, which is not inside the index's own folder; list it in an @file")
     return [os.path.join(os.path.dirname(path), name) for name in names]
 
@@ -147,11 +230,19 @@ def _index_files(path: str) -> list[str]:
 def _read_list(source: str) -> list[str]:
     """Paths from a list: separated by NULs where there are any (``find -print0``), else by newlines."""
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        data = stdin_bytes("@-").read() if source == "-" else Path(source).read_bytes()
     except FileNotFoundError:
         raise RequestError(f"@{source}: no such list of files") from None
-    lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+    data = data.removeprefix(codecs.BOM_UTF8)
+    lines = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
     paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
         raise RequestError(f"@{source}: the list is empty")
     return paths
+
+
+def stdin_bytes(argument: str) -> BinaryIO:
+    """Standard input, for ``argument``; raises ``RequestError`` where the shell has closed it."""
+    if sys.stdin is None:
+        raise RequestError(f"{argument}: standard input is closed; give a file, or a pipe")
+    return sys.stdin.buffer

@@ -23,6 +23,8 @@ class Found:
     drawn: int
     #: Files that were passed over, so that ``posteriors`` are not all there are.
     failed: int = 0
+    #: What a search of folders could not look into.
+    unreadable: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -101,7 +103,7 @@ def find_posteriors(
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
     spans = choose_samples(filled, choice)
     used = tuple(dict.fromkeys(span.posterior for span in spans))
-    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own, failed)
+    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own, failed, files.unreadable)
 
 
 def _within(path: str, place: str) -> bool:

@@ -1,12 +1,18 @@
 """Which samples of the inputs: all, the first few, every N-th, or those a list names."""
 
 import csv
-import sys
+import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from latentkit.errors import RequestError
 from latentkit.read.choice import Posterior, Span
+from latentkit.read.inputs import stdin_bytes
+
+_COLUMNS = ("file", "tensor", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +76,37 @@ def _named(posteriors: Sequence[Posterior], source: str) -> Iterator[Span]:
     """The samples of a table with the columns file, tensor and index, as ``kl --top`` prints it."""
     by_name = {(posterior.file.path, posterior.key): posterior for posterior in posteriors}
     try:
-        file = sys.stdin if source == "-" else open(source, newline="", encoding="utf-8")  # noqa: SIM115
+        for line, row in _rows(source):
+            file, tensor, index = (row[name] for name in _COLUMNS)
+            posterior, sample = by_name.get((file, tensor)), _index(str(index))
+            if posterior is None or not 0 <= sample < posterior.samples:
+                raise RequestError(
+                    f"{source}, line {line}: no sample {str(index)[:40]} of {tensor!r} in {file!r} among the inputs"
+                )
+            yield Span(posterior, sample, 1)
     except FileNotFoundError:
         raise RequestError(f"{source}: no such list of samples") from None
-    with file:
-        rows = csv.DictReader(file)
-        try:
-            if not {"file", "tensor", "index"} <= set(rows.fieldnames or ()):
-                raise RequestError(f"{source}: a list of samples is CSV with the columns file, tensor and index")
-            for row in rows:
-                posterior = by_name.get((row["file"], row["tensor"]))
-                index = _index(row["index"])
-                if posterior is None or not 0 <= index < posterior.samples:
-                    raise RequestError(
-                        f"{source}, line {rows.line_num}: no sample {str(row['index'])[:40]} of {row['tensor']!r} in "
-                        f"{row['file']!r} among the inputs"
-                    )
-                yield Span(posterior, index, 1)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RequestError(f"{source}: not a CSV list of samples ({error})") from error
+    except (KeyError, TypeError):
+        raise RequestError(f"{source}: a list of samples has the columns {', '.join(_COLUMNS)}") from None
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise RequestError(f"{source}: not a list of samples as CSV or JSON lines ({error})") from error
 
 
-def _index(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() and len(text) < 20 else -1
+def _rows(source: str) -> Iterator[tuple[int, Any]]:
+    """Each row with its line. Names are bytes: one that is no UTF-8 comes back as it was."""
+    data = stdin_bytes("--indices -") if source == "-" else open(source, "rb")  # noqa: SIM115
+    with io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        first = text.readline()
+        lines = chain([first], text)
+        if first.startswith("{"):
+            yield from ((number, json.loads(line)) for number, line in enumerate(lines, start=1) if line.strip())
+            return
+        rows = csv.DictReader(lines)
+        if not set(_COLUMNS) <= set(rows.fieldnames or ()):
+            raise KeyError
+        for row in rows:
+            yield rows.line_num, row
+
+
+def _index(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 20 else -1

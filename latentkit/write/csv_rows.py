@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from latentkit.text import harmless
 from latentkit.write.stream import Columns, write_all
 
 # Written when it is of so many characters, and after so many seconds: its reader may wait for it.
@@ -14,18 +16,23 @@ _TOGETHER, _LATEST = 1 << 15, 0.1
 
 
 class CsvRows:
-    """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``."""
+    """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``.
 
-    def __init__(self, descriptor: int, header: Iterable[str]) -> None:
+    Names are what they are, byte for byte, but harmless where a terminal shows them.
+    """
+
+    def __init__(self, descriptor: int, types: Mapping[str, object], *, header: bool = True) -> None:
         self._descriptor = descriptor
         self._text = io.StringIO()
-        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._shown = harmless if os.isatty(descriptor) else str
+        self._names = [name for name, type in types.items() if type == "string"]
         self._written = -math.inf
-        self._header = tuple(header)
+        self._header = tuple(map(self._shown, types)) if header else ()
 
     def write(self, columns: Columns) -> None:
         self._begin()
-        self._writer.writerows(zip(*columns.values(), strict=True))
+        columns = {**columns, **{name: list(map(self._shown, columns[name])) for name in self._names}}
+        self._put(zip(*columns.values(), strict=True), {name for key in self._names for name in columns[key]})
         # Batches may be single rows of many small files.
         if self._text.tell() >= _TOGETHER or time.monotonic() - self._written >= _LATEST:
             self._flush()
@@ -41,7 +48,7 @@ class CsvRows:
         self._flush()
 
     def _flush(self) -> None:
-        data = self._text.getvalue().encode(errors="backslashreplace")
+        data = self._text.getvalue().encode(errors="surrogateescape")
         # First, lest an interrupted write be begun anew.
         self._text.seek(0)
         self._text.truncate()
@@ -51,5 +58,13 @@ class CsvRows:
 
     def _begin(self) -> None:
         if self._header:
-            self._writer.writerow(self._header)
+            self._put([self._header], self._header)
             self._header = ()
+
+    def _put(self, rows: Iterable[Sequence[Any]], names: Iterable[str]) -> None:
+        """Put rows with such names in them into the text."""
+        # Before Python 3.13 a carriage return alone is not quoted, though it ends a row for those who read.
+        if any("\r" in name for name in names):
+            csv.writer(self._text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
+        else:
+            csv.writer(self._text, lineterminator="\n").writerows(rows)

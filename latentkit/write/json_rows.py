@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from latentkit.write.stream import Columns, write_all
@@ -24,9 +25,10 @@ class JsonLines:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._row = _row_for(descriptor)
 
     def write(self, columns: Columns) -> None:
-        lines = "".join(_row(row) + "\n" for row in _rows(columns))
+        lines = "".join(self._row(row) + "\n" for row in _rows(columns))
         write_all(self._descriptor, lines.encode(errors="backslashreplace"))
 
     def abandon(self) -> None:
@@ -42,6 +44,7 @@ class JsonDocument:
 
     def __init__(self, descriptor: int, facts: Mapping[str, Any]) -> None:
         self._descriptor = descriptor
+        self._row = _row_for(descriptor)
         members = "".join(f"{json.dumps(key)}: {json.dumps(jsonable(value))},\n " for key, value in facts.items())
         self._pending = "{" + members + '"rows": ['
         self._separator = "\n  "
@@ -49,7 +52,7 @@ class JsonDocument:
     def write(self, columns: Columns) -> None:
         pieces = [self._pending]
         for row in _rows(columns):
-            pieces += [self._separator, _row(row)]
+            pieces += [self._separator, self._row(row)]
             self._separator = ",\n  "
         self._pending = ""
         write_all(self._descriptor, "".join(pieces).encode(errors="backslashreplace"))
@@ -67,5 +70,7 @@ def _rows(columns: Columns) -> Iterable[dict[str, Any]]:
     return (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _row(row: dict[str, Any]) -> str:
-    return json.dumps(jsonable(row), ensure_ascii=False)
+def _row_for(descriptor: int) -> Callable[[dict[str, Any]], str]:
+    """A row as JSON: in ASCII where a terminal shows it, as names may hold what tricks one."""
+    ascii = os.isatty(descriptor)
+    return lambda row: json.dumps(jsonable(row), ensure_ascii=ascii)

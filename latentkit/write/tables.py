@@ -39,7 +39,7 @@ def open_rows(
     if format == "csv":
         from latentkit.write.csv_rows import CsvRows
 
-        return CsvRows(descriptor, types if header else ())
+        return CsvRows(descriptor, types, header=header)
     if format == "parquet":
         from latentkit.write.parquet_rows import ParquetRows
 
