@@ -4,6 +4,7 @@ shrinks would kill the process."""
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ class _Open:
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            with suppress(OSError):  # what was read is read
+                os.close(self.descriptor)
 
 
 class _Kept(threading.local):

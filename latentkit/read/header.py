@@ -5,6 +5,7 @@ The safetensors library is the judge: it opens, and so validates, every file, an
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
@@ -86,8 +87,12 @@ def read_header(path: str) -> Header:
         tensors, metadata = _contents(path, 8 + length, status.st_size)
         while len(start) < 8 + length and (more := os.read(descriptor, 8 + length - len(start))):
             start += more
+    except OSError as error:
+        error.filename = path  # neither a descriptor's error nor the library's names it, nor always has a number
+        raise
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # what was read is read
+            os.close(descriptor)
     digest = sha256(start[8 : 8 + length]).hexdigest()
     return Header(path, (status.st_size, status.st_mtime_ns), digest, tensors, metadata)
 
@@ -100,9 +105,6 @@ def _contents(path: str, data_start: int, file_size: int) -> tuple[dict[str, Ten
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise DataError(_damage(path, error, file_size), kind="damaged") from error
-    except OSError as error:
-        error.filename = path  # the library names none, or gives no number
-        raise
     tensors, offset = {}, data_start
     for key, tensor in slices.items():
         dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
