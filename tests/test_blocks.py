@@ -1,5 +1,6 @@
 """Blocks: every sample once and in order, pieces with fixed ends, the right bytes read."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import DTYPES, moments_of
+from safetensors.torch import save_file
 from torch import Tensor
 
 from latentkit.compiled.tables import WIDE, values_of
 from latentkit.errors import DataError
 from latentkit.posterior.layout import split_axes
+from latentkit.read import bytes as reading
 from latentkit.read.blocks import BLOCK_ELEMENTS, Block, pieces_of, plan_blocks, read_block
 from latentkit.read.bytes import Buffers, read_at, read_chunks
 from latentkit.read.choice import Posterior, Selection, Span, choose
@@ -194,7 +197,7 @@ def test_an_error_of_the_disk_names_the_file_read(write: Write, monkeypatch: pyt
 
     header = read_header(str(write("a.safetensors", x=torch.zeros(10))))
     monkeypatch.setattr(os, "preadv", fail)
-    with pytest.raises(OSError, match=r"Input/output error: '.*a\.safetensors'"):
+    with pytest.raises(DataError, match=r"a\.safetensors: Input/output error"):
         read_at(header, header.tensors["x"], 0, np.empty(10, np.float32))
 
 
@@ -207,3 +210,25 @@ def test_reads_cut_short_by_the_system_are_taken_up_again(write: Write, monkeypa
     out = np.empty(10, np.float32)
     read_at(header, header.tensors["x"], 0, out)
     assert out.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("change", ["touched", "shorter", "longer"])
+def test_what_changes_during_the_last_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.arange(1000.0)}, path)
+    header = read_header(str(path))
+    read = reading._read_some
+
+    def read_and_change(descriptor: int, offset: int, out: memoryview) -> int:
+        count = read(descriptor, offset, out)
+        if change == "touched":
+            os.utime(path, ns=(0, header.stamp[1] + 1))
+        else:
+            os.truncate(path, header.stamp[0] + (1000 if change == "longer" else -1000))
+        return count
+
+    monkeypatch.setattr(reading, "_read_some", read_and_change)
+    with pytest.raises(DataError, match=r"a\.safetensors: changed while it was being read"):
+        read_at(header, header.tensors["x"], 0, np.empty(1000, np.float32))

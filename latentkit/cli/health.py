@@ -10,7 +10,7 @@ from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
 from latentkit.cli.screen import complain, note, track
-from latentkit.cli.stats_options import Asking, Checking
+from latentkit.cli.stats_options import Asking, Checking, Extra
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, check_asked, held, why_undefined
@@ -19,6 +19,7 @@ from latentkit.posterior.affine import from_factors
 from latentkit.read.choice import Posterior
 from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found, find_posteriors
+from latentkit.stats import MOST_CHANNELS, MOST_CORRELATED
 from latentkit.text import count_of
 from latentkit.write.places import check_outputs as check_places
 from latentkit.write.placing import placed
@@ -43,12 +44,12 @@ class Result:
     #: The summary that these figures are set beside, and how its input was read.
     against: "tuple[Summary, list[str]] | None"
 
-    def document(self) -> dict[str, Any]:
-        """As JSON has it."""
-        from latentkit.health.document import document_of
+    def outline(self) -> dict[str, Any]:
+        """As JSON has it, once ``plain`` has made dicts of its dataclasses."""
+        from latentkit.health.document import outline_of
 
         state = self.state
-        return document_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
+        return outline_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
 
 
 def check_options(checking: Checking, computing: Computing) -> list[Condition]:
@@ -84,12 +85,32 @@ def find(
     return found, other
 
 
+def fits(extra: Extra, found: Found) -> bool:
+    """Whether there is memory for what ``--with`` adds: a correlation has a figure for every two channels."""
+    return extra is not Extra.correlation or found.posteriors[0].axes.channels <= MOST_CORRELATED
+
+
+def check_fits(extras: Sequence[Extra], found: Found) -> None:
+    """Refuse what there is no memory for."""
+    if not all(fits(extra, found) for extra in extras):
+        raise RequestError(
+            f"--with correlation: there are {found.posteriors[0].axes.channels:,} channels, and the correlation of at "
+            f"most {MOST_CORRELATED} is held in memory"
+        )
+
+
 def _find_alike(files: list[str], reading: Reading, choosing: Choosing, failures: Failures) -> Found:
     """Channels are pooled over all inputs, so their number and meaning must agree with the first one's."""
     found = find_posteriors(files, reading.selection(latents=True), choosing.choice(), failures=failures)
+    first = found.posteriors[0]
+    if first.axes.channels > MOST_CHANNELS:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels:,} latent channels, and at most {MOST_CHANNELS:,} have "
+            f"statistics; if they are positions, say so with --layout"
+        )
     for other in found.posteriors[1:]:
         with failures.passing_over(other.file.path):
-            _refuse_unlike(found.posteriors[0], other)
+            _refuse_unlike(first, other)
     return found.without(failures)
 
 

@@ -15,6 +15,7 @@ from latentkit.cli.health import (
     examine,
     find,
     finish,
+    fits,
     merge,
     note_device,
     note_nonfinite,
@@ -68,7 +69,8 @@ def report(
                 return
             note_device(computing.device, messages)
             say_reading(found, "json", messages)
-            result = examine(found, other, [extra.value for extra in Extra], checking, computing, messages, failures)
+            extras = [extra.value for extra in Extra if fits(extra, found)]
+            result = examine(found, other, extras, checking, computing, messages, failures)
             names = list(dict.fromkeys(posterior.file.path for posterior in found.without(failures).posteriors))
         write(writing.output or "-", _page(result, _made(names)).encode(), writing)
         note_nonfinite(result.summary, messages)
@@ -101,10 +103,11 @@ def _load_matplotlib() -> None:
 
 
 def _page(result: Result, made: "Made") -> str:
+    from latentkit.health.document import plain
     from latentkit.report.page import page
     from latentkit.report.samples import histogram_of
 
-    return page(result.document(), histogram_of(result.state.per_sample), made)
+    return page(plain(result.outline()), histogram_of(result.state.per_sample), made)
 
 
 def _made(names: list[str]) -> "Made":

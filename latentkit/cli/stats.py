@@ -8,6 +8,7 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.health import (
     Result,
+    check_fits,
     check_merge,
     check_options,
     check_outputs,
@@ -70,6 +71,7 @@ def stats(
             check_asked(conditions, asking.names)
             found, other = find(files, reading, choosing, checking.against, failures)
             channels = showing.chosen(found.posteriors[0].axes.channels)
+            check_fits(asking.extra, found)
             if choosing.dry_run:
                 show_plan(found)
                 return
@@ -97,8 +99,11 @@ def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing:
     else:
         from json import JSONEncoder
 
-        # Thousands of channels are tens of megabytes: written piece by piece.
-        pieces = JSONEncoder(indent=1).iterencode(jsonable(result.document()))
+        from latentkit.health.document import plain
+
+        # Thousands of channels are tens of megabytes: made and written piece by piece.
+        encoder = JSONEncoder(indent=1, default=lambda figures: jsonable(plain(figures)))
+        pieces = encoder.iterencode(jsonable(result.outline()))
         with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
             while some := "".join(islice(pieces, _PIECES)):
                 write_all(descriptor, some.encode())

@@ -30,6 +30,22 @@ def document_of(
 ) -> dict[str, Any]:
     """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it.
 
+    Arguments are those of ``outline_of``.
+    """
+    document: dict[str, Any] = plain(outline_of(summary, readings, findings, factors, per_sample, against))
+    return document
+
+
+def outline_of(
+    summary: Summary,
+    readings: Sequence[str],
+    findings: Sequence[Finding],
+    factors: Factors,
+    per_sample: SampleValues | None,
+    against: tuple[Summary, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """The document, in which figures are still dataclasses: ``plain`` makes them dicts, at the moment they are written.
+
     ``per_sample``: the KL of each sample, or of latents already drawn their mean square. ``against``: the summary of
     another input, and how that was read.
     """
@@ -39,12 +55,12 @@ def document_of(
         "measure": "stats",
         "read": list(readings),
         "verdict": verdict(findings),
-        "findings": plain(findings),
-        "normalization": plain(factors),
+        "findings": findings,
+        "normalization": factors,
         "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),
         "sample_mean_square": None if mean_square is None else _samples("mean_square", mean_square),
         **_figures(summary),
-        "with": plain(summary.extras),
+        "with": summary.extras,
         "against": None if against is None else _against(summary, *against),
     }
 
@@ -56,10 +72,8 @@ def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def _figures(summary: Summary) -> dict[str, Any]:
-    figures: dict[str, Any] = plain(summary)
-    # They have a name of their own.
-    del figures["extras"]
-    return figures
+    # The extras have a name of their own.
+    return {field.name: getattr(summary, field.name) for field in fields(summary) if field.name != "extras"}
 
 
 def plain(value: Any) -> Any:
@@ -68,13 +82,15 @@ def plain(value: Any) -> Any:
         return {"file": value.name, "tensor": value.key, "index": value.index, "position": value.position}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value.value if isinstance(value, StrEnum) else value
 
 
 def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
-    return {"read": list(readings), "differences": plain(differences(summary, other)), "summary": _figures(other)}
+    return {"read": list(readings), "differences": differences(summary, other), "summary": _figures(other)}
 
 
 def _samples(name: str, values: SampleValues) -> dict[str, Any]:

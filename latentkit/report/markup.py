@@ -12,6 +12,8 @@ Cell = str | int | float | None
 #: Columns of equal length, by their headings.
 Columns = Mapping[str, Sequence[Cell]]
 
+# Rows of a table: a browser has to lay out all of them.
+_MOST_ROWS = 1024
 # Decimals by which a figure may fall short of the longest of its column; page.css has a class for each.
 _MOST_PADDING = 9
 
@@ -54,6 +56,11 @@ def table(
     some columns.
     """
     show = show or {}
+    count = max(map(len, columns.values()), default=0)
+    if count > _MOST_ROWS:
+        kept = [*range(_MOST_ROWS), *([count - 1] if has_total else [])]
+        columns = {name: [cells[row] for row in kept] for name, cells in columns.items()}
+        caption += f": the first {_MOST_ROWS:,} of {count - has_total:,}; latentkit stats -o FILE.json has all"
     headings = "".join(f'<th scope="col"{_side(cells)}>{text(name)}</th>' for name, cells in columns.items())
     cells = list(zip(*(_shown(column, show.get(name, number)) for name, column in columns.items()), strict=True))
     rows = []

@@ -19,3 +19,6 @@ every figure is the same to the last bit for any order, block size, split and nu
 ``extras``         the figures of ``--with``: correlation, shape, spectrum, duplicates
 =================  =========================================================================================
 """
+
+#: So many channels have statistics, in bounded memory; and so many have their correlation with each other.
+MOST_CHANNELS, MOST_CORRELATED = 1 << 14, 512

@@ -4,7 +4,7 @@ that no library's last digit decides where an element is counted.
 Up to 32 channels a cell is an upper half of a float32 pattern, under 0.8 % wide. Beyond, there are fewer cells: both
 signs, 2^-16 to 2^16, of means, log-variances and softplus; 2^-44 to 2^20 of σ; 2^-64 to 2^64 of variances. What lies
 beyond goes to the outermost cells, NaN and infinities to the last. Up to 256 channels they are as narrow; twice as many
-channels then have cells twice as wide, so that counts take no more memory.
+channels then have cells twice as wide, so that counts take no more memory (beyond 1,024, half as much).
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from latentkit.stats.sums import Floats
 #: Channels up to which there is a count for each 16-bit pattern, or upper half of one of float32: half a MiB a channel,
 #: mean and scale together.
 EXACT_CHANNELS = 32
-# Channels up to which cells are as narrow as that.
-_NARROW = 256
+# Channels up to which cells are as narrow as that, and beyond which counts have half the memory: figures take more.
+_NARROW, _MANY = 256, 1024
 # Cells are never wider than a factor of 2.
 _WIDEST = 7
 
@@ -55,7 +55,8 @@ class Cells:
 
 def widening(channels: int) -> int:
     """By how many powers of two cells are wider than under 0.8 %."""
-    return min(max(0, (channels - 1).bit_length() - (_NARROW - 1).bit_length()), _WIDEST)
+    doublings = max(0, (channels - 1).bit_length() - (_NARROW - 1).bit_length())
+    return min(doublings + (channels > _MANY), _WIDEST)
 
 
 @lru_cache(maxsize=8)

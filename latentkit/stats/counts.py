@@ -148,18 +148,24 @@ class PatternCounts:
         return total
 
     def facts(self, half: int) -> Facts:
-        quantity, (stored, counts) = self.quantities[half], self._seen(half)
-        facts = Facts(len(counts), len(quantity.thresholds))
-        classes = quantity.classes(stored)
-        facts.tallies[:] = np.stack([counts.sum(axis=1), *(counts[:, mask].sum(axis=1) for mask in classes)], axis=1)
-        stored, counts = stored[classes.finite], np.ascontiguousarray(counts[:, classes.finite])
-        facts.beneath[:, :, 0] = counts @ (stored[:, None] < quantity.thresholds)
-        facts.beneath[:, :, 1] = counts @ (stored[:, None] <= quantity.thresholds)
+        quantity, counts = self.quantities[half], self.grids[half].counts
+        seen = np.flatnonzero(counts.any(axis=0))
+        classes = quantity.classes(self._values[seen])
+        finite = self._values[seen[classes.finite]]
+        is_less, is_at_most = finite[:, None] < quantity.thresholds, finite[:, None] <= quantity.thresholds
         is_scale = quantity.parameterization is not None
-        remainders, variances = quantity.terms(stored) if is_scale else (stored[:0], stored[:0])
-        facts.sums.reserve(8 * len(stored))
-        sums, tops, odd = facts.sums.arrays
-        sum_counted(quantity.value(stored), remainders, variances, counts, sums, tops, odd)
+        values = quantity.value(finite)
+        remainders, variances = quantity.terms(finite) if is_scale else (finite[:0], finite[:0])
+        facts = Facts(len(counts), len(quantity.thresholds))
+        facts.sums.reserve(8 * len(finite))
+        # Channel by channel: all at once would take more memory than the counts.
+        for channel, row in enumerate(counts):
+            some = row[seen].astype(np.int64)
+            facts.tallies[channel] = [some.sum(), *(some[mask].sum() for mask in classes)]
+            some = some[classes.finite]
+            facts.beneath[channel] = np.stack([some @ is_less, some @ is_at_most], axis=1)
+            sums = facts.sums.of(slice(SUMS * channel, SUMS * channel + SUMS))
+            sum_counted(values, remainders, variances, some[None], *sums)
         return facts
 
     def cells(self, half: int) -> Cells:
@@ -168,12 +174,6 @@ class PatternCounts:
         values = np.full(len(is_finite), np.nan)
         values[is_finite] = quantity.value(self._values[is_finite])
         return Cells.of(values, counts)
-
-    def _seen(self, half: int) -> tuple[Floats, Ints]:
-        """The stored numbers (P,) that occur in any channel, and how often (C, P)."""
-        counts = self.grids[half].counts
-        seen = np.flatnonzero(counts.any(axis=0))
-        return self._values[seen], counts[:, seen].astype(np.int64)
 
 
 class CellCounts:

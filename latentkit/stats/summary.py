@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,8 +163,8 @@ class Summary:
 
     ``exact_quantiles``: quantiles and histograms are exact. Otherwise (float32, float64, or 16 bits of more than 32
     channels) they are rounded towards zero by at most ``quantile_error`` of themselves, 2^-7 (0.8 %) up to 256
-    channels, twice as much for each doubling of these, or by 2^-16 (``std``, ``var``, ``softplus``: by twice the error
-    in nats); everything else is exact all the same.
+    channels, twice as much for each doubling of these and once more beyond 1,024, or by 2^-16 (``std``, ``var``,
+    ``softplus``: by twice the error in nats); everything else is exact all the same.
     """
 
     samples: int
@@ -181,7 +182,7 @@ class Summary:
     extras: ExtraFigures = ExtraFigures()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Half:
     """What was counted of the means, or of the scale parameters."""
 
@@ -190,6 +191,17 @@ class Half:
     cells: Cells
     extrema: Extrema
     exact: bool
+
+    @cached_property
+    def finite(self) -> NDArray[np.int64]:
+        """Elements of each channel that are finite."""
+        return self.facts.finite
+
+    @cached_property
+    def known(self) -> NDArray[np.int64]:
+        """Elements that have a clamped log-variance: the infinite too."""
+        known: NDArray[np.int64] = self.finite + self.facts.minus_inf + self.facts.plus_inf
+        return known
 
     def pooled(self) -> "Half":
         """All channels as one."""
@@ -231,7 +243,7 @@ def _group(
     kl = _divergence(mean, scale, row, samples, everything) if scale else None
     drawn_variance = variance
     if scale:
-        drawn_variance += _ratio(scale.facts.variances[row], _known(scale.facts)[row])
+        drawn_variance += _ratio(scale.facts.variances[row], scale.known[row])
     active = None if channel is None or math.isnan(variance) else variance > ACTIVE_VARIANCE
     drawn = _normalization(center, drawn_variance)
     return Group(
@@ -273,7 +285,7 @@ def _spread(half: Half, row: int) -> Spread:
     facts, extrema = half.facts, half.extrema
     least, greatest = (_value(half.quantity, extremes[row]) for extremes in (extrema.least, extrema.greatest))
     return Spread(
-        finite=int(facts.finite[row]),
+        finite=int(half.finite[row]),
         nan_count=int(facts.nan[row]),
         negative_count=int(facts.negative[row]),
         minus_inf_count=int(facts.minus_inf[row]),
@@ -316,7 +328,7 @@ def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
 
 def _clamp_counts(scale: Half, row: int) -> ClampCounts:
     facts, (low, high) = scale.facts, scale.quantity.clamp
-    finite = int(facts.finite[row])
+    finite = int(scale.finite[row])
     less, at_most = facts.less[row], facts.at_most[row]
     below = int(less[0] + facts.minus_inf[row])
     above = int(finite - at_most[1] + facts.plus_inf[row])
@@ -341,7 +353,7 @@ def _hazards(mean: Half, scale: Half | None, row: int, number: int) -> Hazards:
     half, facts = HALF_PRECISIONS[number], mean.facts
     infinite = int(facts.minus_inf[row] + facts.plus_inf[row])
     low, high = facts.at_most[row, 2 * number], facts.less[row, 2 * number + 1]
-    square_over = int(low + facts.finite[row] - high) + infinite
+    square_over = int(low + mean.finite[row] - high) + infinite
     if scale is None:
         return Hazards(half.dtype, 0, 0, 0, 0, square_over)
     k = 2 + 4 * number
@@ -357,8 +369,8 @@ def _from(scale: Half, row: int, k: int, logvar: float) -> int:
     if logvar > high:
         return 0
     if logvar <= low:
-        return int(_known(facts)[row])
-    return int(facts.finite[row] - facts.less[row, k] + facts.plus_inf[row])
+        return int(scale.known[row])
+    return int(scale.finite[row] - facts.less[row, k] + facts.plus_inf[row])
 
 
 def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
@@ -367,26 +379,20 @@ def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
     if logvar < low:
         return 0
     if logvar >= high:
-        return int(_known(facts)[row])
+        return int(scale.known[row])
     return int(facts.at_most[row, k] + facts.minus_inf[row])
 
 
 def _divergence(mean: Half, scale: Half, row: int, samples: int, everything: float) -> Divergence:
     total = _nats(mean, scale, row)
     squares, remainders = mean.facts.squares[row], scale.facts.remainders[row]
-    element = 0.5 * (_ratio(squares, mean.facts.finite[row]) + _ratio(remainders, _known(scale.facts)[row]))
+    element = 0.5 * (_ratio(squares, mean.finite[row]) + _ratio(remainders, scale.known[row]))
     return Divergence(element, _ratio(total, samples), total, _ratio(total, everything))
 
 
 def _nats(mean: Half, scale: Half | None, row: int) -> float:
     """½ Σ (m² + h(l)): Kingma & Welling 2014, appendix B."""
     return 0.5 * float(mean.facts.squares[row] + scale.facts.remainders[row]) if scale else math.nan
-
-
-def _known(facts: Facts) -> NDArray[np.int64]:
-    """Elements that have a clamped log-variance: the infinite too."""
-    known: NDArray[np.int64] = facts.finite + facts.minus_inf + facts.plus_inf
-    return known
 
 
 def _defined(figure: float, samples: int) -> float:

@@ -1,0 +1,104 @@
+"""Memory is bounded whatever the shape: peaks of processes, beside that of the same command on next to nothing."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli
+from safetensors.numpy import save_file
+
+_MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+# macOS counts in bytes.
+_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def peak_of(*arguments: str | Path) -> float:
+    """Peak resident MiB of a run; of the second, where the first compiles."""
+    command = [sys.executable, "-c", _MEASURE, sys.executable, "-m", "latentkit", *map(str, arguments)]
+    peaks = []
+    for _ in range(2):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        status, peak = map(int, done.stdout.split())
+        assert status == 0, done.stderr
+        peaks.append(peak * _UNIT / 2**20)
+    return min(peaks)
+
+
+def drawn(path: Path, shape: tuple[int, ...], key: str = "moments") -> Path:
+    moments = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
+    save_file({key: moments}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn(tmp_path_factory.mktemp("small") / "small.safetensors", (2, 4, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def bases(small: Path) -> dict[str, float]:
+    return {command: peak_of(command, small, "--workers", 2) for command in ("kl", "stats")}
+
+
+@pytest.mark.parametrize(
+    ("command", "shape", "key", "options", "more"),
+    [
+        pytest.param("stats", (2, 1 << 20, 2), "moments", ("--layout", "blc"), 24, id="one channel"),
+        pytest.param("stats", (16, 64, 16, 16), "moments", (), 32, id="32 channels, by pattern"),
+        pytest.param("stats", (16, 8192, 2, 2), "moments", (), 56, id="4,096 channels"),
+        pytest.param("stats", (1, 8, 512, 512), "moments", ("--with", "spectrum"), 96, id="a large sample whole"),
+        pytest.param("kl", (500, 4, 2, 2), "n" * (1 << 20), ("--format", "jsonl"), 48, id="a name of 1 MiB"),
+        pytest.param("kl", (400_000, 2), "moments", ("--top", "100000"), 48, id="many ranks"),
+        pytest.param("kl", (64, 8192, 2, 2), "moments", ("--per-channel",), 32, id="values of 4,096 channels"),
+    ],
+)
+def test_memory_of_any_shape_is_bounded(
+    tmp_path: Path,
+    bases: dict[str, float],
+    command: str,
+    shape: tuple[int, ...],
+    key: str,
+    options: tuple[str, ...],
+    more: float,
+) -> None:
+    path = drawn(tmp_path / "a.safetensors", shape, key)
+    assert peak_of(command, path, "--workers", 2, *options) < bases[command] + more
+
+
+def test_a_table_of_100_000_tensors_takes_no_time(cli: Cli, tmp_path: Path) -> None:
+    save_file({f"t{number}": np.zeros((1, 2), np.float16) for number in range(100_000)}, tmp_path / "a.safetensors")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    out = cli("info", "a.safetensors", "--format", "table").out
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 10
+    assert "200 of 100,000 tensors" in out and len(out.splitlines()) < 250
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("kl", "a.safetensors", "--top", "1000000"), "at most 100,000 rows are ranked"),
+        (("stats", "a.safetensors", "--channels", "0-99999999999"), "there are 2 channels"),
+        (("stats", "b.safetensors", "--with", "correlation"), "there are 600 channels"),
+        (("stats", "c.safetensors"), "has 20,000 latent channels, and at most 16,384"),
+    ],
+)
+def test_what_memory_does_not_hold_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    for name, channels in (("a", 2), ("b", 600), ("c", 20_000)):
+        drawn(tmp_path / f"{name}.safetensors", (2, 2 * channels))
+    outcome = cli(*arguments)
+    assert outcome.status == 2 and words in outcome.complaint
+
+
+def test_a_report_of_many_channels_has_no_endless_tables(cli: Cli, tmp_path: Path) -> None:
+    drawn(tmp_path / "a.safetensors", (4, 2 * 1500))
+    outcome = cli("report", "a.safetensors", "-o", "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert outcome.status == 0 and "the first 1,024 of 1,500" in page
+    assert 'id="channel-1023"' in page and 'id="channel-1024"' not in page and 'id="channel-all"' in page
