@@ -34,7 +34,11 @@ class Failures:
     def add(self, path: str, error: LatentkitError, *, tensor: str | None = None) -> None:
         """Pass over the file at ``path``, because of ``error`` (in ``tensor``, unless it says another)."""
         if not self.keep_going:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame: it would hold all that the run holds, as its progress bar.
+                del error
         if path not in self.found:
             self.found[path] = Failure(path, error.tensor or tensor, error.index, error.kind, str(error))
 

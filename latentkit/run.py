@@ -69,7 +69,10 @@ def run(
     pending: deque[Future[list[tuple[Block, Result]]]] = deque()
     try:
         for task in _tasks(iter(blocks), threads, together):
-            pending.append(pool.submit(do, task))
+            try:
+                pending.append(pool.submit(do, task))
+            except RuntimeError as error:
+                raise DataError(f"{error}: the system allows no more of them; try fewer --workers") from error
             if len(pending) >= _AHEAD * threads:
                 yield from pending.popleft().result()
         while pending:

@@ -20,7 +20,7 @@ from latentkit.read.choice import Selection
 from latentkit.read.pairing import pair_latents, pair_posteriors
 from latentkit.read.plan import find_posteriors
 from latentkit.run import Progressing, Values
-from latentkit.sample.files import draw_files
+from latentkit.sample.files import OutputFiles, draw_files
 from latentkit.sample.outputs import mirrored
 from latentkit.sample.recipe import Recipe
 
@@ -102,7 +102,7 @@ def test_latents_have_the_bytes_of_the_host(
         spans = found.spans if recipe.affine.is_identity else found.spans[:1]
         for place in places:
             outputs = mirrored(spans, str(tmp_path / place.replace(":", "")), [], as_file=False)
-            came_to = list(draw_files(outputs, recipe, overwrite=True, device=place))
+            came_to = list(draw_files(OutputFiles(outputs, recipe, overwrite=True), device=place))
             files = [Path(output.path).read_bytes() for output in outputs]
             drawn[place] = files, [(one.nonfinite, one.overflowed, one.clamped) for one, _ in came_to]
         assert drawn["cpu"] == drawn[places[1]]

@@ -35,7 +35,7 @@ from latentkit.read import blocks
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.sample.drawing import Drawn, draw_block
-from latentkit.sample.files import draw_files, draw_stream
+from latentkit.sample.files import OutputFiles, draw_files, draw_stream
 from latentkit.sample.outputs import mirrored
 from latentkit.sample.recipe import Recipe
 
@@ -885,7 +885,9 @@ def planned(argument: Path, output: Path, **recipe: Any) -> tuple[list[Any], Rec
 def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, overwrite: bool) -> None:
     small_files(tmp_path / "in", 40)
     runs = [
-        draw_files(*planned(tmp_path / "in", tmp_path / "out", seed=seed), overwrite=overwrite, batch_size=1)
+        draw_files(
+            OutputFiles(*planned(tmp_path / "in", tmp_path / "out", seed=seed), overwrite=overwrite), batch_size=1
+        )
         for seed in (1, 2)
     ]
     for _ in range(20):  # in turn

@@ -8,14 +8,13 @@ from typing import Any, NoReturn, get_type_hints
 
 import typer
 
+from latentkit.cli import interrupts
 from latentkit.cli.screen import complain, drop
 from latentkit.errors import LatentkitError, RequestError
 
 DATA_FAILED = 1
 WRONG_REQUEST = 2
 CONDITION_HELD = 3
-INTERRUPTED = 130
-TERMINATED = 143
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str) -> None:
@@ -71,7 +70,7 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
     except BrokenPipeError:
         leave_quietly()
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(interrupts.status()) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:

@@ -3,18 +3,15 @@
 import gc
 import io
 import os
-import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentkit import __version__
-from latentkit.cli import guide, info, kl, nll, report, sample, stats
+from latentkit.cli import guide, info, interrupts, kl, nll, report, sample, stats
 from latentkit.cli.commands import (
     DATA_FAILED,
-    INTERRUPTED,
-    TERMINATED,
     WRONG_REQUEST,
     add_command,
     flushed,
@@ -74,15 +71,16 @@ def main() -> None:
     """Run the command line and exit with its status."""
     # Torch's import makes a million objects that stay: looking through them for garbage takes a third of a second.
     gc.set_threshold(1 << 20)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     _prepare_streams()
     _prepare_environment()
     try:
         # Alone, it says what there is; that is no wrong usage.
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        interrupts.check()
         status = flushed(status if isinstance(status, int) else 0)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupts.status())
     except BrokenPipeError:
         leave_quietly()
     except SystemExit as exit:
@@ -129,16 +127,12 @@ def _prepare_environment() -> None:
             del os.environ[name]
 
 
-def _terminate(*_: Any) -> None:
-    raise SystemExit(TERMINATED)
-
-
 def _usage_error(error: Exception) -> int:
     """Say a usage error that Typer found, or whatever else happened outside a command, in one sentence."""
     # Typer carries its own copy of Click since 0.26, and Click's classes before: both have these two.
     message, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if type(error).__name__ == "Abort":
-        return INTERRUPTED
+        return interrupts.status()
     if message is None or status is None:
         if "--debug" in sys.argv:
             raise error

@@ -27,8 +27,7 @@ def refuse_nonfinite(measured: "Measured", failures: Failures) -> "Measured":
             f"{posterior.label}, sample {index} holds NaN or an infinite mean; --on-nonfinite skip leaves such "
             f"samples out"
         )
-        error = DataError(sentence, kind="nonfinite", tensor=posterior.key, index=index)
-        failures.add(posterior.file.path, error)
+        failures.add(posterior.file.path, DataError(sentence, kind="nonfinite", tensor=posterior.key, index=index))
 
 
 class Nonfinite:

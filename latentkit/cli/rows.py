@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentkit.cli.interrupts import deferred
 from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, row_columns
@@ -102,6 +103,7 @@ def check_rows(
     return format, replace(table, found=table.found.without(failures))
 
 
+@deferred()
 def write_rows(
     measured: "Measured",
     table: Table,

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
@@ -13,9 +13,10 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
+from latentkit.cli.interrupts import deferred
 from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading
-from latentkit.cli.screen import note, track
+from latentkit.cli.screen import note, say_kept, track
 from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.affine import Affine, from_factors, from_normalization
@@ -189,7 +190,7 @@ def sample(
         show_plan(found, folder, sizes)
         return
 
-    from latentkit.sample.files import draw_files, draw_stream
+    from latentkit.sample.files import OutputFiles, draw_files, draw_stream
 
     if is_stream(output):
         with _pipe(output) as write:
@@ -197,18 +198,18 @@ def sample(
             _follow(results, found, drawing.on_nonfinite, messages)
         return
     check_free_space(folder, sum(sizes))
-    results = draw_files(
-        planned,
-        recipe,
-        overwrite=placing.overwrite,
-        batch_size=computing.batch_size,
-        workers=computing.workers,
-        device=device,
-    )
-    _follow(results, found, drawing.on_nonfinite, messages)
-    if placing.samples_per_shard is not None:
-        with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
-            write_all(descriptor, index_of(planned, sizes))
+    outputs = OutputFiles(planned, recipe, overwrite=placing.overwrite)
+    results = draw_files(outputs, batch_size=computing.batch_size, workers=computing.workers, device=device)
+    with deferred():
+        try:
+            with closing(results):
+                _follow(results, found, drawing.on_nonfinite, messages)
+        except BaseException as error:
+            say_kept(error, outputs.placed, len(planned), messages)
+            raise
+        if placing.samples_per_shard is not None:
+            with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
+                write_all(descriptor, index_of(planned, sizes))
 
 
 def _check(drawing: Drawing, placing: Placing) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from latentkit.cli.interrupts import check, deferred
 from latentkit.cli.options import Messages
 from latentkit.text import harmless, number, sentence
 
@@ -52,6 +53,14 @@ def note_unreadable(places: Sequence[str], messages: Messages) -> None:
     if places:
         more = f", and {len(places) - 1:,} more" if len(places) > 1 else ""
         note(messages, f"passed over what cannot be read: {places[0]}{more}")
+
+
+def say_kept(error: BaseException, kept: int, files: int, messages: Messages) -> None:
+    """How many outputs are complete where ``error`` ended the work early."""
+    if isinstance(error, KeyboardInterrupt):
+        note(messages, f"interrupted: {kept:,} of {files:,} files kept")
+    elif kept:
+        note(messages, f"stopped: {kept:,} of {files:,} files kept")
 
 
 def detail(messages: Messages, words: str) -> None:
@@ -116,15 +125,22 @@ def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
 def track(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> Iterator[Item]:
     """Pass items on, showing on stderr how many of ``total`` bytes are done; each comes with its bytes.
 
-    A bar on a terminal, a line now and then in a log, nothing when the work is short or --quiet.
+    A bar on a terminal, a line now and then in a log, nothing when the work is short or --quiet. Signals end the work
+    between items.
     """
+    with deferred():
+        for item in _shown(items, total, messages):
+            yield item
+            check()
+
+
+def _shown(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> Iterator[Item]:
     if messages.quiet:
-        yield from (item for item, _ in items)
-    elif sys.stderr.isatty():
+        return (item for item, _ in items)
+    if sys.stderr.isatty():
         _note_first_run(messages)
-        yield from _with_bar(items, total)
-    else:
-        yield from _with_lines(items, total)
+        return _with_bar(items, total)
+    return _with_lines(items, total)
 
 
 def _note_first_run(messages: Messages) -> None:

@@ -5,53 +5,46 @@ Any order of blocks gives the same bytes: noise goes by position, and every elem
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from math import prod
 from typing import NamedTuple
 
 from latentkit.read.blocks import Block, plan_blocks
 from latentkit.read.bytes import DTYPE_BYTES, Buffers, as_bytes, read_at, read_chunks
-from latentkit.read.choice import Posterior
+from latentkit.read.choice import Posterior, Span
 from latentkit.run import locate, run
 from latentkit.sample.drawing import Draw, Drawn, Latents, draw_block
 from latentkit.sample.outputs import Output
 from latentkit.sample.recipe import Recipe, layout_of
 from latentkit.sample.verify import Claim
-from latentkit.write.placing import Placement, commit_all
-
-# Outputs are synced when so many of them, or so many bytes, are complete.
-_SYNC_FILES = 256
-_SYNC_BYTES = 1 << 30
+from latentkit.write.batch import Batch
+from latentkit.write.placing import Placement
 
 
 def draw_files(
-    outputs: Sequence[Output],
-    recipe: Recipe,
+    files: "OutputFiles",
     *,
-    overwrite: bool,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
-) -> Iterator[tuple[Drawn, int]]:
+) -> Generator[tuple[Drawn, int]]:
     """Write every output; yields what each block came to, and the bytes read for it, in order.
 
-    Outputs are complete, synced and in place when the iterator ends; one that is left early leaves no half file.
+    Outputs are complete, synced and in place when the iterator ends. One that is left early places those that are
+    complete, but for the last block's, and leaves no half file.
     """
-    files = _Files(outputs, recipe, overwrite=overwrite)
     once, draw = _Once(), _draw_on(device)
-    spans = (span for output in outputs for part in output.latents.values() for span in part)
 
     def work(block: Block, buffers: Buffers) -> Drawn:
-        return draw(block, recipe, files.write, buffers)
+        return draw(block, files.recipe, files.write, buffers)
 
     try:
-        for block, drawn in run(files.opening(plan_blocks(spans, batch_size)), work, workers):
-            files.finish(block)
+        for block, drawn in run(files.opening(plan_blocks(files.spans, batch_size)), work, workers):
             yield once(block, drawn), _bytes_read(block)
-        files.commit()
+            files.finish(block)
     finally:
-        files.discard()
+        files.close()
 
 
 def draw_stream(
@@ -150,21 +143,30 @@ class _Tensor(NamedTuple):
     offset: int
 
 
-class _Files:
+class OutputFiles:
     """The outputs under way: opened before their first block is computed, placed after their last.
 
     Outputs stand in the order of the plan, so a row of the plan says which tensor it goes to.
     """
 
     def __init__(self, outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) -> None:
-        self._recipe = recipe
+        self.recipe = recipe
         self._overwrite = overwrite
         self._waiting = deque(outputs)
         self._open: deque[tuple[int, Placement, int]] = deque()
-        self._complete: list[Placement] = []
-        self._complete_bytes = 0
+        self._batch = Batch()
         self._tensors: list[_Tensor] = []
         self._begun_rows = 0
+
+    @property
+    def spans(self) -> Iterator[Span]:
+        """What is to be drawn, in order."""
+        return (span for output in tuple(self._waiting) for part in output.latents.values() for span in part)
+
+    @property
+    def placed(self) -> int:
+        """How many outputs are in their places."""
+        return self._batch.placed
 
     def opening(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The plan, with each output opened just before the first block that needs it."""
@@ -178,7 +180,7 @@ class _Files:
             yield block
 
     def _begin(self, output: Output) -> Placement:
-        layout = layout_of(output, self._recipe)
+        layout = layout_of(output, self.recipe)
         placement = Placement(output.path, overwrite=self._overwrite)
         self._open.append((0, placement, layout.size))
         placement.write(0, memoryview(layout.header))
@@ -211,18 +213,12 @@ class _Files:
         done = block.first_row + block.samples if block.last else block.first_row
         while self._open and self._open[0][0] <= done:
             _, placement, size = self._open.popleft()
-            placement.rest()
-            self._complete.append(placement)
-            self._complete_bytes += size
-        if len(self._complete) >= _SYNC_FILES or self._complete_bytes >= _SYNC_BYTES:
-            self.commit()
+            self._batch.add(placement, size)
 
-    def commit(self) -> None:
-        if self._complete:
-            commit_all(self._complete)
-        self._complete, self._complete_bytes = [], 0
-
-    def discard(self) -> None:
-        """Leave nothing of what is not in place."""
-        for placement in [*self._complete, *(placement for _, placement, _ in self._open)]:
-            placement.discard()
+    def close(self) -> None:
+        """Place the outputs that are complete, and leave nothing of the others."""
+        try:
+            self._batch.commit()
+        finally:
+            for _, placement, _ in self._open:
+                placement.discard()

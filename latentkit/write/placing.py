@@ -29,6 +29,11 @@ _parts: set[str] = set()
 _made: set[str] = set()
 
 
+def under_way() -> bool:
+    """Whether an output is being written or placed."""
+    return bool(_parts)
+
+
 def descriptor_of(path: str) -> int | None:
     """The open descriptor that ``path`` stands for: ``-``, ``/dev/stdout``, ``/dev/fd/3``."""
     if path in _STANDARD:
@@ -177,14 +182,15 @@ def placed(path: str, *, overwrite: bool = False) -> Iterator[int]:
 
 
 def _sync_all(placements: Sequence[Placement]) -> None:
-    if len(placements) < 2:
-        for placement in placements:
-            placement.sync()
-        return
-    from concurrent.futures import ThreadPoolExecutor
+    if len(placements) > 1:
+        from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(min(len(placements), _SYNCS_AT_ONCE)) as pool:
-        list(pool.map(Placement.sync, placements))
+        # Where the system allows no more threads, they are synced one by one.
+        with suppress(RuntimeError), ThreadPoolExecutor(min(len(placements), _SYNCS_AT_ONCE)) as pool:
+            list(pool.map(Placement.sync, placements))
+            return
+    for placement in placements:
+        placement.sync()
 
 
 def _sync_folders(placements: Sequence[Placement]) -> None:

@@ -1,0 +1,60 @@
+"""Ctrl-C, SIGTERM and SIGHUP: they end a run at once while it has nothing to lose, and else where it can stop.
+
+An exception that a handler raises comes wherever the run happens to be: it may be swallowed (in a destructor, in an
+import that catches everything) or break what is half done. So a handler here raises nothing.
+"""
+
+import os
+import signal
+import sys
+from contextlib import ContextDecorator
+
+_deferring = 0
+_received = 0
+
+
+def listen() -> None:
+    """Take the signals that end a run."""
+    global _received
+    _received = 0
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
+        number = getattr(signal, name, None)
+        # What is ignored stays so: by nohup, or in the background of a script.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _receive)
+
+
+def _receive(number: int, _: object) -> None:
+    global _received
+    # Nothing is loaded here: a signal may come within an import.
+    under_way = getattr(sys.modules.get("latentkit.write.placing"), "under_way", None)
+    if not _deferring and not (under_way is not None and under_way()):
+        os._exit(128 + number)
+    _received = number
+
+
+class deferred(ContextDecorator):
+    """While there is something to lose, a signal waits for ``check``, or for the end of the body."""
+
+    def __enter__(self) -> None:
+        global _deferring
+        _deferring += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        global _deferring
+        try:
+            if kind is None:
+                check()
+        finally:
+            _deferring -= 1
+
+
+def check() -> None:
+    """Where a run can stop: raise ``KeyboardInterrupt`` if a signal has come."""
+    if _received:
+        raise KeyboardInterrupt
+
+
+def status() -> int:
+    """The exit status of a run that was interrupted, as shells give it."""
+    return 128 + (_received or signal.SIGINT)
