@@ -170,7 +170,7 @@ UNREADABLE: dict[str, tuple[dict[str, Tensor], tuple[str, ...], int, tuple[str, 
         one(latents=torch.zeros(2, 4, 2, 2)),
         (),
         2,
-        ("'latents' holds latents already drawn", "--parameterization"),
+        ("'latents' holds drawn latents", "--parameterization"),
     ),
 }
 
@@ -213,7 +213,7 @@ def test_what_latentkit_drew_is_refused(cli: Cli, write: Write, command: tuple[s
     write("a.safetensors", {"noise_recipe": "1"}, anything=torch.zeros(2, 4, 2, 2))
     outcome = cli(*command, "a.safetensors")
     assert outcome.status == 2
-    assert "a.safetensors: tensor 'anything' holds latents already drawn (latentkit drew it)" in outcome.complaint
+    assert "a.safetensors: tensor 'anything' holds drawn latents (latentkit drew it)" in outcome.complaint
 
 
 def test_drawn_latents_are_read_as_moments_when_the_parameterization_says_so(cli: Cli, write: Write) -> None:

@@ -13,6 +13,7 @@ import pytest
 from conftest import Cli
 
 from latentkit.cli import guide, info, kl, main, nll, report, sample, stats
+from latentkit.read.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "sample_data" / "README.md", *sorted((ROOT / "latentkit" / "guide").glob("*.md"))]
@@ -87,3 +88,14 @@ def test_the_guide_shows_errors_as_they_are(
 
 def test_the_guide_shows_ten_errors() -> None:
     assert len(errors()) >= 10
+
+
+def test_the_guide_has_every_preset_as_it_is() -> None:
+    page = (ROOT / "latentkit" / "guide" / "caches.md").read_text(encoding="utf-8")
+    for preset in PRESETS:
+        layouts = ", ".join(f"`{layout}`" for layout in preset.layouts)
+        row = (
+            f"| `{preset.name}` | {preset.tool} | {preset.evidence} | {layouts} | `{preset.parameterization}` | "
+            f"{preset.applied} | {preset.labels} |"
+        )
+        assert row in page

@@ -220,7 +220,7 @@ def test_one_log_variance_for_all_is_a_note(changed: Callable[..., list[Finding]
 
 
 def test_standard_deviations_read_as_log_variances_are_noticed() -> None:
-    assert kinds(find(*measured(sample_file("mean-std")))) == ["misread"]
+    assert kinds(find(*measured(sample_file("mean-std"), Selection(parameterization="logvar")))) == ["misread"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
 from latentkit.read.header import Header, read_header
 from latentkit.read.inputs import InputFile, find_inputs
+from latentkit.read.presets import fitting
 from latentkit.text import harmless
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, A
         for tensor in header.tensors.values()
     ]
     facts: dict[str, Any] = {"file": file.path, "name": file.name, "bytes": header.stamp[0]}
-    facts |= {"tensors": tensors, "metadata": header.metadata}
+    facts |= {"tensors": tensors, "metadata": header.metadata, "presets": _presets(header)}
     try:
         chosen = choose(file, header, selection)
     except LatentkitError as error:
@@ -89,6 +90,12 @@ def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, A
     return facts | {"problem": None}
 
 
+def _presets(header: Header) -> list[dict[str, str]]:
+    """What writes such files, and how they are then to be taken."""
+    names = ("name", "tool", "evidence", "parameterization", "applied", "labels")
+    return [{name: getattr(preset, name) for name in names} for preset in fitting(header)]
+
+
 def _print_json(headers: Iterator[tuple[InputFile, Header]], selection: Selection) -> None:
     """One object with a list of files, printed file by file; whole even when a bad file ends it."""
     begun = False
@@ -107,6 +114,11 @@ def _draw(console: "Console", file: InputFile, header: Header, selection: Select
     chosen = {key for posterior in facts["posteriors"] for key in (posterior["key"], posterior["scale_key"])}
     lines = [f"{posterior['read']} ({posterior['reason']})" for posterior in facts["posteriors"]]
     lines += [f"not read as moments: {facts['problem']}"] if facts["problem"] else []
+    lines += [
+        f"written as by {preset['tool']} (preset {preset['name']}): {preset['evidence']}; already applied: "
+        f"{preset['applied']}; labels: {preset['labels']}"
+        for preset in facts["presets"]
+    ]
     lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
     table = plain_table(f"{file.path} ({facts['bytes']:,} bytes)")
     for heading in ("tensor", "dtype", "shape", "bytes", "read as"):

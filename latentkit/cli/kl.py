@@ -9,7 +9,7 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
-from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
+from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import track
 from latentkit.errors import RequestError
 from latentkit.read.pairing import pair_posteriors
@@ -69,6 +69,7 @@ def kl(
 
         device = resolve_device(computing.device, messages)
         say_reading(found, format, messages)
+        warn_of_misreading(found, messages)
         results = kl_values(
             found.spans,
             clamp,

@@ -9,7 +9,7 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
-from latentkit.cli.rows import RowOptions, check_rows, say_reading, write_rows
+from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
 from latentkit.posterior.affine import IDENTITY, Affine, from_factors, from_json
@@ -71,6 +71,7 @@ def nll(
 
         device = resolve_device(computing.device, messages)
         say_reading(found, format, messages)
+        warn_of_misreading(found, messages)
         _say_rounding(pairs, messages)
         results = nll_values(
             found.spans,

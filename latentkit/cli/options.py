@@ -93,6 +93,14 @@ class Reading:
         ),
     ] = None
 
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", metavar="NAME", help="Read as this tool writes its cache: see guide caches.",
+            rich_help_panel=_READING,
+        ),
+    ] = None  # fmt: skip
+
     def selection(self, *, latents: bool = False) -> Selection:
         """What to choose; ``latents``: whether the command takes latents already drawn."""
         from latentkit.errors import RequestError
@@ -111,8 +119,12 @@ class Reading:
                 check_layout(self.layout)
             except ValueError as error:
                 raise RequestError(f"--layout: {error}") from None
+        if self.preset is not None and (self.key or self.mean_key is not None):
+            raise RequestError("--preset knows which tensors to read: give it, or keys")
         parameterization = self.parameterization.value if self.parameterization else None
-        return Selection(tuple(self.key), self.mean_key, self.logvar_key, self.layout, parameterization)
+        return Selection(
+            tuple(self.key), self.mean_key, self.logvar_key, self.layout, parameterization, self.preset, latents
+        )
 
 
 @dataclass

@@ -138,10 +138,21 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
         for reading in found.readings:
             note(messages, reading)
     note_unreadable(found.unreadable, messages)
+    for remark in found.remarks:
+        note(messages, remark)
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
     if found.empty:
         note(messages, f"passed over {count_of(found.empty, 'tensor')} without samples")
+
+
+def warn_of_misreading(found: Found, messages: Messages) -> None:
+    """Say, before the work, where log-variances look like something else."""
+    from latentkit.measures.misread import doubtful_logvars
+
+    doubt = doubtful_logvars(found.spans)
+    if doubt is not None:
+        note(messages, doubt)
 
 
 def _format(output: str | None, format: RowFormat | None) -> RowFormat:

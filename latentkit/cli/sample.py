@@ -15,12 +15,13 @@ from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.interrupts import deferred
 from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
-from latentkit.cli.rows import say_reading
+from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
 from latentkit.cli.verify import verify
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.affine import Affine, from_factors, from_normalization
 from latentkit.read.choice import Posterior
+from latentkit.read.metadata import common_factors
 from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
@@ -171,7 +172,7 @@ def sample(
         verify(found, placing.verify, computing, messages)
         return
     refuse_equal_names(found.posteriors)
-    affine = _affine(normalizing, found.posteriors)
+    affine = _affine(normalizing, found.posteriors, messages)
     planned = _plan(found, placing, drawing.stream)
     if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
         raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
@@ -181,6 +182,7 @@ def sample(
     recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams)
     device = resolve_device(computing.device, messages)
     say_reading(found, "safetensors", messages)
+    warn_of_misreading(found, messages)
     if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
         note(messages, "float64 moments are rounded to float32 before drawing")
     output = _output(placing)
@@ -253,8 +255,13 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfin
         note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
 
 
-def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior]) -> Affine:
-    affine = from_factors(normalizing.scaling_factor, normalizing.shift_factor)
+def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior], messages: Messages) -> Affine:
+    factors = normalizing.scaling_factor, normalizing.shift_factor
+    if not normalizing.given and normalizing.normalization is None:
+        factors = common_factors(posterior.header for posterior in posteriors)
+        if any(factors):
+            note(messages, f"scaling factor {factors[0] or 1:g}, shift factor {factors[1] or 0:g}, by the metadata")
+    affine = from_factors(*factors)
     if normalizing.normalization is not None:
         affine = from_normalization(normalizing.normalization).then(affine)
     for posterior in posteriors:

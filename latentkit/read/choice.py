@@ -5,7 +5,7 @@ Works on headers alone, so what it refuses is refused before torch is imported.
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -13,6 +13,8 @@ from latentkit.errors import DataError, RequestError
 from latentkit.posterior.layout import Axes, default_layout, split_axes
 from latentkit.read.header import Header, TensorInfo
 from latentkit.read.inputs import InputFile
+from latentkit.read.metadata import Said, is_drawn, said_in
+from latentkit.read.presets import Preset, preset_called, recognised
 
 #: Keys that name moments beyond doubt.
 MOMENTS_KEYS = ("moments", "parameters", "latent_dist.parameters")
@@ -20,9 +22,8 @@ MOMENTS_KEYS = ("moments", "parameters", "latent_dist.parameters")
 #: Pairs of keys for the mean and its scale, and what the scale then is.
 PAIRS = (("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std", "std"))
 
-#: The metadata entry that every file of drawn latents bears.
-RECIPE_ENTRY = "noise_recipe"
-
+# What the scale of a pair is called, and what it then is.
+_SCALE_NAMES = {"std": "std", "sigma": "std", "stddev": "std", "var": "var", "variance": "var"}
 # Characters of an error's list of tensors.
 _MOST_LISTED = 480
 _DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)$")
@@ -30,13 +31,18 @@ _DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the user says of the tensors: keys, layout, parameterization; None where nothing is said."""
+    """What the user says of the tensors: keys, layout, parameterization, preset; None where nothing is said.
+
+    ``latents``: whether latents already drawn may be read, where a file says that it holds such.
+    """
 
     keys: tuple[str, ...] = ()
     mean_key: str | None = None
     scale_key: str | None = None
     layout: str | None = None
     parameterization: str | None = None
+    preset: str | None = None
+    latents: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +51,8 @@ class Posterior:
 
     Where ``parameterization`` is ``none`` it is latents already drawn: the mean alone.
     Equal to itself alone. ``axes`` are those of the mean, and so of the latents; ``reason`` says why these tensors
-    were chosen.
+    were chosen, ``source`` where the reading comes from, if neither from flags nor from what is usual, and ``remarks``
+    what was passed over.
     """
 
     file: InputFile
@@ -56,6 +63,8 @@ class Posterior:
     axes: Axes
     parameterization: str
     reason: str
+    source: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -74,11 +83,13 @@ class Posterior:
     def reading(self) -> str:
         """How it is read, in one line, as every run says it."""
         count = self.axes.channels
+        source = f", {self.source}" if self.source else ""
         if self.parameterization == "none":
-            return f"{self.key}: {count} channels of latents, {self.layout}"
+            return f"{self.key}: {count} channels of latents, {self.layout}{source}"
+        kind = f"{self.parameterization}, {self.layout}{source}"
         if self.scale is not None:
-            return f"{self.mean.key} + {self.scale.key}: {count} channels, {self.parameterization}, {self.layout}"
-        return f"{self.key}: {2 * count} channels = {count} mean + {count} {self.parameterization}, {self.layout}"
+            return f"{self.mean.key} + {self.scale.key}: {count} channels, {kind}"
+        return f"{self.key}: {2 * count} channels = {count} mean + {count} {kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +124,89 @@ class Run:
         return range(begin - span.first, max(begin, end) - span.first), self.row + begin - self.first
 
 
-def is_drawn(header: Header) -> bool:
-    """Whether latentkit drew what the file holds."""
-    return RECIPE_ENTRY in header.metadata
-
-
 def choose(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
     """The posteriors of a file: those that ``selection`` names, or the one that cannot be mistaken.
 
-    Raises ``RequestError`` (a wrong or ambiguous key, a layout to be given) or ``DataError`` (a tensor that cannot
-    be a posterior's); each names the file and the flag to type.
+    What flags leave open the file's metadata says, then the preset that it fits. Raises ``RequestError`` (a wrong or
+    ambiguous key, a layout to be given) or ``DataError`` (a tensor that cannot be a posterior's); each names the file
+    and the flag to type.
     """
+    said = said_in(header, layout=selection.layout, parameterization=selection.parameterization)
+    told = replace(
+        selection,
+        parameterization=selection.parameterization or said.parameterization,
+        latents=selection.latents or selection.parameterization == "none",
+    )
+    preset = None
+    if selection.preset is not None:
+        preset = preset_called(selection.preset)
+    elif not selection.keys and selection.mean_key is None and not is_drawn(header):
+        preset = recognised(header, told.parameterization, selection.layout or said.layout)
+    if preset is None:
+        found = _without_preset(file, header, told, said.layout)
+    else:
+        found = _by_preset(file, header, told, preset)
+    if not said.remarks and said.parameterization in (None, "logvar") and said.layout is None and preset is None:
+        return found
+    return [replace(posterior, source=_source(posterior, said, preset), remarks=said.remarks) for posterior in found]
+
+
+def _source(posterior: Posterior, said: Said, preset: Preset | None) -> str:
+    """Where a reading comes from that is not the usual one."""
+    if preset is not None:
+        return f"by preset {preset.name}: {preset.evidence}"
+    is_usual = said.layout in (None, default_layout(len(posterior.mean.shape)))
+    return "" if is_usual and said.parameterization in (None, "logvar") else "by its metadata"
+
+
+def _without_preset(file: InputFile, header: Header, selection: Selection, layout: str | None) -> list[Posterior]:
+    """By flags and keys; ``layout`` is that of the metadata."""
     if selection.parameterization == "none":
-        return _latents(file, header, selection)
+        if not selection.latents:
+            raise RequestError(_drawn(header.path, "its metadata says so"))
+        return _latents(file, header, selection, layout)
     if selection.mean_key is not None and selection.scale_key is not None:
-        mean, scale = (
-            _named(header, selection.mean_key, "--mean-key"),
-            _named(header, selection.scale_key, "--logvar-key"),
-        )
-        return [_pair(file, header, mean, scale, selection, selection.parameterization or "logvar", "named")]
+        mean = _named(header, selection.mean_key, "--mean-key")
+        scale = _named(header, selection.scale_key, "--logvar-key")
+        return [_pair(file, header, mean, scale, selection, layout, _meaning(selection.scale_key), "named")]
     if selection.keys:
         tensors = [tensor for pattern in selection.keys for tensor in _matching(header, pattern)]
-        return [_moments(file, header, tensor, selection, "named by --key") for tensor in dict.fromkeys(tensors)]
-    return [_by_default(file, header, selection)]
+        return [
+            _moments(file, header, tensor, selection, layout, "named by --key") for tensor in dict.fromkeys(tensors)
+        ]
+    return [_by_default(file, header, selection, layout)]
 
 
-def _latents(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
+def _meaning(scale_key: str) -> str:
+    """What the scale of a pair named by hand is: what its own name says, or else the flag's."""
+    name = re.split(r"[./]", scale_key.lower())[-1]
+    return next((meaning for word, meaning in _SCALE_NAMES.items() if re.search(rf"(^|_){word}s?$", name)), "logvar")
+
+
+def _drawn(where: str, why: str) -> str:
+    return (
+        f"{where} holds drawn latents ({why}), not moments; if its second half of channels is a scale, say which with "
+        f"--parameterization (stats and report read latents)"
+    )
+
+
+def _by_preset(file: InputFile, header: Header, selection: Selection, preset: Preset) -> list[Posterior]:
+    """Every tensor that a preset reads, as it reads it; flags go before it."""
+    tensors = [tensor for _, tensor in sorted(header.tensors.items()) if preset.layout_of(tensor)]
+    if not tensors:
+        raise RequestError(
+            f"{header.path}: not what --preset {preset.name} reads ({preset.evidence}); {describe(header)}"
+        )
+    kind = selection.parameterization or preset.parameterization
+    if kind == "none" and not selection.latents:
+        where = f"{header.path}: tensor {tensors[0].key!r}"
+        raise RequestError(_drawn(where, f"preset {preset.name}: {preset.evidence}"))
+    told, reason = replace(selection, parameterization=kind), f"preset {preset.name}: {preset.evidence}"
+    read = _as_latents if kind == "none" else _moments
+    return [read(file, header, tensor, told, preset.layout_of(tensor), reason) for tensor in tensors]
+
+
+def _latents(file: InputFile, header: Header, selection: Selection, layout: str | None) -> list[Posterior]:
     """Latents already drawn, which have no second half."""
     if selection.mean_key is not None:
         raise RequestError(
@@ -154,13 +222,16 @@ def _latents(file: InputFile, header: Header, selection: Selection) -> list[Post
         tensors, reason = floats, "the only floating-point tensor"
     else:
         raise RequestError(f"{header.path}: cannot tell which tensor holds latents; {describe(header)}; use --key")
-    found = []
-    for tensor in dict.fromkeys(tensors):
-        # What latentkit drew several times has an axis of draws in front: so many samples more.
-        draws = "b" if is_drawn(header) and "draws" in header.metadata else ""
-        axes, layout = _axes(f"{header.path}: tensor {tensor.key!r}", tensor, selection.layout, draws)
-        found.append(Posterior(file, header, tensor, None, layout, axes, "none", reason))
-    return found
+    return [_as_latents(file, header, tensor, selection, layout, reason) for tensor in dict.fromkeys(tensors)]
+
+
+def _as_latents(
+    file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, layout: str | None, reason: str
+) -> Posterior:
+    # What latentkit drew several times has an axis of draws in front: so many samples more.
+    draws = "b" if is_drawn(header) and "draws" in header.metadata else ""
+    axes, layout = _axes(f"{header.path}: tensor {tensor.key!r}", tensor, selection.layout, layout, draws)
+    return Posterior(file, header, tensor, None, layout, axes, "none", reason)
 
 
 def describe(header: Header) -> str:
@@ -175,7 +246,7 @@ def describe(header: Header) -> str:
     return "it holds " + ", ".join(lines) + (f", and {more:,} more" if more else "")
 
 
-def _by_default(file: InputFile, header: Header, selection: Selection) -> Posterior:
+def _by_default(file: InputFile, header: Header, selection: Selection, layout: str | None) -> Posterior:
     tensors = header.tensors
     known = [key for key in MOMENTS_KEYS if key in tensors]
     if len(known) > 1:
@@ -184,22 +255,16 @@ def _by_default(file: InputFile, header: Header, selection: Selection) -> Poster
             f"{describe(header)}"
         )
     if known:
-        return _moments(file, header, tensors[known[0]], selection, "its key names moments")
-    floats = [tensor for tensor in tensors.values() if tensor.is_float]
+        return _moments(file, header, tensors[known[0]], selection, layout, "its key names moments")
+    # An empty tensor is a marker, and one of a single axis holds no channels.
+    floats = [tensor for tensor in tensors.values() if tensor.is_float and len(tensor.shape) > 1 and tensor.elements]
+    floats = floats or [tensor for tensor in tensors.values() if tensor.is_float]
     if len(floats) == 1:
-        return _moments(file, header, floats[0], selection, "the only floating-point tensor")
+        return _moments(file, header, floats[0], selection, layout, "the only floating-point tensor")
     pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
     if len(pairs) == 1:
         mean, scale, meaning = pairs[0]
-        return _pair(
-            file,
-            header,
-            tensors[mean],
-            tensors[scale],
-            selection,
-            selection.parameterization or meaning,
-            "a pair by its keys",
-        )
+        return _pair(file, header, tensors[mean], tensors[scale], selection, layout, meaning, "a pair by its keys")
     raise RequestError(_ambiguous(header, floats))
 
 
@@ -232,15 +297,13 @@ def _named(header: Header, key: str, flag: str) -> TensorInfo:
     return header.tensors[key]
 
 
-def _moments(file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, reason: str) -> Posterior:
+def _moments(
+    file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, layout: str | None, reason: str
+) -> Posterior:
     where = f"{header.path}: tensor {tensor.key!r}"
     if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(tensor.key)):
-        why = "latentkit drew it" if is_drawn(header) else "its name says so"
-        raise RequestError(
-            f"{where} holds latents already drawn ({why}), not moments; if its second half of channels is a scale, "
-            f"say which with --parameterization (stats and report read latents with --parameterization none)"
-        )
-    axes, layout = _axes(where, tensor, selection.layout)
+        raise RequestError(_drawn(where, "latentkit drew it" if is_drawn(header) else "its name says so"))
+    axes, layout = _axes(where, tensor, selection.layout, layout)
     if axes.channels % 2:
         raise DataError(
             f"{where} has {axes.channels} channels (shape {list(tensor.shape)}, layout {layout}), which is odd, so it "
@@ -255,27 +318,29 @@ def _pair(
     mean: TensorInfo,
     scale: TensorInfo,
     selection: Selection,
+    layout: str | None,
     meaning: str,
     reason: str,
 ) -> Posterior:
     where = f"{header.path}: tensor {mean.key!r}"
-    axes, layout = _axes(where, mean, selection.layout)
+    axes, layout = _axes(where, mean, selection.layout, layout)
     if (mean.shape, mean.dtype) != (scale.shape, scale.dtype):
         raise DataError(
             f"{where} ({mean.dtype} {list(mean.shape)}) and its scale {scale.key!r} ({scale.dtype} "
             f"{list(scale.shape)}) do not match: a pair needs equal shapes and dtypes"
         )
-    return Posterior(file, header, mean, scale, layout, axes, meaning, reason)
+    return Posterior(file, header, mean, scale, layout, axes, selection.parameterization or meaning, reason)
 
 
-def _axes(where: str, tensor: TensorInfo, layout: str | None, draws: str = "") -> tuple[Axes, str]:
-    """The axes of a tensor; ``draws`` is put before a layout by default."""
+def _axes(where: str, tensor: TensorInfo, layout: str | None, by_file: str | None, draws: str = "") -> tuple[Axes, str]:
+    """The axes of a tensor: by the flag's layout, the file's where it fits, or the usual, ``draws`` in front."""
     if not tensor.is_float:
         raise DataError(
             f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8)"
         )
     usual = default_layout(len(tensor.shape) - len(draws))
-    layout = layout or (draws + usual if usual else None)
+    fitting = by_file if by_file and len(by_file) == len(tensor.shape) else None
+    layout = layout or fitting or (draws + usual if usual else None)
     if layout is None and len(tensor.shape) == 3 and not draws:
         raise RequestError(
             f"{where} has three axes, {list(tensor.shape)}, and may be read in three ways: choose --layout bcl, "

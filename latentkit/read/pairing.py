@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import RECIPE_ENTRY, Posterior, Run, describe
+from latentkit.read.choice import Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, InputFile, find_inputs
+from latentkit.read.metadata import RECIPE_ENTRY
 
 #: The index that lists files of latents sharded anew.
 INDEX_NAME = "latents.safetensors.index.json"

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import Posterior, Selection, Span, choose, is_drawn
+from latentkit.read.choice import Posterior, Selection, Span, choose
 from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
+from latentkit.read.metadata import is_drawn
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
 
@@ -39,6 +40,18 @@ class Found:
     def readings(self) -> list[str]:
         """How the tensors are read, each way once."""
         return list(dict.fromkeys(posterior.reading for posterior in self.posteriors))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was passed over of metadata, each once, with the first file and how many more there are."""
+        files: dict[str, list[str]] = {}
+        for posterior in self.posteriors:
+            for remark in posterior.remarks:
+                files.setdefault(remark, []).append(posterior.file.path)
+        return [
+            f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}: {remark}"
+            for remark, paths in files.items()
+        ]
 
     def without(self, failures: Failures) -> "Found":
         """What is left when the files that failed are passed over; raises ``DataError`` when that is nothing."""

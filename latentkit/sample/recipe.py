@@ -11,8 +11,9 @@ from latentkit import __version__
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.affine import IDENTITY, Affine, from_json
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
-from latentkit.read.choice import RECIPE_ENTRY, Posterior, Span
+from latentkit.read.choice import Posterior, Span
 from latentkit.read.header import MAX_HEADER_BYTES, Header
+from latentkit.read.metadata import RECIPE_ENTRY
 from latentkit.sample.outputs import Output
 from latentkit.write.safetensors import Layout, TensorSpec, lay_out
 

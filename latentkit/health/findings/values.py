@@ -6,14 +6,13 @@ from itertools import groupby
 
 from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
 from latentkit.health.outliers import CHANCE, FarOut, far_above, far_below, kl_over
+from latentkit.measures.misread import LEAST_POSITIVE, no_logvars
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Spread, Summary
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
 #: one in a thousand it moves no figure of a channel by a digit that the tables show.
 CLAMPED_SHARE = 1e-3
-#: Log-variances that are all positive are no evidence of a wrong reading when they are fewer.
-LEAST_POSITIVE = 100
 
 
 def nonfinite(summary: Summary) -> Iterator[Finding]:
@@ -101,13 +100,12 @@ def _beyond(count: int, summary: Summary, side: str, bound: float) -> str:
 
 def misread(summary: Summary) -> Iterator[Finding]:
     logvar = summary.overall.logvar
-    if logvar is None or summary.parameterization != "logvar" or logvar.finite < LEAST_POSITIVE or logvar.min <= 0:
+    if logvar is None or summary.parameterization != "logvar" or logvar.finite < LEAST_POSITIVE or logvar.min < 0:
         return
     yield Finding(
         "misread",
         Severity.warning,
-        f"every log-variance is above 0 (the least is {logvar.min:.4g}), so each posterior is wider than the prior: "
-        f"are they standard deviations (--parameterization std) or variances (var)?",
+        no_logvars(logvar.min),
         logvar.min,
         0,
         "an encoder that is trained with a KL narrows its posteriors",

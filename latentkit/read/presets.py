@@ -1,0 +1,146 @@
+"""Caches that known tools write: how each is recognised and read. One entry a tool; guide/caches.md has the sources."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from latentkit.errors import RequestError
+from latentkit.read.header import Header, TensorInfo
+
+_NUMBERED = r"\d+\.npy$"
+_RESOLUTION = r"(_\d+x\d+)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How a tool's cache is read, and what tells it from others.
+
+    ``path`` and ``keys`` are patterns: of the end of a file's path, and of the whole key of each tensor to be read. A
+    file fits where all is there that is named: a tensor of such a key whose axes ``layouts`` knows, every key that
+    ``beside`` matches, the ``metadata`` entries, and a ``sibling``: a file whose name has this in its suffix's place.
+    """
+
+    name: str
+    tool: str
+    evidence: str
+    layouts: Sequence[str]
+    parameterization: str
+    path: str = r"\.(safetensors|npz|pt|pth)$"
+    keys: str = ".*"
+    beside: Sequence[str] = ()
+    metadata: Sequence[str] = ()
+    sibling: str = ""
+    #: The sizes that the first axes must have; None: any.
+    axes: tuple[int | None, ...] = ()
+    #: What was done to latents before they were saved.
+    applied: str = "nothing"
+    labels: str = "none"
+    #: Whether others write such files too, so that it takes the user's word.
+    doubtful: bool = False
+
+    def layout_of(self, tensor: TensorInfo) -> str | None:
+        """The layout of a tensor that it reads; None for any other."""
+        layout = next((layout for layout in self.layouts if len(layout) == len(tensor.shape)), None)
+        # Moments have an even number of channels.
+        odd = self.parameterization != "none" and layout is not None and tensor.shape[layout.index("c")] % 2
+        alike = all(size in (None, there) for size, there in zip(self.axes, tensor.shape, strict=False))
+        is_one = tensor.is_float and tensor.elements and alike and not odd and re.fullmatch(self.keys, tensor.key)
+        return layout if is_one else None
+
+    def fits(self, header: Header) -> bool:
+        """Whether a file is such a one, by its name and header."""
+        return (
+            re.search(self.path, header.path.replace(os.sep, "/")) is not None
+            and all(entry in header.metadata for entry in self.metadata)
+            and all(any(re.fullmatch(pattern, key) for key in header.tensors) for pattern in self.beside)
+            and any(self.layout_of(tensor) for tensor in header.tensors.values())
+            and (not self.sibling or os.path.exists(os.path.splitext(header.path)[0] + self.sibling))
+        )
+
+    @property
+    def reading(self) -> tuple[str, Sequence[str], str]:
+        """What two presets must have in common to give the same numbers."""
+        return self.keys, tuple(self.layouts), self.parameterization
+
+
+_IMAGE_OR_VIDEO = ("chw", "cthw")
+
+PRESETS = (
+    Preset("repa", "sihyun-yu/REPA, ImageNet", "img-mean-std-….npy in a folder vae-sd", ["chw"], "std",
+           r"(^|/)vae-sd/(.*/)?img-mean-std-\d{8}\.npy$", labels="dataset.json"),
+    Preset("edm2", "NVlabs/edm2", "img-mean-std-….npy", ["chw"], "std", r"img-mean-std-\d{8}\.npy$",
+           labels="dataset.json"),
+    Preset("edm2-zip", "NVlabs/edm2", "a zip of img-mean-std-….npy", ["chw"], "std", r"\.zip$",
+           r"(.*/)?img-mean-std-\d{8}(\.npy)?", labels="dataset.json in the zip"),
+    Preset("mar", "LTH14/mar", "an .npz of moments and moments_flip", ["chw"], "logvar", r"\.npz$",
+           "moments(_flip)?", ["moments", "moments_flip"], labels="the folder's name"),
+    Preset("uvit-coco", "baofff/U-ViT and REPA, MS-COCO", "numbered .npy beside their text features i_0.npy", ["chw"],
+           "logvar", rf"(^|/){_NUMBERED}", sibling="_0.npy"),
+    Preset("mirrors", "cached moments of each image and its mirror", "moments have a second axis of 2", ["bbchw"],
+           "logvar", r"\.(safetensors|npz|npy|pt|pth)$", r"moments|parameters|latent_dist\.parameters", axes=(None, 2)),
+    Preset("lightningdit", "hustvl/LightningDiT", "latents beside latents_flip", ["bchw"], "none", r"\.safetensors$",
+           "latents", ["latents_flip"], labels="the tensor labels"),
+    Preset("fast-dit", "chuanyangjin/fast-DiT", "numbered .npy of one image in a folder …_features", ["bchw"], "none",
+           rf"_features/{_NUMBERED}", axes=(1,), applied="multiplied by 0.18215", labels="the folder …_labels"),
+    Preset("sd-scripts", "kohya-ss/sd-scripts: SD, SDXL, SD3, HunyuanImage", "an .npz of latents and original_size",
+           ["chw"], "none", r"(?<!_flux)(?<!_lumina)(?<!_anima)\.npz$", f"latents{_RESOLUTION}",
+           [f"original_size{_RESOLUTION}", f"crop_ltrb{_RESOLUTION}"]),
+    Preset("sd-scripts-flux", "kohya-ss/sd-scripts: FLUX, Lumina", "an .npz of latents, called …_flux or …_lumina",
+           ["chw"], "none", r"_(flux|lumina)\.npz$", f"latents{_RESOLUTION}", applied="scale and shift"),
+    Preset("sd-scripts-anima", "kohya-ss/sd-scripts: Anima", "an .npz of latents, called …_anima", ["chw"], "none",
+           r"_anima\.npz$", f"latents{_RESOLUTION}", applied="mean and std of each channel"),
+    Preset("musubi-tuner", "kohya-ss/musubi-tuner", "latents_FxHxW_DTYPE, and its architecture in the metadata",
+           _IMAGE_OR_VIDEO, "none", r"\.safetensors$", r"latents_(\d+x)?\d+x\d+_[a-z0-9_]+",
+           metadata=["architecture", "format_version"], applied="depends on the model"),
+    Preset("ai-toolkit", "ostris/ai-toolkit", "latent, and latent_space_version in the metadata", _IMAGE_OR_VIDEO,
+           "none", r"\.safetensors$", "latent", metadata=["latent_space_version"], applied="scale and shift"),
+    Preset("cogvideo", "zai-org/CogVideo, finetune", "its key is encoded_video", ["cthw"], "none", r"\.safetensors$",
+           "encoded_video", applied="the scaling factor"),
+    Preset("stable-audio", "Stability-AI/stable-audio-tools", ".npy of two axes beside their .json", ["cl"], "none",
+           r"\.npy$", sibling=".json"),
+    Preset("onetrainer", "Nerogar/OneTrainer", "latent_image beside crop_offset", _IMAGE_OR_VIDEO, "none",
+           r"\.pt$", "latent_image", [r"crop_offset(\..*)?|original_resolution(\..*)?"]),
+    Preset("simpletuner", "bghira/SimpleTuner", "a .pt of one bare tensor", _IMAGE_OR_VIDEO, "none", r"\.pt$",
+           applied="scale and shift, by most models", doubtful=True),
+    Preset("comfyui", "ComfyUI, Save Latent", "its key is latent_tensor", ["bchw", "bcthw"], "none",
+           r"\.(latent|safetensors)$", "latent_tensor"),
+    Preset("array-std", "any tool, as EDM2 and REPA write", "an .npy of three axes", ["chw"], "std", r"\.npy$",
+           doubtful=True),
+    Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy of three axes", ["chw"], "logvar",
+           r"\.npy$", doubtful=True),
+    Preset("array-latents", "any tool that saves what it drew", "an .npy of three axes", ["chw"], "none", r"\.npy$",
+           doubtful=True),
+)  # fmt: skip
+
+
+def preset_called(name: str) -> Preset:
+    """Raises ``RequestError`` where there is none of this name."""
+    for preset in PRESETS:
+        if preset.name == name:
+            return preset
+    raise RequestError(f"--preset {name}: there is none; choose from {', '.join(one.name for one in PRESETS)}")
+
+
+def fitting(header: Header) -> list[Preset]:
+    """The presets that a file fits: those beyond doubt, or else the others."""
+    fits = [preset for preset in PRESETS if preset.fits(header)]
+    return [preset for preset in fits if not preset.doubtful] or fits
+
+
+def recognised(header: Header, parameterization: str | None, layout: str | None) -> Preset | None:
+    """The preset that a file is to be read by, or None; it has the ``parameterization`` and ``layout`` that are given.
+
+    Raises ``RequestError`` where several fit that would give different numbers.
+    """
+    fits = [
+        preset
+        for preset in fitting(header)
+        if parameterization in (None, preset.parameterization) and (layout is None or layout in preset.layouts)
+    ]
+    if len({preset.reading for preset in fits}) > 1 or (parameterization is None and any(p.doubtful for p in fits)):
+        ways = " or ".join(f"--preset {preset.name} ({preset.parameterization})" for preset in fits)
+        raise RequestError(
+            f"{header.path}: {fits[0].evidence}, which may be read in more than one way, with other numbers: say {ways}"
+        )
+    return fits[0] if fits else None
