@@ -102,3 +102,22 @@ def test_a_report_of_many_channels_has_no_endless_tables(cli: Cli, tmp_path: Pat
     page = (tmp_path / "a.html").read_text()
     assert outcome.status == 0 and "the first 1,024 of 1,500" in page
     assert 'id="channel-1023"' in page and 'id="channel-1024"' not in page and 'id="channel-all"' in page
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without end")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("kl", "@/dev/zero"),
+        ("kl", "zero.safetensors.index.json"),
+        ("kl", "a.safetensors", "--indices", "/dev/zero"),
+        ("sample", "a.safetensors", "-o", "b.safetensors", "--normalization", "/dev/zero"),
+    ],
+    ids=["list", "index", "indices", "normalization"],
+)
+def test_a_device_without_end_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    drawn(tmp_path / "a.safetensors", (2, 4))
+    (tmp_path / "zero.safetensors.index.json").symlink_to("/dev/zero")
+    outcome = cli(*arguments)
+    assert outcome.status in (1, 2) and len(outcome.complaint) < 300
+    assert any(name in outcome.complaint for name in ("/dev/zero", "zero.safetensors.index.json"))

@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from latentkit.errors import DataError, RequestError
 
@@ -50,6 +49,8 @@ class Affine:
 
 IDENTITY = Affine()
 
+# Bytes of a normalization file that are read: a device has no end.
+_MOST_BYTES = 16 << 20
 # What reading numbers out of somebody's JSON may raise.
 _UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
@@ -89,7 +90,8 @@ def from_normalization(path: str) -> Affine:
     The map is ``(z − latents_mean) / latents_std``.
     """
     try:
-        entries = json.loads(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            entries = json.loads(file.read(_MOST_BYTES))
         mean, std = _numbers(entries["latents_mean"]), _numbers(entries["latents_std"])
     except _UNREADABLE as error:
         raise RequestError(

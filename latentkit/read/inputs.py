@@ -16,13 +16,14 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from latentkit.errors import DataError, RequestError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+# Bytes of an index and of a list that are read: a device has no end.
+_MOST_INDEX, _MOST_LIST = 64 << 20, 256 << 20
 
 # Links to folders that a search follows, at most: folders full of links to each other have names without end.
 _MOST_LINKS = 10_000
@@ -212,7 +213,8 @@ def _fits(names: list[str], patterns: list[str]) -> bool:
 def _index_files(path: str) -> list[str]:
     """The shards an index.json names, in order of first appearance."""
     try:
-        weight_map = json.loads(Path(path).read_bytes())["weight_map"]
+        with open(path, "rb") as file:
+            weight_map = json.loads(file.read(_MOST_INDEX))["weight_map"]
         names = list(dict.fromkeys(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
@@ -230,9 +232,12 @@ def _index_files(path: str) -> list[str]:
 def _read_list(source: str) -> list[str]:
     """Paths from a list: separated by NULs where there are any (``find -print0``), else by newlines."""
     try:
-        data = stdin_bytes("@-").read() if source == "-" else Path(source).read_bytes()
+        with stdin_bytes("@-") if source == "-" else open(source, "rb") as file:
+            data = file.read(_MOST_LIST + 1)
     except FileNotFoundError:
         raise RequestError(f"@{source}: no such list of files") from None
+    if len(data) > _MOST_LIST:
+        raise RequestError(f"@{source}: a list of over {_MOST_LIST >> 20} MiB; name folders, or give several lists")
     data = data.removeprefix(codecs.BOM_UTF8)
     lines = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
     paths = [os.fsdecode(line) for line in lines if line.strip()]

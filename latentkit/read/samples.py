@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -92,12 +93,17 @@ def _named(posteriors: Sequence[Posterior], source: str) -> Iterator[Span]:
         raise RequestError(f"{source}: not a list of samples as CSV or JSON lines ({error})") from error
 
 
+# Characters of a line: a device has no end, and a name at most 16 MiB.
+_LONGEST_LINE = 1 << 25
+
+
 def _rows(source: str) -> Iterator[tuple[int, Any]]:
     """Each row with its line. Names are bytes: one that is no UTF-8 comes back as it was."""
     data = stdin_bytes("--indices -") if source == "-" else open(source, "rb")  # noqa: SIM115
     with io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        first = text.readline()
-        lines = chain([first], text)
+        lines = iter(partial(text.readline, _LONGEST_LINE), "")
+        first = next(lines, "")
+        lines = chain([first], lines)
         if first.startswith("{"):
             yield from ((number, json.loads(line)) for number, line in enumerate(lines, start=1) if line.strip())
             return
