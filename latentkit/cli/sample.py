@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,9 @@ from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
 from latentkit.sample.recipe import Recipe, layout_of
+from latentkit.sample.resume import incomplete, is_written
 from latentkit.text import count_of
+from latentkit.write.leftovers import at_work_in
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space
@@ -108,6 +110,12 @@ class Placing:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
     ] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted run: make what is not complete.", rich_help_panel=_PLACING
+        ),
+    ] = False
     dtype: Annotated[
         Dtype | None,
         typer.Option(
@@ -176,6 +184,8 @@ def sample(
     planned = _plan(found, placing, drawing.stream)
     if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
         raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
+    if is_stream(_output(placing)) and placing.resume:
+        raise RequestError("--resume: a pipe begins anew each time; give -o a file or a folder")
 
     dtype = _STORED[placing.dtype] if placing.dtype else None
     streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
@@ -188,6 +198,14 @@ def sample(
     output = _output(placing)
     sizes = [layout_of(one, recipe).size for one in planned]
     folder = os.path.dirname(planned[0].path)
+    index = index_of(planned, sizes) if placing.samples_per_shard is not None else b""
+    waiting = planned
+    if placing.resume:
+        waiting = incomplete(planned, recipe, overwrite=placing.overwrite)
+        if index and is_written(os.path.join(output, INDEX_NAME), index, overwrite=placing.overwrite):
+            index = b""
+        note(messages, f"resume: {len(planned) - len(waiting):,} of {len(planned):,} files were complete")
+        sizes = [layout_of(one, recipe).size for one in waiting]
     if choosing.dry_run:
         show_plan(found, folder, sizes)
         return
@@ -200,18 +218,21 @@ def sample(
             _follow(results, found, drawing.on_nonfinite, messages)
         return
     check_free_space(folder, sum(sizes))
-    outputs = OutputFiles(planned, recipe, overwrite=placing.overwrite)
+    outputs = OutputFiles(waiting, recipe, overwrite=placing.overwrite)
+    found = replace(found, spans=tuple(outputs.spans))
     results = draw_files(outputs, batch_size=computing.batch_size, workers=computing.workers, device=device)
-    with deferred():
+    left_by = [one.path for one in planned] if placing.resume else ()
+    root = os.path.dirname(output) or "." if planned[0].path == output else output
+    with deferred(), at_work_in(root, left_by):
         try:
             with closing(results):
                 _follow(results, found, drawing.on_nonfinite, messages)
         except BaseException as error:
-            say_kept(error, outputs.placed, len(planned), messages)
+            say_kept(error, len(planned) - len(waiting) + outputs.placed, len(planned), messages)
             raise
-        if placing.samples_per_shard is not None:
+        if index:
             with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
-                write_all(descriptor, index_of(planned, sizes))
+                write_all(descriptor, index)
 
 
 def _check(drawing: Drawing, placing: Placing) -> None:
@@ -294,7 +315,7 @@ def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
     else:
         planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
         paths.append(os.path.join(output, INDEX_NAME))
-    check_outputs([*paths, *(one.path for one in planned)], overwrite=placing.overwrite, read=inputs)
+    check_outputs([*paths, *(one.path for one in planned)], overwrite=placing.overwrite or placing.resume, read=inputs)
     return planned
 
 

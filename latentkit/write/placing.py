@@ -74,7 +74,7 @@ class Placement:
         self._open = False
         try:
             with _naming(self.path):
-                _make_folder(os.path.dirname(self.path))
+                make_folder(os.path.dirname(self.path))
                 # What replaces a file that is private is private from its first byte.
                 mode = 0o666 if _mode_of(self.path) is None or not overwrite else 0o600
                 self.descriptor = os.open(self._part, _NEW, mode)
@@ -273,16 +273,21 @@ def _mode_of(path: str) -> int | None:
 def _beside(path: str) -> str:
     """A name for a temporary file beside ``path``, hidden and its own; it is noted."""
     folder, name = os.path.split(path)
-    start = os.fsencode(name)[:_LONGEST_NAME].decode("utf-8", "ignore")
-    part = os.path.join(folder, f".{start}.{secrets.token_hex(8)}{_PART_SUFFIX}")
+    part = os.path.join(folder, f".{start_of(name)}.{secrets.token_hex(8)}{_PART_SUFFIX}")
     _parts.add(part)
     return part
 
 
-def _make_folder(folder: str) -> None:
+def start_of(name: str) -> str:
+    """What the name of a temporary file says of its output."""
+    return os.fsencode(name)[:_LONGEST_NAME].decode("utf-8", "ignore")
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder and those above it; they are removed again with the last temporary file in them."""
     if os.path.isdir(folder):
         return
-    _make_folder(os.path.dirname(folder))
+    make_folder(os.path.dirname(folder))
     _made.add(folder)
     try:
         os.mkdir(folder)

@@ -1,0 +1,48 @@
+"""Temporary files that a killed run left beside its outputs: removed by the next, unless another run is at work."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from latentkit.write.placing import make_folder, start_of
+
+
+@contextmanager
+def at_work_in(folder: str, left_by: Iterable[str] = ()) -> Iterator[None]:
+    """Other runs see, while the body runs, that this one writes below ``folder``.
+
+    If none of them does, what was left of the outputs ``left_by`` is removed first. Where folders cannot be locked,
+    nothing is removed.
+    """
+    try:
+        import fcntl
+
+        make_folder(os.path.abspath(folder))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_parts(left_by)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_parts(outputs: Iterable[str]) -> None:
+    starts: defaultdict[str, set[str]] = defaultdict(set)
+    for output in outputs:
+        folder, name = os.path.split(os.path.abspath(output))
+        starts[folder].add(start_of(name))
+    for folder, names in starts.items():
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                part = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.part", entry.name, re.DOTALL)
+                if part and part[1] in names:
+                    os.unlink(entry.path)
