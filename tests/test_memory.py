@@ -69,7 +69,7 @@ def test_memory_of_any_shape_is_bounded(
     more: float,
 ) -> None:
     path = drawn(tmp_path / "a.safetensors", shape, key)
-    assert peak_of(command, path, "--workers", 2, *options) < bases[command] + more
+    assert peak_of(command, path, "--workers", 2, *options) < min(bases[command] + more, 200)
 
 
 def test_a_table_of_100_000_tensors_takes_no_time(cli: Cli, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numba.core import compiler, serialize
 from numba.core.caching import NullCache
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,7 +83,8 @@ class _Cache(NullCache):  # type: ignore[misc]
         self._function = function
 
     def load_overload(self, signature: object, context: Any) -> Any:
-        context.refresh()
+        # Alone what compiled code runs on: all that a compiler knows takes 25 MiB, and is loaded when one is needed.
+        rtsys.initialize(context)
         # Whatever is wrong with an entry, compiling again mends it.
         with suppress(Exception):
             return compiler.CompileResult._rebuild(context, *pickle.loads(_read(self._path(signature))))
