@@ -736,3 +736,16 @@ def test_nothing_more_is_said_or_written_after_a_failure(
     assert outcome.status == 1
     assert said == []
     assert files_below(tmp_path) == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("command", [("stats",), ("stats", "--format", "table"), ("kl",), ("report", "-o", "a.html")])
+@pytest.mark.parametrize("mean", [1e200, -1e300, 1e154])
+@pytest.mark.parametrize("logvar", [0.0, 1e200, -1e200])
+def test_numbers_as_large_as_there_are(
+    cli: Cli, write: Write, command: tuple[str, ...], mean: float, logvar: float
+) -> None:
+    moments = torch.randn(6, 4, 2, 2, dtype=torch.float64)
+    moments[1:, :2], moments[1:, 2:] = mean, logvar
+    write("a.safetensors", moments=moments)
+    outcome = cli(*command, "a.safetensors", "--clamp-min=-1e300", "--clamp-max=1e300", "--quiet")
+    assert (outcome.status, outcome.err) == (0, "")

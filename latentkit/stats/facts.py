@@ -43,7 +43,8 @@ class Facts:
         terms = np.zeros((2, len(self.tallies), SUMS))
         for end, counts in enumerate((self.minus_inf, self.plus_inf)):
             for place, term in enumerate(quantity.terms_at_bounds()):
-                terms[end, :, 2 + place] = counts * term[end]
+                # Of none there is nothing, be the term infinite.
+                np.multiply(counts, term[end], out=terms[end, :, 2 + place], where=counts > 0)
         whole.sums.add(terms.reshape(2, -1))
         return whole
 
@@ -52,11 +53,13 @@ class Facts:
         return {f"{name}.tallies": self.tallies, f"{name}.beneath": self.beneath, **self.sums.parts(name)}
 
     def check(self) -> None:
-        """Raise ``ValueError`` where counts contradict each other."""
+        """Raise ``ValueError`` where counts contradict each other, or a sum of what is never negative is."""
         within = self.tallies.min() >= 0 and self.tallies.max() <= MOST_COUNTED and self.finite.min() >= 0
         ordered = (self.less >= 0) & (self.less <= self.at_most) & (self.at_most <= self.finite[:, None])
         if not (within and ordered.all()):
             raise ValueError("its counts of classes contradict each other")
+        if (self.sums.total.reshape(-1, SUMS)[:, (1, 3)] < 0).any():
+            raise ValueError("its sums of squares or variances are negative")
 
     @property
     def total(self) -> Ints:

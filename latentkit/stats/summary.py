@@ -275,10 +275,12 @@ def _aggregate_kl(latents: Normalization) -> float:
     The KL of the aggregate posterior itself, the marginal KL of Hoffman & Johnson, "ELBO surgery" (2016), is this and
     its KL to that normal: never less.
     """
-    excess = latents.sd**2 - 1
+    excess = latents.sd * latents.sd - 1  # a power would raise where this is infinite
     if math.isnan(excess):
         return math.nan
-    return 0.5 * (latents.shift_factor**2 + (excess - math.log1p(excess) if excess > -1 else math.inf))
+    return 0.5 * (
+        latents.shift_factor * latents.shift_factor + (excess - math.log1p(excess) if excess > -1 else math.inf)
+    )
 
 
 def _spread(half: Half, row: int) -> Spread:

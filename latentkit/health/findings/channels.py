@@ -123,7 +123,7 @@ def constant_scale(summary: Summary) -> Iterator[Finding]:
 def deterministic(summary: Summary) -> Iterator[Finding]:
     shares = [
         # What is less than the rounding of the two variances is lost in their difference.
-        (group, max(group.drawn.sd**2 / group.mean_variance - 1, 1e-14))
+        (group, max(group.drawn.sd * group.drawn.sd / group.mean_variance - 1, 1e-14))
         for group in summary.per_channel
         if group.logvar is not None and group.mean_variance > 0
     ]

@@ -50,6 +50,10 @@ def _halves(summary: Summary) -> Iterator[tuple[str, Spread, list[Spread]]]:
         yield "log-variance", summary.overall.logvar, [group.logvar for group in summary.per_channel if group.logvar]
 
 
+def _sigma(logvar: float) -> float:
+    return math.exp(min(logvar / 2, 700.0))
+
+
 def clamped(summary: Summary) -> Iterator[Finding]:
     """Above the clamp one is too many: its σ of 22,026 (e^10) drowns every other latent. Below, a share."""
     overall = summary.overall.clamp
@@ -63,7 +67,7 @@ def clamped(summary: Summary) -> Iterator[Finding]:
             "clamp_high",
             Severity.serious,
             f"{_beyond(beyond, summary, 'above', overall.high)}, in {channels([group for group, _ in high])}: drawn "
-            f"there, latents have a standard deviation of {math.exp(overall.high / 2):,.5g}; the highest is in "
+            f"there, latents have a standard deviation of {_sigma(overall.high):,.5g}; the highest is in "
             f"{where(place)}",
             beyond,
             0,
