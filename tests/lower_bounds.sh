@@ -16,9 +16,9 @@ import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-# The extra "dev" names the others as latentkit[…].
+# The extra "dev" names the others as vae-latentkit[…].
 bounds = [*project["dependencies"], *(bound for extra in extras.values() for bound in extra)]
-print("\n".join(bound.replace(">=", "==") for bound in bounds if not bound.startswith("latentkit[")))
+print("\n".join(bound.replace(">=", "==") for bound in bounds if not bound.startswith("vae-latentkit[")))
 PYTHON
 cat "$folder/bounds.txt"
 "$folder/bin/pip" install --quiet --requirement "$folder/bounds.txt" --editable .

@@ -433,7 +433,7 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     outcome = cli("report", "a.safetensors", "-o", "r.html")
     assert outcome.status == 2
-    assert "pip install 'latentkit[report]'" in outcome.complaint
+    assert "pip install 'vae-latentkit[report]'" in outcome.complaint
     assert not (tmp_path / "r.html").exists()
 
 

@@ -178,7 +178,7 @@ def test_parquet_goes_through_a_pipe() -> None:
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(RequestError, match=r"pip install 'latentkit\[parquet\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'vae-latentkit\[parquet\]'"):
         check_rows_format("parquet")
 
 

@@ -82,7 +82,7 @@ def _check_page(output: str | None) -> None:
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
-        raise RequestError("a report needs matplotlib: pip install 'latentkit[report]'; latentkit stats does without")
+        raise RequestError("a report needs matplotlib: pip install 'vae-latentkit[report]'; stats does without")
     if output is None and sys.stdout.isatty():
         raise RequestError("a report is a page of HTML: say where to with -o report.html")
     if output is not None and not is_stream(output) and Path(output).suffix.lower() not in (".html", ".htm"):

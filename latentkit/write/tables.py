@@ -55,4 +55,4 @@ def check_rows_format(format: str) -> None:
         import importlib.util
 
         if importlib.util.find_spec("pyarrow") is None:
-            raise RequestError("Parquet needs pyarrow: pip install 'latentkit[parquet]', or choose --format csv")
+            raise RequestError("Parquet needs pyarrow: pip install 'vae-latentkit[parquet]', or choose --format csv")
