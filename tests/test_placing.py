@@ -126,7 +126,7 @@ def test_a_share_that_lacks_something_will_do(
         (tmp_path / "a.csv").write_bytes(b"old")
     monkeypatch.setattr(os, call, refuse(number))
     put(tmp_path / "a.csv", overwrite=overwrite)
-    place_together({str(tmp_path / "b"): b"b", str(tmp_path / "c"): b"c"}, overwrite=overwrite)
+    place_together({str(tmp_path / "b"): [b"b"], str(tmp_path / "c"): [b"c", b"c"]}, overwrite=overwrite)
     assert (tmp_path / "a.csv").read_bytes() == b"new"
     assert files_below(tmp_path) == ["a.csv", "b", "c"]
 
@@ -207,7 +207,7 @@ def test_files_are_placed_together_or_none(
 ) -> None:
     for name in existing:
         (tmp_path / name).write_bytes(b"old")
-    outputs = {str(tmp_path / name): b"new " + name.encode() for name in "abc"}
+    outputs = {str(tmp_path / name): [b"new ", name.encode()] for name in "abc"}
     real = getattr(os, call)
     for fails_at in range(20):
         count = 0
@@ -250,7 +250,7 @@ def test_of_files_placed_together_one_that_appeared_stays(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "link", appear)
     with pytest.raises(RequestError, match="appeared while"):
-        place_together({str(tmp_path / name): b"ours" for name in "abc"}, overwrite=False)
+        place_together({str(tmp_path / name): [b"ours"] for name in "abc"}, overwrite=False)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"theirs"}
 
 

@@ -1,6 +1,6 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,10 @@ from latentkit.health.conditions import Condition, check_asked, held, why_undefi
 from latentkit.health.normalization import check_target_std, document, factors_of
 from latentkit.posterior.affine import from_factors
 from latentkit.read.choice import Posterior
-from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found, find_posteriors
 from latentkit.stats import MOST_CHANNELS, MOST_CORRELATED
 from latentkit.text import count_of
-from latentkit.write.places import check_outputs as check_places
-from latentkit.write.placing import placed
+from latentkit.write.placing import is_stream, place_together, placed
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
@@ -60,12 +58,6 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
     from_factors(checking.scaling_factor, checking.shift_factor)
     check_target_std(checking.target_std)
     return conditions
-
-
-def check_outputs(others: Sequence[str | None], files: list[str], writing: Writing) -> None:
-    """Refuse outputs, the result and ``others``, that cannot be written, or go to one place."""
-    outputs = [writing.output or "-", *(path for path in others if path is not None)]
-    check_places(outputs, overwrite=writing.overwrite, read=files)
 
 
 def find(
@@ -207,10 +199,8 @@ def _place(place: "Place | None") -> str:
     return "" if place is None else f" in {place.name}, tensor {place.key!r}, sample {place.index}"
 
 
-def merge(files: list[str], conditions: Sequence[Condition], checking: Checking) -> Result:
-    """What states come to together."""
-    paths = [file.path for file in find_inputs(files)]
-
+def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking) -> Result:
+    """What the states at ``paths`` come to together."""
     from latentkit.stats.state import merged
 
     state = merged(paths)
@@ -265,16 +255,36 @@ def note_nonfinite(summary: "Summary", messages: Messages) -> None:
         note(messages, f"{nonfinite:,} {words} counted and left out of the figures")
 
 
-def write(path: str, data: bytes, writing: Writing) -> None:
-    """Put a whole output in its place."""
-    with placed(path, overwrite=writing.overwrite) as descriptor:
-        write_all(descriptor, data)
+def write(outputs: dict[str, Iterable[bytes]], result: Result, checking: Checking, writing: Writing) -> None:
+    """Write ``outputs``, pieces under a path, and the normalization if asked to: files together, or none of them.
 
-
-def finish(result: Result, conditions: Sequence[Condition], checking: Checking, writing: Writing) -> None:
-    """Write the normalization if asked to, say which conditions hold, and end with their status if one does."""
+    Raises ``DataError`` in the end where there is no normalization to save.
+    """
+    impossible: DataError | None = None
     if checking.save_normalization is not None:
-        write(checking.save_normalization, document(result.summary, result.factors).encode(), writing)
+        try:
+            outputs = {**outputs, checking.save_normalization: [document(result.summary, result.factors).encode()]}
+        except DataError as error:
+            impossible = error
+    gone: BrokenPipeError | None = None
+    for path in filter(is_stream, outputs):
+        try:
+            with placed(path) as descriptor:
+                for piece in outputs[path]:
+                    write_all(descriptor, piece)
+        except BrokenPipeError as error:
+            # Its reader went away; the files are wanted still.
+            gone = error
+    files = {path: pieces for path, pieces in outputs.items() if not is_stream(path)}
+    place_together(files, overwrite=writing.overwrite)
+    if impossible is not None:
+        raise impossible
+    if gone is not None:
+        raise gone
+
+
+def finish(result: Result, conditions: Sequence[Condition]) -> None:
+    """Say which conditions hold, and end with their status if one does."""
     broken = held(conditions, result.summary, result.findings)
     for condition, value in broken:
         figure = f"is undefined ({why_undefined(result.summary)})" if value != value else f"is {value:.6g}"

@@ -53,13 +53,14 @@ def kl(
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(files, selection, choosing.choice(), failures=failures)
         partners = {}
+        beside: tuple[str, ...] = ()
         if against is not None:
             others = find_posteriors([against], selection, failures=failures)
             failed = found.failed, others.failed
             partners = pair_posteriors(found.posteriors, others.posteriors, failures=failures, failed=failed)
+            beside = others.read
         table = Table("kl", found, "channel" if per_channel else None)
-        beside = {partner.file.path for partner in partners.values()}
-        format, table = check_rows(writing, rows, table, failures, beside)
+        format, table = check_rows(writing, rows, table, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
             show_plan(found)

@@ -1,5 +1,6 @@
 """``latentkit nll``: how likely latents are under their posterior."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from latentkit.cli.screen import note, track
 from latentkit.errors import RequestError
 from latentkit.posterior.affine import IDENTITY, Affine, from_factors, from_json
 from latentkit.read.choice import Posterior
-from latentkit.read.pairing import Latents, pair_latents
+from latentkit.read.pairing import INDEX_NAME, Latents, pair_latents
 from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
@@ -60,8 +61,9 @@ def nll(
             with failures.passing_over(posterior.file.path):
                 affines[posterior] = _affine(posterior, of, flagged)
         table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
-        beside = {header.path for of in pairs.values() for _, header, _ in of.runs}
-        format, table = check_rows(writing, rows, table, failures, beside)
+        beside = {latents, os.path.join(latents, INDEX_NAME)}
+        beside |= {header.path for of in pairs.values() for _, header, _ in of.runs}
+        format, table = check_rows(writing, rows, table, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
             show_plan(found)

@@ -239,6 +239,11 @@ class Writing:
         bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_WRITING)
     ] = False
 
+    @property
+    def place(self) -> str:
+        """Where the result goes: standard output unless said."""
+        return "-" if self.output is None else self.output
+
 
 KeepGoing = Annotated[
     bool,

@@ -11,7 +11,6 @@ from latentkit.cli.health import (
     Result,
     check_merge,
     check_options,
-    check_outputs,
     examine,
     find,
     finish,
@@ -26,6 +25,7 @@ from latentkit.cli.rows import say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
 from latentkit.read.inputs import find_inputs
+from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream
 
 if TYPE_CHECKING:
@@ -56,14 +56,16 @@ def report(
     """One HTML page on the encoder's health: findings, pictures, tables; it needs no network and prints well."""
     conditions = check_options(checking, computing)
     _check_page(writing.output)
-    check_outputs([checking.save_normalization], files, writing)
+    outputs = [writing.place, checking.save_normalization, faults.errors]
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging:
             check_merge(checking, computing, reading, choosing, faults)
-            result = merge(files, conditions, checking)
             names = [file.path for file in find_inputs(files)]
+            check_outputs(outputs, overwrite=writing.overwrite, read=names)
+            result = merge(names, conditions, checking)
         else:
             found, other = find(files, reading, choosing, checking.against, failures)
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
             if choosing.dry_run:
                 show_plan(found)
                 return
@@ -72,9 +74,9 @@ def report(
             extras = [extra.value for extra in Extra if fits(extra, found)]
             result = examine(found, other, extras, checking, computing, messages, failures)
             names = list(dict.fromkeys(posterior.file.path for posterior in found.without(failures).posteriors))
-        write(writing.output or "-", _page(result, _made(names)).encode(), writing)
+        write({writing.place: [_page(result, _made(names)).encode()]}, result, checking, writing)
         note_nonfinite(result.summary, messages)
-        finish(result, conditions, checking, writing)
+        finish(result, conditions)
 
 
 def _check_page(output: str | None) -> None:

@@ -81,11 +81,16 @@ class RowOptions:
 
 
 def check_rows(
-    writing: Writing, options: RowOptions, table: Table, failures: Failures, partners: Iterable[str] = ()
+    writing: Writing,
+    options: RowOptions,
+    table: Table,
+    failures: Failures,
+    errors: str | None = None,
+    others: Iterable[str] = (),
 ) -> tuple[RowFormat, Table]:
     """The format of the output, and the table without files that failed; refuses what can be refused before any work.
 
-    ``partners`` are the files read besides those of the table.
+    ``errors`` is the file of --errors; ``others`` are the files read besides those of the table.
     """
     format = _format(writing.output, options.format)
     check_rows_format(format)
@@ -96,8 +101,7 @@ def check_rows(
             raise RequestError(
                 f"--top {options.top}: at most {MOST_RANKED:,} rows are ranked; leave it out to write all of them"
             )
-    inputs = {*partners, *(posterior.file.path for posterior in table.found.posteriors)}
-    check_outputs([writing.output or "-"], overwrite=writing.overwrite, read=inputs)
+    check_outputs([writing.place, errors], overwrite=writing.overwrite, read=[*table.found.read, *others])
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names, failures)
     return format, replace(table, found=table.found.without(failures))
@@ -142,6 +146,8 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
         note(messages, remark)
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
+    if found.states:
+        note(messages, f"passed over {count_of(found.states, 'state')} that stats wrote")
     if found.empty:
         note(messages, f"passed over {count_of(found.empty, 'tensor')} without samples")
 
@@ -197,7 +203,7 @@ def _write(
 ) -> None:
     facts = {"measure": table.measure, "units": options.units.value, "read": table.found.readings}
     with ExitStack() as stack:
-        descriptor = stack.enter_context(placed(writing.output or "-", overwrite=writing.overwrite))
+        descriptor = stack.enter_context(placed(writing.place, overwrite=writing.overwrite))
         writer = open_rows(format, descriptor, _types(table, options), header=not options.no_header, facts=facts)
         try:
             for columns in row_columns(measured, table, options.columns, options.top):

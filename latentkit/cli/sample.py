@@ -181,7 +181,7 @@ def sample(
         return
     refuse_equal_names(found.posteriors)
     affine = _affine(normalizing, found.posteriors, messages)
-    planned = _plan(found, placing, drawing.stream)
+    planned = _plan(found, placing, normalizing.normalization, drawing.stream)
     if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
         raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
     if is_stream(_output(placing)) and placing.resume:
@@ -295,12 +295,12 @@ def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior], messages:
 
 
 def _output(placing: Placing) -> str:
-    if placing.output is None:
+    if not placing.output:
         raise RequestError("missing -o OUT: a .safetensors file, or a folder (or --verify OUT, to check one)")
     return placing.output
 
 
-def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
+def _plan(found: Found, placing: Placing, normalization: str | None, stream: str | None) -> list[Output]:
     """The outputs; refuses what cannot be written before any work."""
     output = _output(placing)
     inputs = list(dict.fromkeys(posterior.file.path for posterior in found.posteriors))
@@ -315,7 +315,9 @@ def _plan(found: Found, placing: Placing, stream: str | None) -> list[Output]:
     else:
         planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
         paths.append(os.path.join(output, INDEX_NAME))
-    check_outputs([*paths, *(one.path for one in planned)], overwrite=placing.overwrite or placing.resume, read=inputs)
+    read = [*found.read, *([normalization] if normalization else [])]
+    overwrite = placing.overwrite or placing.resume
+    check_outputs([*paths, *(one.path for one in planned)], overwrite=overwrite, read=read)
     return planned
 
 

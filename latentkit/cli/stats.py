@@ -1,7 +1,8 @@
 """``latentkit stats``: is the encoder healthy? Findings, the clamp, channels, scale."""
 
 import sys
-from itertools import islice
+from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 from latentkit.cli.dry_run import show_plan
@@ -11,7 +12,6 @@ from latentkit.cli.health import (
     check_fits,
     check_merge,
     check_options,
-    check_outputs,
     examine,
     find,
     finish,
@@ -26,10 +26,11 @@ from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
 from latentkit.errors import RequestError
 from latentkit.health.conditions import check_asked
-from latentkit.write.csv_rows import CsvRows
+from latentkit.read.inputs import find_inputs
+from latentkit.write.csv_rows import csv_bytes
 from latentkit.write.json_rows import jsonable
-from latentkit.write.placing import is_stream, placed
-from latentkit.write.stream import write_all
+from latentkit.write.places import check_outputs
+from latentkit.write.placing import is_stream
 
 # Pieces of JSON, a few characters each, that are written together.
 _PIECES = 1 << 15
@@ -61,15 +62,18 @@ def stats(
     """Is the encoder healthy? Findings in words, the clamp, every channel, the scale of the latents."""
     conditions = check_options(checking, computing)
     form = _format(writing.output, showing.format)
-    check_outputs([checking.save_normalization, merging.state], files, writing)
+    outputs = [writing.place, merging.state, checking.save_normalization, faults.errors]
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging.merge:
             check_merge(checking, computing, reading, choosing, asking, faults)
-            result = merge(files, conditions, checking)
+            states = [file.path for file in find_inputs(files)]
+            check_outputs(outputs, overwrite=writing.overwrite, read=states)
+            result = merge(states, conditions, checking)
             channels = showing.chosen(result.summary.channels)
         else:
             check_asked(conditions, asking.names)
             found, other = find(files, reading, choosing, checking.against, failures)
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
             channels = showing.chosen(found.posteriors[0].axes.channels)
             check_fits(asking.extra, found)
             if choosing.dry_run:
@@ -78,25 +82,39 @@ def stats(
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
             result = examine(found, other, asking.names, checking, computing, messages, failures)
-        _put(result, channels, form, writing)
-        if form is not StatsFormat.table:
+        _write(result, channels, form, checking, merging, writing, messages)
+        finish(result, conditions)
+
+
+def _write(
+    result: Result,
+    channels: list[int] | None,
+    form: StatsFormat,
+    checking: Checking,
+    merging: Merging,
+    writing: Writing,
+    messages: Messages,
+) -> None:
+    outputs = {} if form is StatsFormat.table else {writing.place: _content(result, channels, form)}
+    if merging.state is not None:
+        from latentkit.stats.state import to_bytes
+
+        outputs[merging.state] = [to_bytes(result.state)]
+    try:
+        write(outputs, result, checking, writing)
+    finally:
+        # What took long is shown even where there is no room to write it.
+        if form is StatsFormat.table:
+            from latentkit.cli.stats_tables import draw
+
+            draw(result, channels)
+        else:
             note_nonfinite(result.summary, messages)
             _note_left_out(result, messages)
-        if merging.state is not None:
-            from latentkit.stats.state import to_bytes
-
-            write(merging.state, to_bytes(result.state), writing)
-        finish(result, conditions, checking, writing)
 
 
-def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing: Writing) -> None:
-    if form is StatsFormat.table:
-        from latentkit.cli.stats_tables import draw
-
-        draw(result, channels)
-    elif form is StatsFormat.csv:
-        _put_channels(result, channels, writing)
-    else:
+def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> Iterable[bytes]:
+    if form is StatsFormat.json:
         from json import JSONEncoder
 
         from latentkit.health.document import plain
@@ -104,21 +122,11 @@ def _put(result: Result, channels: list[int] | None, form: StatsFormat, writing:
         # Thousands of channels are tens of megabytes: made and written piece by piece.
         encoder = JSONEncoder(indent=1, default=lambda figures: jsonable(plain(figures)))
         pieces = encoder.iterencode(jsonable(result.outline()))
-        with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
-            while some := "".join(islice(pieces, _PIECES)):
-                write_all(descriptor, some.encode())
-            write_all(descriptor, b"\n")
-
-
-def _put_channels(result: Result, channels: list[int] | None, writing: Writing) -> None:
+        return chain(iter(lambda: "".join(islice(pieces, _PIECES)).encode(), b""), [b"\n"])
     from latentkit.health.document import channel_columns
 
     groups = result.summary.per_channel
-    columns = channel_columns(groups if channels is None else [groups[channel] for channel in channels])
-    with placed(writing.output or "-", overwrite=writing.overwrite) as descriptor:
-        rows = CsvRows(descriptor, columns)
-        rows.write(columns)
-        rows.end({})
+    return [csv_bytes(channel_columns(groups if channels is None else [groups[channel] for channel in channels]))]
 
 
 def _note_left_out(result: Result, messages: Messages) -> None:

@@ -9,6 +9,7 @@ from latentkit.cli.screen import note, track
 from latentkit.read.choice import Posterior
 from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
+from latentkit.read.metadata import is_state
 from latentkit.read.plan import Found
 from latentkit.sample.verify import claims_of, refuse_difference, refuse_missing
 from latentkit.text import count_of, harmless
@@ -19,7 +20,7 @@ def verify(found: Found, output: str, computing: Computing, messages: Messages) 
 
     Raises ``DataError`` at the first latent that differs, and for a folder that lacks some of the samples.
     """
-    headers = [read_header(file.path) for file in find_inputs([output])]
+    headers = [header for file in find_inputs([output]) if not is_state(header := read_header(file.path))]
     device = resolve_device(computing.device, messages)
     held: Counter[Posterior] = Counter()
     for claim in claims_of(headers, found):

@@ -13,7 +13,7 @@ from latentkit.errors import DataError, RequestError
 from latentkit.posterior.layout import Axes, default_layout, split_axes
 from latentkit.read.header import Header, TensorInfo
 from latentkit.read.inputs import InputFile
-from latentkit.read.metadata import Said, is_drawn, said_in
+from latentkit.read.metadata import Said, is_drawn, is_state, said_in
 from latentkit.read.presets import Preset, preset_called, recognised
 
 #: Keys that name moments beyond doubt.
@@ -26,6 +26,7 @@ PAIRS = (("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std
 _SCALE_NAMES = {"std": "std", "sigma": "std", "stddev": "std", "var": "var", "variance": "var"}
 # Characters of an error's list of tensors.
 _MOST_LISTED = 480
+
 _DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)$")
 
 
@@ -131,6 +132,8 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
     ambiguous key, a layout to be given) or ``DataError`` (a tensor that cannot be a posterior's); each names the file
     and the flag to type.
     """
+    if is_state(header):
+        raise RequestError(f"{file.path}: a state that stats wrote, and no tensors to choose from; see stats --merge")
     said = said_in(header, layout=selection.layout, parameterization=selection.parameterization)
     told = replace(
         selection,

@@ -37,13 +37,15 @@ class InputFile:
     """A file to read.
 
     ``name`` is its path relative to ``root``, NFC with ``/``: what its noise, its mirrored output and its partner
-    in another folder go by. ``searched`` says that a folder search or a glob found it, not the user.
+    in another folder go by. ``searched`` says that a folder search or a glob found it, not the user. ``index`` is
+    the index.json that names it, if one does.
     """
 
     path: str
     name: str
     root: str
     searched: bool
+    index: str | None = None
 
 
 class Inputs(list[InputFile]):
@@ -86,7 +88,7 @@ def _rooted(file: InputFile, root: str) -> InputFile:
         raise RequestError(
             f"{file.path}: not inside {root}, the folder of --relative-to; give a folder that holds every input"
         )
-    return InputFile(file.path, name_below(absolute, root), root, file.searched)
+    return InputFile(file.path, name_below(absolute, root), root, file.searched, file.index)
 
 
 def _expand(argument: str, unreadable: list[str]) -> Iterator[InputFile]:
@@ -115,7 +117,7 @@ def _existing(path: str, unreadable: list[str]) -> Iterator[InputFile]:
         for shard in _index_files(path):
             if not os.path.exists(shard):
                 raise RequestError(f"{shard}: no such file (named by {path})")
-            yield InputFile(shard, name_below(shard, root), root, searched=False)
+            yield InputFile(shard, name_below(shard, root), root, searched=False, index=path)
     else:
         root = os.path.dirname(path) or "."
         yield InputFile(path, name_below(path, root), root, searched=False)

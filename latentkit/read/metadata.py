@@ -12,6 +12,9 @@ from latentkit.read.header import Header
 #: The metadata entry that every file of drawn latents bears.
 RECIPE_ENTRY = "noise_recipe"
 
+#: The metadata entry that every state of stats bears.
+STATE_ENTRY = "latentkit_state"
+
 KINDS = (*PARAMETERIZATIONS, "none")
 
 
@@ -27,6 +30,11 @@ class Said:
 def is_drawn(header: Header) -> bool:
     """Whether latentkit drew what the file holds."""
     return RECIPE_ENTRY in header.metadata
+
+
+def is_state(header: Header) -> bool:
+    """Whether the file is what stats counted, with nothing to be read as moments or latents."""
+    return STATE_ENTRY in header.metadata
 
 
 def said_in(header: Header, *, layout: str | None, parameterization: str | None) -> Said:

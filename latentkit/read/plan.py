@@ -1,27 +1,33 @@
 """Arguments -> posteriors to read, by headers alone."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Selection, Span, choose
-from latentkit.read.header import read_header
-from latentkit.read.inputs import find_inputs
-from latentkit.read.metadata import is_drawn
+from latentkit.read.header import Header, read_header
+from latentkit.read.inputs import InputFile, find_inputs
+from latentkit.read.metadata import is_drawn, is_state
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Posteriors in the order they are to be read, and what was left out on the way to them."""
+    """Posteriors in the order they are to be read, and what was left out on the way to them.
+
+    ``read`` are all files that are an input, whichever samples were chosen, and the lists that name them: no output
+    may take the place of one.
+    """
 
     posteriors: tuple[Posterior, ...]
     spans: tuple[Span, ...]
     empty: int
     drawn: int
+    states: int
+    read: tuple[str, ...]
     #: Files that were passed over, so that ``posteriors`` are not all there are.
     failed: int = 0
     #: What a search of folders could not look into.
@@ -81,16 +87,19 @@ def find_posteriors(
 ) -> Found:
     """Find the posteriors of all files that ``arguments`` stand for.
 
-    A search passes over what latentkit drew, and over the file or folder ``leave_out`` (a run's own output) where
+    A search passes over what latentkit wrote, and over the file or folder ``leave_out`` (a run's own output) where
     that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
     so unless ``failures`` take it, and ``DataError`` when there is no sample at all.
     """
     failures = Failures() if failures is None else failures
     before = len(failures.found)
+    arguments = list(arguments)
     files = find_inputs(arguments, relative_to=relative_to)
+    read = [*arguments, *(argument[1:] for argument in arguments if argument.startswith("@"))]
+    read += [choice.indices] if choice is not None and choice.indices is not None else []
     posteriors: list[Posterior] = []
     drawn = []
-    own = 0
+    own = states = 0
     for file in files:
         if (
             file.searched
@@ -99,24 +108,47 @@ def find_posteriors(
             and not _within(file.root, leave_out)
         ):
             own += 1
+            read += [] if _may_be_replaced(file) else [file.path]
             continue
         with failures.passing_over(file.path):
             header = read_header(file.path)
-            if file.searched and is_drawn(header) and selection.parameterization is None:
+            if file.searched and is_state(header):
+                states += 1
+            elif file.searched and is_drawn(header) and selection.parameterization is None:
                 drawn.append((file, header))
             else:
                 posteriors += choose(file, header, selection)
+                read += [file.path] if file.index is None else [file.path, file.index]
     failed = len(failures.found) - before
     if failed and not posteriors:
         raise nothing_left(failures)
-    if drawn and not posteriors:
-        choose(*drawn[0], selection)
+    if not posteriors:
+        _refuse_own(drawn, states, files, selection)
     filled = tuple(posterior for posterior in posteriors if posterior.samples)
     if not filled:
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
     spans = choose_samples(filled, choice)
     used = tuple(dict.fromkeys(span.posterior for span in spans))
-    return Found(used, spans, len(posteriors) - len(filled), len(drawn) + own, failed, files.unreadable)
+    empty, read = len(posteriors) - len(filled), list(dict.fromkeys([*read, *failures.found]))
+    return Found(used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable)
+
+
+def _may_be_replaced(file: InputFile) -> bool:
+    """Whether a file in the output's own place is what latentkit drew, or nobody can read it."""
+    try:
+        return is_drawn(read_header(file.path))
+    except (DataError, OSError):
+        return True
+
+
+def _refuse_own(
+    drawn: Sequence[tuple[InputFile, Header]], states: int, files: Sequence[InputFile], selection: Selection
+) -> None:
+    """Say why what latentkit wrote is no input, where there is nothing else."""
+    if drawn:
+        choose(*drawn[0], selection)
+    if states:
+        raise DataError(f"{files[0].root}: holds nothing but what stats wrote with --state; stats --merge reads that")
 
 
 def _within(path: str, place: str) -> bool:

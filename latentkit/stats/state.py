@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from latentkit.errors import DataError, RequestError
 from latentkit.read.bytes import HELD_AS, read_at, read_span
 from latentkit.read.header import Header, read_header
+from latentkit.read.metadata import STATE_ENTRY
 from latentkit.stats.accumulate import Statistics
 from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Place, place_rows, places_of
@@ -22,7 +23,6 @@ from latentkit.stats.sample_values import Extreme, SampleValues
 from latentkit.stats.summary import Summary
 from latentkit.stats.sums import Arrays
 
-_ENTRY = "latentkit_state"
 _VERSION = 3
 # Far more than any state has: a larger file is refused before it is read.
 _MOST_BYTES = 1 << 30
@@ -88,7 +88,7 @@ def to_bytes(state: State) -> bytes:
     text = json.dumps(list(names)).encode(errors="surrogatepass")
     arrays["names"] = np.frombuffer(text, np.uint8)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data: bytes = save(contiguous, {_ENTRY: json.dumps(facts)})
+    data: bytes = save(contiguous, {STATE_ENTRY: json.dumps(facts)})
     # The header comes first, and in it no other text has so many zeros.
     return data.replace(_NO_DIGEST.encode(), sha256(data).hexdigest().encode(), 1)
 
@@ -96,12 +96,12 @@ def to_bytes(state: State) -> bytes:
 def from_file(path: str) -> State:
     """Read a state; raises ``DataError`` for a file that is none, is damaged, or contradicts itself."""
     header = read_header(path)
-    if _ENTRY not in header.metadata:
+    if STATE_ENTRY not in header.metadata:
         raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
     if header.stamp[0] > _MOST_BYTES:
         raise DataError(f"{path}: not a state that can be read: it has {header.stamp[0]:,} bytes, and none is so large")
     try:
-        facts = json.loads(header.metadata[_ENTRY])
+        facts = json.loads(header.metadata[STATE_ENTRY])
         if facts["version"] != _VERSION:
             raise ValueError(
                 f"its version is {facts['version']}, and this latentkit reads {_VERSION}; make it again with stats "

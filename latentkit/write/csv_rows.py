@@ -15,6 +15,15 @@ from latentkit.write.stream import Columns, write_all
 _TOGETHER, _LATEST = 1 << 15, 0.1
 
 
+def csv_bytes(columns: Columns) -> bytes:
+    """A whole table, its header first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
 class CsvRows:
     """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``.
 

@@ -1,8 +1,10 @@
 """Whether outputs can be placed, and lose nothing: seen before any work."""
 
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 from latentkit.errors import RequestError
 from latentkit.write.placing import descriptor_of, is_stream
@@ -11,18 +13,23 @@ from latentkit.write.placing import descriptor_of, is_stream
 _LONGEST_NAME = 255
 
 
-def check_outputs(paths: Iterable[str], *, overwrite: bool, read: Iterable[str] = ()) -> None:
+def check_outputs(paths: Iterable[str | None], *, overwrite: bool, read: Iterable[str] = ()) -> None:
     """Refuse outputs that cannot be written, that are one file, or that are among the files ``read``.
 
-    A file is known by what it is, whatever the name it is reached by. Raises ``RequestError``.
+    A file is known by what it is, whatever the name it is reached by; None is an output not asked for. Raises
+    ``RequestError``.
     """
     places: dict[tuple[object, object], str] = {}
     folders: dict[str, tuple[str, int]] = {}
     exists = False
     for path in paths:
-        identity = _identity(path)
-        place: tuple[object, object] | None = identity
-        if not is_stream(path):
+        if path is None:
+            continue
+        file = _file_at(path)
+        exists |= file is not None
+        if is_stream(path):
+            place = file or _stream_at(path)
+        else:
             _check_file(path, overwrite=overwrite)
             folder, name = os.path.split(os.path.abspath(path))
             if folder not in folders:
@@ -30,33 +37,43 @@ def check_outputs(paths: Iterable[str], *, overwrite: bool, read: Iterable[str] 
             real, longest = folders[folder]
             if len(os.fsencode(name)) > longest:
                 raise RequestError(f"{path}: a name may have {longest} bytes there; choose a shorter one")
-            place = identity or (real, name)
-        elif identity is None and path != "-":
-            raise RequestError(f"{path}: is not open, so nothing can be written there; choose another -o")
-        if place is None or place == _identity(os.devnull):
-            continue
-        if place in places:
+            place = file or (real, name)
+        if place in places and path != os.devnull:
             raise RequestError(f"{_shown(path)}: is named for two outputs; give each its own")
         places[place] = path
-        exists |= identity is not None
-    if not exists:
-        # Then none of them is read.
-        return
-    for other in read:
-        path = places.get(_identity(other) or (None, None), "")
-        if path:
+    # Where none of them is there yet, none is read.
+    for other in read if exists else ():
+        found = _regular(os.stat, other)
+        if found is not None and found in places:
+            path = places[found]
             also = "" if path == other else f" ({other})"
             raise RequestError(f"{_shown(path)}: is an input itself{also}; choose another -o")
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """What is at ``path``, following links; None where nothing is."""
+def _file_at(path: str) -> tuple[int, int] | None:
+    """The file that is at ``path``, whatever leads to it; None where nothing is, or a pipe or a device."""
     descriptor = descriptor_of(path)
+    return _regular(os.stat, path) if descriptor is None else _regular(os.fstat, descriptor)
+
+
+def _regular(status_of: Callable[[Any], os.stat_result], what: str | int) -> tuple[int, int] | None:
     try:
-        status = os.stat(path) if descriptor is None else os.fstat(descriptor)
+        status = status_of(what)
     except (OSError, ValueError):
         return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _stream_at(path: str) -> tuple[object, object]:
+    descriptor = descriptor_of(path)
+    if descriptor is None:
+        return "stream", os.path.realpath(path)
+    if descriptor > 2:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            raise RequestError(f"{path}: is not open, so nothing can be written to it; choose another -o") from None
+    return "descriptor", descriptor
 
 
 def _shown(path: str) -> str:

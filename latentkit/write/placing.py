@@ -7,7 +7,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from latentkit.errors import RequestError
@@ -138,14 +138,17 @@ def commit_all(placements: Sequence[Placement]) -> None:
     _sync_folders(placements)
 
 
-def place_together(outputs: Mapping[str, bytes], *, overwrite: bool) -> None:
-    """Write whole files, and move them into place: all of them, or none."""
+def place_together(outputs: Mapping[str, Iterable[bytes]], *, overwrite: bool) -> None:
+    """Write files, each of its pieces, and move them into place: all of them, or none."""
     with ExitStack() as discarding:
         placements = []
-        for path, data in outputs.items():
+        for path, pieces in outputs.items():
             placement = Placement(path, overwrite=overwrite)
             discarding.callback(placement.discard)
-            placement.write(0, memoryview(data))
+            end = 0
+            for piece in pieces:
+                placement.write(end, memoryview(piece))
+                end += len(piece)
             placements.append(placement)
         _sync_all(placements)
         with ExitStack() as undoing:
