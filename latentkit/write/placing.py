@@ -121,7 +121,6 @@ class Placement:
     def move(self) -> None:
         with _naming(self.path):
             _move(self._part, self.path, overwrite=self.overwrite)
-        _parts.discard(self._part)
         self.rest()
 
     def discard(self) -> None:
@@ -211,6 +210,7 @@ def _sync_folders(placements: Sequence[Placement]) -> None:
 def _move(part: str, path: str, *, overwrite: bool) -> None:
     if overwrite:
         os.replace(part, path)
+        _parts.discard(part)
         return
     try:
         # Unlike a rename, a link fails when another run has placed its output meanwhile.
@@ -220,7 +220,7 @@ def _move(part: str, path: str, *, overwrite: bool) -> None:
     except OSError:
         _move_without_links(part, path)
     else:
-        os.unlink(part)
+        _unlink(part)
 
 
 def _move_without_links(part: str, path: str) -> None:
@@ -234,6 +234,7 @@ def _move_without_links(part: str, path: str) -> None:
     except BaseException:
         os.unlink(path)
         raise
+    _parts.discard(part)
 
 
 def _appeared(path: str) -> RequestError:
@@ -300,11 +301,20 @@ def make_folder(folder: str) -> None:
             raise
 
 
+def _unlink(part: str) -> None:
+    try:
+        os.unlink(part)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        # It is tried once more at exit.
+        return
+    _parts.discard(part)
+
+
 def _remove(part: str) -> None:
     """Remove a temporary file, and the folders made for it that are empty again."""
-    with suppress(OSError):
-        os.unlink(part)
-    _parts.discard(part)
+    _unlink(part)
     folder = os.path.dirname(part)
     with suppress(OSError):
         while folder in _made or not os.path.lexists(folder):
