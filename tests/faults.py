@@ -105,7 +105,7 @@ def contents(folder: Path) -> Contents:
         if path.is_symlink():
             what = f"link to {os.readlink(path)}"
         elif path.is_file():
-            what = sha256(path.read_bytes()).hexdigest()
+            what = sha256(path.read_bytes()).hexdigest() if os.access(path, os.R_OK) else "unreadable"
         else:
             what = "folder" if path.is_dir() else "special"
         if what != "folder":
