@@ -203,7 +203,7 @@ def warm_up() -> None:
 if __name__ == "__main__":
     # What a warm run prints is no answer; OpenBLAS's threads, of which Python warns at a fork, hold no lock now.
     answers = os.dup(1)
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warm_up()
     sys.stdout.flush()
     os.dup2(answers, 1)
