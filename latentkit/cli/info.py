@@ -44,7 +44,7 @@ def info(
     ] = None,
     keep_going: KeepGoing = False,
 ) -> None:
-    """What is in safetensors files, and which tensors would be read as moments and why."""
+    """What is in files of tensors, and which tensors would be read as moments and why."""
     selection = reading.selection(latents=True)
     found = find_inputs(files)
     note_unreadable(found.unreadable, messages)

@@ -41,7 +41,7 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILES",
-        help="safetensors files, folders, globs, an index.json, @list.txt, or @- for a list on stdin.",
+        help="Files (safetensors, .npy, .npz, .pt), folders, globs, an index.json, @list.txt, or @- for stdin.",
         show_default=False,
     ),
 ]

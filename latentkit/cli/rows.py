@@ -144,6 +144,8 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
     note_unreadable(found.unreadable, messages)
     for remark in found.remarks:
         note(messages, remark)
+    for suffix, count in sorted(found.others.items()):
+        note(messages, f"no .safetensors there: read {count_of(count, f'{suffix} file')}")
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
     if found.states:

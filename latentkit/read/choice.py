@@ -339,7 +339,8 @@ def _axes(where: str, tensor: TensorInfo, layout: str | None, by_file: str | Non
     """The axes of a tensor: by the flag's layout, the file's where it fits, or the usual, ``draws`` in front."""
     if not tensor.is_float:
         raise DataError(
-            f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8)"
+            f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8), their "
+            f"elements in order"
         )
     usual = default_layout(len(tensor.shape) - len(draws))
     fitting = by_file if by_file and len(by_file) == len(tensor.shape) else None

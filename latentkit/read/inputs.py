@@ -19,11 +19,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from latentkit.errors import DataError, RequestError
+from latentkit.read.header import CONTAINERS
 
 SUFFIX = ".safetensors"
+#: What a search of folders takes; a zip file may hold anything, so it is to be named.
+SEARCHED = tuple(suffix for suffix in CONTAINERS if suffix != ".zip")
 INDEX_SUFFIX = ".safetensors.index.json"
 # Bytes of an index and of a list that are read: a device has no end.
 _MOST_INDEX, _MOST_LIST = 64 << 20, 256 << 20
+
+_OTHERS = ", ".join(SEARCHED[1:])
 
 # Links to folders that a search follows, at most: folders full of links to each other have names without end.
 _MOST_LINKS = 10_000
@@ -107,9 +112,9 @@ def _expand(argument: str, unreadable: list[str]) -> Iterator[InputFile]:
 
 def _existing(path: str, unreadable: list[str]) -> Iterator[InputFile]:
     if os.path.isdir(path):
-        paths = sorted(_search(path, unreadable))
+        paths = _preferred(_search(path, unreadable))
         if not paths:
-            raise RequestError(f"{path}: no {SUFFIX} file in this folder{_without(unreadable)}")
+            raise RequestError(f"{path}: no {SUFFIX} file in this folder, nor {_OTHERS}{_without(unreadable)}")
         for found in paths:
             yield InputFile(found, name_below(found, path), path, searched=True)
     elif path.endswith(INDEX_SUFFIX):
@@ -124,7 +129,7 @@ def _existing(path: str, unreadable: list[str]) -> Iterator[InputFile]:
 
 
 def _search(folder: str, unreadable: list[str]) -> Iterator[str]:
-    """Every visible safetensors file below ``folder``: links are followed, but not to a folder that they lie in."""
+    """Every visible file of tensors below ``folder``: links are followed, but not to a folder that they lie in."""
     waiting: deque[tuple[str, _Chain]] = deque([(folder, None)])
     links = 0
     while waiting:
@@ -157,8 +162,14 @@ def _search(folder: str, unreadable: list[str]) -> Iterator[str]:
                 )
             if is_folder:
                 waiting.append((entry.path, chain))
-            elif entry.name.endswith(SUFFIX):
+            elif entry.name.endswith(SEARCHED):
                 yield entry.path
+
+
+def _preferred(paths: Iterable[str]) -> list[str]:
+    """The safetensors files among ``paths``, or all where there is none; sorted."""
+    found = sorted(paths)
+    return [path for path in found if path.endswith(SUFFIX)] or found
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -180,9 +191,10 @@ def _without(unreadable: list[str]) -> str:
 def _matching(pattern: str, unreadable: list[str]) -> Iterator[InputFile]:
     root = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.dirname(root) or "."
-    paths = sorted(path for path in _glob(pattern, unreadable) if path.endswith(SUFFIX) and os.path.isfile(path))
+    suffixes = tuple(CONTAINERS)
+    paths = _preferred(path for path in _glob(pattern, unreadable) if path.endswith(suffixes) and os.path.isfile(path))
     if not paths:
-        raise RequestError(f"{pattern}: no {SUFFIX} file matches{_without(unreadable)}")
+        raise RequestError(f"{pattern}: no {SUFFIX} file matches, nor {_OTHERS}{_without(unreadable)}")
     for path in paths:
         yield InputFile(path, name_below(path, root), root, searched=True)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Run, describe
-from latentkit.read.header import Header, TensorInfo, read_header
-from latentkit.read.inputs import INDEX_SUFFIX, InputFile, find_inputs
+from latentkit.read.header import Header, TensorInfo, container_of, read_header
+from latentkit.read.inputs import INDEX_SUFFIX, SUFFIX, InputFile, find_inputs
 from latentkit.read.metadata import RECIPE_ENTRY
 
 #: The index that lists files of latents sharded anew.
@@ -26,6 +26,11 @@ def latents_key(posterior: Posterior, siblings: int) -> str:
     if posterior.key == "moments" or posterior.key.startswith("moments_"):
         return "latents" + posterior.key.removeprefix("moments")
     return f"latents.{posterior.key}"
+
+
+def latents_name(name: str) -> str:
+    """The name of the file of latents that mirrors an input of the given name: any container gives safetensors."""
+    return f"{os.path.splitext(name)[0]}{SUFFIX}" if container_of(name) else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +116,18 @@ def pair_latents(
     index = os.path.join(argument, INDEX_NAME)
     if argument.endswith(INDEX_SUFFIX) and not alone:
         return _in_shards(posteriors, files, key or "latents")
-    if os.path.exists(index) and not alone and not all(file.name in by_name for file in inputs):
+    if os.path.exists(index) and not alone and not all(latents_name(file.name) in by_name for file in inputs):
         return _in_shards(posteriors, find_inputs([index]), key or "latents")
     if not alone:
         _refuse_equal_names(inputs)
         _refuse_equal_names(files)
     pairs = {}
     for posterior in posteriors:
+        name = latents_name(posterior.file.name)
         with failures.passing_over(posterior.file.path):
-            file = files[0] if alone else by_name.get(posterior.file.name)
+            file = files[0] if alone else by_name.get(posterior.file.name) or by_name.get(name)
             if file is None:
-                raise RequestError(f"{posterior.file.path}: no latents called {posterior.file.name!r} in {argument}")
+                raise RequestError(f"{posterior.file.path}: no latents called {name!r} in {argument}")
             named = key or latents_key(posterior, inputs[posterior.file])
             pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
     return pairs

@@ -1,6 +1,7 @@
 """Arguments -> posteriors to read, by headers alone."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Selection, Span, choose
 from latentkit.read.header import Header, read_header
-from latentkit.read.inputs import InputFile, find_inputs
+from latentkit.read.inputs import SUFFIX, InputFile, find_inputs
 from latentkit.read.metadata import is_drawn, is_state
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
@@ -58,6 +59,12 @@ class Found:
             f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}: {remark}"
             for remark, paths in files.items()
         ]
+
+    @property
+    def others(self) -> Counter[str]:
+        """Files that a search found where no safetensors were, by suffix."""
+        files = {posterior.file for posterior in self.posteriors if posterior.file.searched}
+        return Counter(os.path.splitext(file.path)[1] for file in files if not file.path.endswith(SUFFIX))
 
     def without(self, failures: Failures) -> "Found":
         """What is left when the files that failed are passed over; raises ``DataError`` when that is nothing."""

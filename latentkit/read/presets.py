@@ -101,7 +101,7 @@ PRESETS = (
            r"\.npy$", sibling=".json"),
     Preset("onetrainer", "Nerogar/OneTrainer", "latent_image beside crop_offset", _IMAGE_OR_VIDEO, "none",
            r"\.pt$", "latent_image", [r"crop_offset(\..*)?|original_resolution(\..*)?"]),
-    Preset("simpletuner", "bghira/SimpleTuner", "a .pt of one bare tensor", _IMAGE_OR_VIDEO, "none", r"\.pt$",
+    Preset("simpletuner", "bghira/SimpleTuner", "a .pt of one bare tensor", _IMAGE_OR_VIDEO, "none", r"\.pt$", "tensor",
            applied="scale and shift, by most models", doubtful=True),
     Preset("comfyui", "ComfyUI, Save Latent", "its key is latent_tensor", ["bchw", "bcthw"], "none",
            r"\.(latent|safetensors)$", "latent_tensor"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import Posterior, Span, describe
-from latentkit.read.header import Header, TensorInfo
+from latentkit.read.header import ELEMENT_BITS, Header, TensorInfo
 from latentkit.read.inputs import InputFile
-from latentkit.read.pairing import latents_key
+from latentkit.read.pairing import latents_key, latents_name
 
 #: Files of a re-sharded output.
 SHARD_NAME = "latents-{number:05}-of-{count:05}.safetensors"
@@ -46,7 +46,7 @@ def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_fil
         raise RequestError(f"{output}: one file, and there are {len(by_file)} inputs; give a folder")
     planned = []
     for file, group in by_file.items():
-        path = output if as_file else os.path.join(output, *file.name.split("/"))
+        path = output if as_file else os.path.join(output, *latents_name(file.name).split("/"))
         latents = {latents_key(posterior, len(group)): tuple(spans) for posterior, spans in group.items()}
         planned.append(Output(path, latents, _copies(group, carry, latents)))
     return planned
@@ -150,6 +150,8 @@ def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mappi
     for key in carried:
         if key in latents:
             raise RequestError(f"{header.path}: tensor {key!r} cannot be carried: the latents go by that key")
+        if header.tensors[key].dtype not in ELEMENT_BITS:
+            raise RequestError(f"{header.path}: {key!r} cannot be carried: it is {header.tensors[key].dtype}")
     return list(carried.values())
 
 

@@ -1,0 +1,76 @@
+"""Safetensors files, ComfyUI's ``.latent`` among them.
+
+The safetensors library is the judge: it opens, and so validates, every file, and says what is in it.
+"""
+
+import os
+from hashlib import sha256
+from math import prod
+
+from safetensors import SafetensorError, safe_open
+
+from latentkit.errors import DataError
+from latentkit.read.header import ELEMENT_BITS, MAX_HEADER_BYTES, Contents, TensorInfo
+
+# Most headers are shorter, and read at once: there may be a million files.
+_FIRST_READ = 1 << 12
+
+
+def contents(path: str, descriptor: int, file_size: int) -> Contents:
+    """What the file holds; the digest is that of its header."""
+    start = os.read(descriptor, _FIRST_READ)
+    length = _header_length(path, start[:9], file_size)
+    tensors, metadata = _tensors(path, 8 + length, file_size)
+    while len(start) < 8 + length and (more := os.read(descriptor, 8 + length - len(start))):
+        start += more
+    return Contents(tensors, metadata, sha256(start[8 : 8 + length]).hexdigest())
+
+
+def _tensors(path: str, data_start: int, file_size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The file's tensors and metadata, as the library has them: its data is tensors end to end, in order of offset."""
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {key: file.get_slice(key) for key in file.offset_keys()}
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise DataError(_damage(path, error, file_size), kind="damaged") from error
+    tensors, offset = {}, data_start
+    for key, tensor in slices.items():
+        dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
+        if dtype not in ELEMENT_BITS:
+            raise DataError(f"{path}: tensor {key!r} is {dtype}, which this version of latentkit does not know")
+        tensors[key] = info = TensorInfo(key, dtype, shape, offset, prod(shape) * ELEMENT_BITS[dtype] // 8)
+        offset += info.nbytes
+    if offset != file_size:
+        raise DataError(f"{path}: changed while it was being read; run again when its writer is done", kind="changed")
+    return tensors, metadata
+
+
+def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
+    if len(first_bytes) < 9:
+        raise DataError(
+            f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header", kind="damaged"
+        )
+    length = int.from_bytes(first_bytes[:8], "little")
+    if length > max(MAX_HEADER_BYTES, file_size) or first_bytes[8:] != b"{":
+        raise DataError(
+            f"{path}: not a safetensors file, or a damaged one: its first bytes give no sensible header", kind="damaged"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise DataError(
+            f"{path}: its header is {length} bytes long; latentkit reads headers of up to {MAX_HEADER_BYTES}"
+        )
+    if length > file_size - 8:
+        raise DataError(
+            f"{path}: truncated: its header should be {length} bytes, the whole file has {file_size}", kind="damaged"
+        )
+    return length
+
+
+def _damage(path: str, error: SafetensorError, file_size: int) -> str:
+    reason = str(error).removeprefix("Error while deserializing header: ")
+    if "incomplete metadata" in reason or "MetadataIncompleteBuffer" in reason:
+        return (
+            f"{path}: truncated or damaged: the tensors of its header do not fill its {file_size} bytes; copy it again"
+        )
+    return f"{path}: not a safetensors file, or a damaged one ({reason})"
