@@ -43,6 +43,8 @@ def listed(faults: Faults, *, overwrite: bool = False, dry_run: bool = False) ->
         complain(f"and {count_of(len(failures.found) - _SHOWN, 'more file')}; {hint}")
     # What the request rules out leaves nothing behind; what fails on its way, or holds a condition, does.
     if faults.errors is not None and not dry_run and not isinstance(stopped, RequestError):
+        # Bad inputs are known only now, where nothing else was there to be read.
+        check_outputs([faults.errors], overwrite=overwrite, read=failures.found)
         _write(faults.errors, failures, overwrite=overwrite)
     if stopped is not None and not (failures.found and isinstance(stopped, typer.Exit)):
         raise stopped

@@ -13,12 +13,14 @@ import typer
 
 from latentkit.cli.device import check_device_name, resolve_device
 from latentkit.cli.dry_run import show_plan
+from latentkit.cli.faults import listed
 from latentkit.cli.interrupts import deferred
-from latentkit.cli.options import Choosing, Computing, Factors, Files, Messages, OnNonfinite, Reading
+from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
 from latentkit.cli.verify import verify
-from latentkit.errors import DataError, RequestError
+from latentkit.errors import RequestError
+from latentkit.failures import Failures
 from latentkit.posterior.affine import Affine, from_factors, from_normalization
 from latentkit.read.choice import Posterior
 from latentkit.read.metadata import common_factors
@@ -167,75 +169,92 @@ def sample(
     reading: Reading,
     choosing: Choosing,
     computing: Computing,
+    faults: Faults,
     messages: Messages,
 ) -> None:
     """Draw latents from each sample's posterior, the same for a seed on any machine."""
     check_device_name(computing.device)
     clamp = computing.clamp()
-    _check(drawing, placing)
-    found = find_posteriors(
-        files, reading.selection(), choosing.choice(), relative_to=drawing.relative_to, leave_out=placing.output
-    )
-    if placing.verify is not None:
-        verify(found, placing.verify, computing, messages)
-        return
-    refuse_equal_names(found.posteriors)
-    affine = _affine(normalizing, found.posteriors, messages)
-    planned = _plan(found, placing, normalizing.normalization, drawing.stream)
-    if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
-        raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
-    if is_stream(_output(placing)) and placing.resume:
-        raise RequestError("--resume: a pipe begins anew each time; give -o a file or a folder")
+    _check(drawing, placing, faults)
+    with listed(faults, overwrite=placing.overwrite or placing.resume, dry_run=choosing.dry_run) as failures:
+        found = find_posteriors(
+            files,
+            reading.selection(),
+            choosing.choice(),
+            relative_to=drawing.relative_to,
+            leave_out=placing.output,
+            failures=failures,
+        )
+        if placing.verify is not None:
+            verify(found, placing.verify, computing, messages)
+            return
+        refuse_equal_names(found.posteriors)
+        affine = _affine(normalizing, found.posteriors, messages, failures)
+        found = found.without(failures)
+        planned = _plan(found, placing, normalizing.normalization, drawing.stream, faults.errors, failures)
+        found = found.without(failures)
+        if is_stream(_output(placing)) and (len(planned[0].latents) != 1 or drawing.draws not in (None, 1)):
+            raise RequestError("a pipe takes one input tensor and one draw; give -o a file or a folder")
+        if is_stream(_output(placing)) and placing.resume:
+            raise RequestError("--resume: a pipe begins anew each time; give -o a file or a folder")
 
-    dtype = _STORED[placing.dtype] if placing.dtype else None
-    streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
-    recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams)
-    device = resolve_device(computing.device, messages)
-    say_reading(found, "safetensors", messages)
-    warn_of_misreading(found, messages)
-    if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
-        note(messages, "float64 moments are rounded to float32 before drawing")
-    output = _output(placing)
-    sizes = [layout_of(one, recipe).size for one in planned]
-    folder = os.path.dirname(planned[0].path)
-    index = index_of(planned, sizes) if placing.samples_per_shard is not None else b""
-    waiting = planned
-    if placing.resume:
-        waiting = incomplete(planned, recipe, overwrite=placing.overwrite)
-        if index and is_written(os.path.join(output, INDEX_NAME), index, overwrite=placing.overwrite):
-            index = b""
-        note(messages, f"resume: {len(planned) - len(waiting):,} of {len(planned):,} files were complete")
-        sizes = [layout_of(one, recipe).size for one in waiting]
-    if choosing.dry_run:
-        show_plan(found, folder, sizes)
-        return
+        dtype = _STORED[placing.dtype] if placing.dtype else None
+        streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
+        recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams)
+        device = resolve_device(computing.device, messages)
+        say_reading(found, "safetensors", messages)
+        warn_of_misreading(found, messages)
+        if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
+            note(messages, "float64 moments are rounded to float32 before drawing")
+        output = _output(placing)
+        sizes = [layout_of(one, recipe).size for one in planned]
+        folder = os.path.dirname(planned[0].path)
+        index = index_of(planned, sizes) if placing.samples_per_shard is not None else b""
+        waiting = planned
+        if placing.resume:
+            waiting = incomplete(planned, recipe, overwrite=placing.overwrite)
+            if index and is_written(os.path.join(output, INDEX_NAME), index, overwrite=placing.overwrite):
+                index = b""
+            note(messages, f"resume: {len(planned) - len(waiting):,} of {len(planned):,} files were complete")
+            sizes = [layout_of(one, recipe).size for one in waiting]
+        if choosing.dry_run:
+            show_plan(found, folder, sizes)
+            return
 
-    from latentkit.sample.files import OutputFiles, draw_files, draw_stream
+        from latentkit.sample.files import OutputFiles, draw_files, draw_stream
 
-    if is_stream(output):
-        with _pipe(output) as write:
-            results = draw_stream(planned[0], recipe, write, workers=computing.workers, device=device)
-            _follow(results, found, drawing.on_nonfinite, messages)
-        return
-    check_free_space(folder, sum(sizes))
-    outputs = OutputFiles(waiting, recipe, overwrite=placing.overwrite)
-    found = replace(found, spans=tuple(outputs.spans))
-    results = draw_files(outputs, batch_size=computing.batch_size, workers=computing.workers, device=device)
-    left_by = [one.path for one in planned] if placing.resume else ()
-    root = os.path.dirname(output) or "." if planned[0].path == output else output
-    with deferred(), at_work_in(root, left_by):
-        try:
-            with closing(results):
-                _follow(results, found, drawing.on_nonfinite, messages)
-        except BaseException as error:
-            say_kept(error, len(planned) - len(waiting) + outputs.placed, len(planned), messages)
-            raise
-        if index:
-            with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
-                write_all(descriptor, index)
+        finite = drawing.on_nonfinite is OnNonfinite.error
+        if is_stream(output):
+            with _pipe(output) as write:
+                results = draw_stream(
+                    planned[0], recipe, write, finite=finite, workers=computing.workers, device=device
+                )
+                _follow(results, found, messages, failures)
+            return
+        check_free_space(folder, sum(sizes))
+        outputs = OutputFiles(waiting, recipe, overwrite=placing.overwrite, failures=failures)
+        found = replace(found, spans=tuple(outputs.spans))
+        results = draw_files(
+            outputs, finite=finite, batch_size=computing.batch_size, workers=computing.workers, device=device
+        )
+        left_by = [one.path for one in planned] if placing.resume else ()
+        root = os.path.dirname(output) or "." if planned[0].path == output else output
+        with deferred(), at_work_in(root, left_by):
+            try:
+                with closing(results):
+                    _follow(results, found, messages, failures)
+            except BaseException as error:
+                say_kept(error, len(planned) - len(waiting) + outputs.placed, len(planned), messages)
+                raise
+            if index:
+                with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
+                    write_all(descriptor, index)
 
 
-def _check(drawing: Drawing, placing: Placing) -> None:
+def _check(drawing: Drawing, placing: Placing, faults: Faults) -> None:
+    together = {"--samples-per-shard": placing.samples_per_shard, "--verify": placing.verify}
+    if faults.keep_going and (names := [name for name, given in together.items() if given is not None]):
+        raise RequestError(f"{names[0]} takes all inputs together, so none can be passed over: leave out --keep-going")
     if drawing.on_nonfinite is OnNonfinite.skip:
         raise RequestError(
             "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"
@@ -252,7 +271,7 @@ def _is_text(name: str) -> bool:
     return name == name.encode(errors="replace").decode()
 
 
-def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfinite, messages: Messages) -> None:
+def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, messages: Messages, failures: Failures) -> None:
     """Drive the work, and say in the end what latents could not hold."""
     nonfinite = overflowed = clamped = 0
     last = None
@@ -262,11 +281,7 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfin
         last = drawn.first or last
         overflowed += drawn.overflowed
         clamped += drawn.clamped
-        if drawn.first is not None and rule is OnNonfinite.error:
-            posterior, index = drawn.first
-            raise DataError(
-                f"{posterior.label}, sample {index} gives NaN or infinite latents; its file was not written"
-            )
+    found = found.without(failures)
     if clamped:
         share = clamped / sum(span.count * prod(span.posterior.axes.view[1:]) for span in found.spans)
         note(messages, f"{clamped:,} log-variances ({share:.2g} of all) were clamped")
@@ -276,7 +291,9 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, rule: OnNonfin
         note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
 
 
-def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior], messages: Messages) -> Affine:
+def _affine(
+    normalizing: Normalizing, posteriors: Sequence[Posterior], messages: Messages, failures: Failures
+) -> Affine:
     factors = normalizing.scaling_factor, normalizing.shift_factor
     if not normalizing.given and normalizing.normalization is None:
         factors = common_factors(posterior.header for posterior in posteriors)
@@ -286,11 +303,13 @@ def _affine(normalizing: Normalizing, posteriors: Sequence[Posterior], messages:
     if normalizing.normalization is not None:
         affine = from_normalization(normalizing.normalization).then(affine)
     for posterior in posteriors:
-        if affine.channels() not in (1, posterior.axes.channels):
-            raise RequestError(
-                f"{normalizing.normalization}: is for {affine.channels()} channels; {posterior.label} has "
-                f"{posterior.axes.channels}"
-            )
+        with failures.passing_over(posterior.file.path):
+            if affine.channels() not in (1, posterior.axes.channels):
+                raise RequestError(
+                    f"{normalizing.normalization}: is for {affine.channels()} channels; {posterior.label} has "
+                    f"{posterior.axes.channels}",
+                    tensor=posterior.key,
+                )
     return affine
 
 
@@ -300,16 +319,26 @@ def _output(placing: Placing) -> str:
     return placing.output
 
 
-def _plan(found: Found, placing: Placing, normalization: str | None, stream: str | None) -> list[Output]:
+def _plan(
+    found: Found,
+    placing: Placing,
+    normalization: str | None,
+    stream: str | None,
+    errors: str | None,
+    failures: Failures,
+) -> list[Output]:
     """The outputs; refuses what cannot be written before any work."""
     output = _output(placing)
     inputs = list(dict.fromkeys(posterior.file.path for posterior in found.posteriors))
-    if stream is not None and len(inputs) > 1:
-        raise RequestError(f"--stream names a single input, and there are {len(inputs)}")
+    count = len(inputs) + found.failed
+    if stream is not None and count > 1:
+        raise RequestError(f"--stream names a single input, and there are {count}")
     as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
-    paths = []
+    paths = [errors]
+    if as_file and found.failed:
+        raise RequestError(f"{output}: one file, and there are {count} inputs; give a folder")
     if placing.samples_per_shard is None:
-        planned = mirrored(found.spans, output, placing.carry, as_file=as_file)
+        planned = mirrored(found.spans, output, placing.carry, as_file=as_file, failures=failures)
     elif as_file:
         raise RequestError(f"{output}: --samples-per-shard writes several files; give a folder")
     else:

@@ -10,6 +10,8 @@ from functools import partial
 from math import prod
 from typing import NamedTuple
 
+from latentkit.errors import DataError
+from latentkit.failures import Failures
 from latentkit.read.blocks import Block, plan_blocks
 from latentkit.read.bytes import DTYPE_BYTES, Buffers, as_bytes, read_at, read_chunks
 from latentkit.read.choice import Posterior, Span
@@ -25,6 +27,7 @@ from latentkit.write.placing import Placement
 def draw_files(
     files: "OutputFiles",
     *,
+    finite: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -32,15 +35,16 @@ def draw_files(
     """Write every output; yields what each block came to, and the bytes read for it, in order.
 
     Outputs are complete, synced and in place when the iterator ends. One that is left early places those that are
-    complete, but for the last block's, and leaves no half file.
+    complete, but for the last block's, and leaves no half file. ``finite``: latents that are not are a ``DataError``.
     """
-    once, draw = _Once(), _draw_on(device)
+    once, draw, failures = _Once(), _draw_on(device), files.failures
 
     def work(block: Block, buffers: Buffers) -> Drawn:
-        return draw(block, files.recipe, files.write, buffers)
+        return _checked(draw(block, files.recipe, files.write, buffers), finite=finite)
 
     try:
-        for block, drawn in run(files.opening(plan_blocks(files.spans, batch_size)), work, workers):
+        blocks = plan_blocks(files.spans, batch_size, apart=failures.keep_going)
+        for block, drawn in run(files.opening(blocks), work, workers, failures=failures):
             yield once(block, drawn), _bytes_read(block)
             files.finish(block)
     finally:
@@ -52,10 +56,14 @@ def draw_stream(
     recipe: Recipe,
     write: Callable[[memoryview], None],
     *,
+    finite: bool = False,
     workers: int | None = None,
     device: str = "cpu",
 ) -> Iterator[tuple[Drawn, int]]:
-    """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last."""
+    """Hand one output, of one posterior and one draw, to ``write`` in order, from the first byte to the last.
+
+    ``finite`` as for ``draw_files``.
+    """
     layout = layout_of(output, recipe)
     ((key, spans),) = output.latents.items()
     once, draw = _Once(), _draw_on(device)
@@ -63,7 +71,7 @@ def draw_stream(
     def work(block: Block, buffers: Buffers) -> tuple[Drawn, bytes]:
         pieces: list[bytes] = []
         drawn = draw(block, recipe, lambda *taken: pieces.append(bytes(as_bytes(taken[-1]))), buffers)
-        return drawn, pieces[0]
+        return _checked(drawn, finite=finite), pieces[0]
 
     write(memoryview(layout.header))
     for part in sorted(layout.offsets, key=layout.offsets.__getitem__):
@@ -109,6 +117,14 @@ def _draw_on(device: str) -> Draw:
     return partial(cuda.draw_block, device=device)
 
 
+def _checked(drawn: Drawn, *, finite: bool) -> Drawn:
+    if finite and drawn.first is not None:
+        posterior, index = drawn.first
+        sentence = f"{posterior.label}, sample {index} gives NaN or infinite latents; its file was not written"
+        raise DataError(sentence, kind="nonfinite", tensor=posterior.key, index=index)
+    return drawn
+
+
 def _bytes_read(block: Block) -> int:
     element: int = DTYPE_BYTES[block.spans[0].posterior.mean.dtype]
     return 2 * prod(block.shape) * element
@@ -149,11 +165,14 @@ class OutputFiles:
     Outputs stand in the order of the plan, so a row of the plan says which tensor it goes to.
     """
 
-    def __init__(self, outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) -> None:
+    def __init__(
+        self, outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool, failures: Failures | None = None
+    ) -> None:
         self.recipe = recipe
+        self.failures = Failures() if failures is None else failures
         self._overwrite = overwrite
         self._waiting = deque(outputs)
-        self._open: deque[tuple[int, Placement, int]] = deque()
+        self._open: deque[tuple[int, Placement, int, str]] = deque()
         self._batch = Batch()
         self._tensors: list[_Tensor] = []
         self._begun_rows = 0
@@ -182,18 +201,21 @@ class OutputFiles:
     def _begin(self, output: Output) -> Placement:
         layout = layout_of(output, self.recipe)
         placement = Placement(output.path, overwrite=self._overwrite)
-        self._open.append((0, placement, layout.size))
-        placement.write(0, memoryview(layout.header))
-        for key in output.copies:
-            start = layout.offsets[key]
-            for chunk in _chunks(output, key):
-                placement.write(start, chunk)
-                start += len(chunk)
         for key, spans in output.latents.items():
             rows = sum(span.count for span in spans)
             self._tensors.append(_Tensor(self._begun_rows, rows, placement, layout.offsets[key]))
             self._begun_rows += rows
-        self._open[-1] = self._begun_rows, placement, layout.size
+        path = spans[0].posterior.file.path
+        self._open.append((self._begun_rows, placement, layout.size, path))
+        placement.write(0, memoryview(layout.header))
+        try:
+            for key in output.copies:
+                start = layout.offsets[key]
+                for chunk in _chunks(output, key):
+                    placement.write(start, chunk)
+                    start += len(chunk)
+        except DataError as error:
+            self.failures.add(path, error)
         return placement
 
     def write(self, block: Block, number: int, latents: Latents) -> None:
@@ -212,13 +234,16 @@ class OutputFiles:
         """Count a block done; place the outputs it completes, many at a time."""
         done = block.first_row + block.samples if block.last else block.first_row
         while self._open and self._open[0][0] <= done:
-            _, placement, size = self._open.popleft()
-            self._batch.add(placement, size)
+            _, placement, size, path = self._open.popleft()
+            if path in self.failures:
+                placement.discard()
+            else:
+                self._batch.add(placement, size)
 
     def close(self) -> None:
         """Place the outputs that are complete, and leave nothing of the others."""
         try:
             self._batch.commit()
         finally:
-            for _, placement, _ in self._open:
+            for _, placement, *_ in self._open:
                 placement.discard()

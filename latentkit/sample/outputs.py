@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Span, describe
 from latentkit.read.header import ELEMENT_BITS, Header, TensorInfo
 from latentkit.read.inputs import InputFile
@@ -34,11 +35,15 @@ class Output:
     copies: Mapping[str, Copy]
 
 
-def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_file: bool) -> list[Output]:
+def mirrored(
+    spans: Sequence[Span], output: str, carry: Sequence[str], *, as_file: bool, failures: Failures | None = None
+) -> list[Output]:
     """One output for each input file: ``output`` itself, or a folder in which each has its input's name.
 
-    Raises ``RequestError`` when one file is to hold several inputs, or a tensor to be carried is not there.
+    Raises ``RequestError`` when one file is to hold several inputs, or, unless ``failures`` take it, a tensor to be
+    carried is not there.
     """
+    failures = Failures() if failures is None else failures
     by_file: dict[InputFile, dict[Posterior, list[Span]]] = {}
     for span in spans:
         by_file.setdefault(span.posterior.file, {}).setdefault(span.posterior, []).append(span)
@@ -48,7 +53,8 @@ def mirrored(spans: Sequence[Span], output: str, carry: Sequence[str], *, as_fil
     for file, group in by_file.items():
         path = output if as_file else os.path.join(output, *latents_name(file.name).split("/"))
         latents = {latents_key(posterior, len(group)): tuple(spans) for posterior, spans in group.items()}
-        planned.append(Output(path, latents, _copies(group, carry, latents)))
+        with failures.passing_over(file.path):
+            planned.append(Output(path, latents, _copies(group, carry, latents)))
     return planned
 
 
