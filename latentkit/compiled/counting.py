@@ -24,6 +24,8 @@ TALLIES = ("total", "nan", "negative", "minus_inf", "plus_inf")
 #: What is summed of each channel, exactly: x, x², h(l) and e^l; of a scale parameter x is the log-variance.
 SUMS = 4
 
+# Of a number that was counted: four of its sum, and the rest of its square's.
+_TERMS_OF_COUNTED = 13
 _LARGEST = 1.7976931348623157e308
 _LARGEST_SINGLE = 3.4028234663852886e38
 _ALL_BUT_SIGN = np.int64(0x7FFFFFFFFFFFFFFF)
@@ -262,23 +264,25 @@ def sum_counted(
 
     ``remainders`` and ``variances`` are empty for means. Values are finite; those of scales are log-variances.
     """
-    at, found = np.empty(8, np.int64), np.empty(8)
+    at, found = np.empty(_TERMS_OF_COUNTED, np.int64), np.empty(_TERMS_OF_COUNTED)
     for channel in range(counts.shape[0]):
         first_sum = SUMS * channel
-        at[0] = at[1] = at[2] = first_sum
-        at[3] = at[4] = at[5] = at[6] = at[7] = first_sum + 1
+        for j in range(_TERMS_OF_COUNTED):
+            at[j] = first_sum if j < 4 else first_sum + 1
         for j in range(values.size):
             number = np.float64(counts[channel, j])
             if number == 0.0:
                 continue
-            # Products of three numbers of 24 bits are exact, or nearly so where they are next to nothing.
+            # In parts of 24 and 29 bits, whose products are exact; only that of the two smallest may be rounded.
             value, many = upper(values[j]), upper(number)
-            low, few, square = values[j] - value, number - many, value * value
-            found[0], found[1], found[2] = many * value, few * value, number * low
-            found[3] = number * (low * (value + values[j]))
+            low, few = values[j] - value, number - many
+            square, cross = value * value, 2.0 * value * low
+            found[0], found[1], found[2], found[3] = many * value, few * value, many * low, few * low
             found[4], found[5] = many * upper(square), many * (square - upper(square))
             found[6], found[7] = few * upper(square), few * (square - upper(square))
-            add_terms(sums, tops, odd, at, found, 8)
+            found[8], found[9] = many * upper(cross), many * (cross - upper(cross))
+            found[10], found[11], found[12] = few * upper(cross), few * (cross - upper(cross)), number * (low * low)
+            add_terms(sums, tops, odd, at, found, _TERMS_OF_COUNTED)
         for j in range(remainders.size):
             at[0], at[1] = first_sum + 2, first_sum + 3
             found[0], found[1] = counts[channel, j] * remainders[j], counts[channel, j] * variances[j]

@@ -157,7 +157,7 @@ class PatternCounts:
         values = quantity.value(finite)
         remainders, variances = quantity.terms(finite) if is_scale else (finite[:0], finite[:0])
         facts = Facts(len(counts), len(quantity.thresholds))
-        facts.sums.reserve(8 * len(finite))
+        facts.sums.reserve(13 * len(finite))
         # Channel by channel: all at once would take more memory than the counts.
         for channel, row in enumerate(counts):
             some = row[seen].astype(np.int64)
