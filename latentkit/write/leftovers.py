@@ -32,7 +32,8 @@ def at_work_in(folder: str, left_by: Iterable[str] = ()) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # nothing was written through it
+            os.close(descriptor)
 
 
 def _remove_parts(outputs: Iterable[str]) -> None:
