@@ -130,12 +130,13 @@ def test_a_bare_tensor_of_torch_is_read_too(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_members_of_one_zip_are_samples(cli: Cli, tmp_path: Path) -> None:
-    moments = moments_of(7)
+    moments = moments_of(12)
     np.save(tmp_path / "all.npy", moments.numpy())
-    write_zip(tmp_path / "a.zip", **{f"img-{i}": npy_of(moments[i].numpy()) for i in range(7)})
-    rows = cli("kl", "a.zip", "--key", "*", "--layout", "chw").rows
-    assert [row["tensor"] for row in rows] == [f"00000/img-{i}" for i in range(7)]
-    assert [row["kl"] for row in rows] == [row["kl"] for row in cli("kl", "all.npy").rows]
+    write_zip(tmp_path / "a.zip", **{f"img-{i:02}": npy_of(moments[i].numpy()) for i in range(12)})
+    outcome = cli("kl", "a.zip", "--key", "*", "--layout", "chw")
+    assert "00000/img-00 and 11 more: 4 channels = 2 mean + 2 logvar, chw" in outcome.err
+    assert [row["tensor"] for row in outcome.rows] == [f"00000/img-{i:02}" for i in range(12)]
+    assert [row["kl"] for row in outcome.rows] == [row["kl"] for row in cli("kl", "all.npy").rows]
 
 
 def test_arrays_of_other_kinds_beside_are_listed_and_not_read(cli: Cli, tmp_path: Path) -> None:

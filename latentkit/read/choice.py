@@ -83,14 +83,24 @@ class Posterior:
     @property
     def reading(self) -> str:
         """How it is read, in one line, as every run says it."""
+        return f"{self.title}: {self.manner}"
+
+    @property
+    def title(self) -> str:
+        """The tensors that it is read from."""
+        return f"{self.mean.key} + {self.scale.key}" if self.scale else self.key
+
+    @property
+    def manner(self) -> str:
+        """How these are read."""
         count = self.axes.channels
         source = f", {self.source}" if self.source else ""
         if self.parameterization == "none":
-            return f"{self.key}: {count} channels of latents, {self.layout}{source}"
+            return f"{count} channels of latents, {self.layout}{source}"
         kind = f"{self.parameterization}, {self.layout}{source}"
         if self.scale is not None:
-            return f"{self.mean.key} + {self.scale.key}: {count} channels, {kind}"
-        return f"{self.key}: {2 * count} channels = {count} mean + {count} {kind}"
+            return f"{count} channels, {kind}"
+        return f"{2 * count} channels = {count} mean + {count} {kind}"
 
 
 @dataclass(frozen=True, slots=True)

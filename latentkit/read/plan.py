@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
@@ -13,6 +14,10 @@ from latentkit.read.inputs import SUFFIX, InputFile, find_inputs
 from latentkit.read.metadata import is_drawn, is_state
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
+
+
+# Keys that are read alike, each of which is still named.
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,15 @@ class Found:
 
     @property
     def readings(self) -> list[str]:
-        """How the tensors are read, each way once."""
-        return list(dict.fromkeys(posterior.reading for posterior in self.posteriors))
+        """How the tensors are read, each way once; of many keys that are read alike the first, and how many more."""
+        keys: dict[str, dict[str, None]] = {}
+        for posterior in self.posteriors:
+            keys.setdefault(posterior.manner, {})[posterior.title] = None
+        lines = []
+        for manner, alike in keys.items():
+            named, more = islice(alike, _MOST_NAMED if len(alike) <= _MOST_NAMED else 1), len(alike) - 1
+            lines += [f"{title}{f' and {more:,} more' if more >= _MOST_NAMED else ''}: {manner}" for title in named]
+        return lines
 
     @property
     def remarks(self) -> list[str]:
