@@ -15,7 +15,6 @@ from latentkit.read.metadata import is_drawn, is_state
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
 
-
 # Keys that are read alike, each of which is still named.
 _MOST_NAMED = 8
 
