@@ -131,7 +131,7 @@ def files_below(folder: Path) -> list[str]:
     )
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """With ``-v``: the matrix of faults, where its tests ran."""
     if terminalreporter.verbosity > 0 and faults.ROWS:
         terminalreporter.section("faults")
