@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow.parquet
@@ -569,7 +570,7 @@ def test_a_file_that_changes_while_it_is_read(
         return run(*args, **options)  # type: ignore[arg-type]
 
     for module in ("measures.kl", "measures.nll", "stats.counting", "sample.files"):
-        monkeypatch.setattr(f"latentkit.{module}.run", change_and_run)
+        monkeypatch.setattr(import_module(f"latentkit.{module}"), "run", change_and_run)
     outcome = cli(*arguments, "-o", f"out.{suffix}", "--quiet")
     assert outcome.status == 1
     assert "a.safetensors: changed while it was being read; run again" in outcome.complaint

@@ -34,6 +34,8 @@ from latentkit.posterior.parameterization import DEFAULT_CLAMP
 from latentkit.read import blocks
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
+from latentkit.sample import drawing
+from latentkit.sample import recipe as recipe_module
 from latentkit.sample.drawing import Drawn, draw_block
 from latentkit.sample.files import OutputFiles, draw_files, draw_stream
 from latentkit.sample.outputs import mirrored
@@ -358,7 +360,7 @@ def test_latents_do_not_pile_up_before_a_slow_reader(
         drawn += 1
         return draw_block(*arguments)
 
-    monkeypatch.setattr("latentkit.sample.files.draw_block", count)
+    monkeypatch.setattr(drawing, "draw_block", count)
     (output,) = mirrored(found.spans, str(tmp_path / "out.safetensors"), [], as_file=True)
 
     def write_slowly(_: memoryview) -> None:
@@ -827,7 +829,7 @@ def test_every_nth_sample_is_one_run_in_the_metadata(cli: Cli, write: Write, tmp
 def test_metadata_too_long_for_a_header_are_refused_before_any_work(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentkit.sample.recipe.MAX_HEADER_BYTES", 800)
+    monkeypatch.setattr(recipe_module, "MAX_HEADER_BYTES", 800)
     write_indices(tmp_path / "list.csv", [(0, index * index * index % 47) for index in range(47)])
     outcome = cli("sample", "in", "-o", "out", "--indices", "list.csv", "--quiet")
     assert (outcome.status, "header" in outcome.complaint) == (2, True)

@@ -31,6 +31,7 @@ from latentkit.health.findings import find
 from latentkit.posterior.distribution import scale_of
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
+from latentkit.stats import duplicates
 from latentkit.stats import extras as extras_module
 from latentkit.stats.correlation import effective_rank
 from latentkit.stats.counting import statistics_of
@@ -309,7 +310,7 @@ def test_copies_are_those_that_comparing_all_with_all_finds(contents: list[int],
 
 
 def test_what_lies_beyond_the_bound_is_dropped_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentkit.stats.duplicates._SLACK", 4)
+    monkeypatch.setattr(duplicates, "_SLACK", 4)
     samples = torch.arange(3.0).repeat(40).view(-1, 1, 1, 1)
     hashes = SampleHashes(10)
     for start in [*range(60, 120, 2), *range(0, 60, 2)]:

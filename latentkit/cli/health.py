@@ -1,53 +1,30 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from latentkit.cli.commands import CONDITION_HELD
-from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.device import resolve_device
 from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
 from latentkit.cli.screen import complain, note, track
-from latentkit.cli.stats_options import Asking, Checking, Extra
+from latentkit.cli.stats_options import Asking, Checking
+from latentkit.device import check_device_name
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, check_asked, held, why_undefined
-from latentkit.health.normalization import check_target_std, document, factors_of
+from latentkit.health.examination import Result, blank_state, figures_of, found_alike, judged, refuse_other_channels
+from latentkit.health.normalization import check_target_std, document
 from latentkit.posterior.affine import from_factors
-from latentkit.read.choice import Posterior
-from latentkit.read.plan import Found, find_posteriors
-from latentkit.stats import MOST_CHANNELS, MOST_CORRELATED
+from latentkit.read.plan import Found
 from latentkit.text import count_of
 from latentkit.write.placing import is_stream, place_together, placed
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
-    from latentkit.health.findings import Finding
-    from latentkit.health.normalization import Factors
-    from latentkit.stats.extrema import Place
     from latentkit.stats.state import State
     from latentkit.stats.summary import Summary
-
-
-@dataclass(frozen=True)
-class Result:
-    """All that a run came to."""
-
-    state: "State"
-    summary: "Summary"
-    findings: "list[Finding]"
-    factors: "Factors"
-    #: The summary that these figures are set beside, and how its input was read.
-    against: "tuple[Summary, list[str]] | None"
-
-    def outline(self) -> dict[str, Any]:
-        """As JSON has it, once ``plain`` has made dicts of its dataclasses."""
-        from latentkit.health.document import outline_of
-
-        state = self.state
-        return outline_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
 
 
 def check_options(checking: Checking, computing: Computing) -> list[Condition]:
@@ -64,61 +41,13 @@ def find(
     files: list[str], reading: Reading, choosing: Choosing, against: str | None, failures: Failures
 ) -> tuple[Found, Found | None]:
     """What is to be counted, and what that is to be set beside."""
-    found = _find_alike(files, reading, choosing, failures)
+    how = reading.selection(latents=True), choosing.choice(), failures
+    found = found_alike(files, *how)
     if against is None:
         return found, None
-    other = _find_alike([against], reading, choosing, failures)
-    first, theirs = found.posteriors[0], other.posteriors[0]
-    if theirs.axes.channels != first.axes.channels:
-        raise RequestError(
-            f"{first.label} has {first.axes.channels} latent channels and {theirs.label} has {theirs.axes.channels}: "
-            f"they cannot be set side by side"
-        )
+    other = found_alike([against], *how)
+    refuse_other_channels(found, other)
     return found, other
-
-
-def fits(extra: Extra, found: Found) -> bool:
-    """Whether there is memory for what ``--with`` adds: a correlation has a figure for every two channels."""
-    return extra is not Extra.correlation or found.posteriors[0].axes.channels <= MOST_CORRELATED
-
-
-def check_fits(extras: Sequence[Extra], found: Found) -> None:
-    """Refuse what there is no memory for."""
-    if not all(fits(extra, found) for extra in extras):
-        raise RequestError(
-            f"--with correlation: there are {found.posteriors[0].axes.channels:,} channels, and the correlation of at "
-            f"most {MOST_CORRELATED} is held in memory"
-        )
-
-
-def _find_alike(files: list[str], reading: Reading, choosing: Choosing, failures: Failures) -> Found:
-    """Channels are pooled over all inputs, so their number and meaning must agree with the first one's."""
-    found = find_posteriors(files, reading.selection(latents=True), choosing.choice(), failures=failures)
-    first = found.posteriors[0]
-    if first.axes.channels > MOST_CHANNELS:
-        raise RequestError(
-            f"{first.label} has {first.axes.channels:,} latent channels, and at most {MOST_CHANNELS:,} have "
-            f"statistics; if they are positions, say so with --layout"
-        )
-    for other in found.posteriors[1:]:
-        with failures.passing_over(other.file.path):
-            _refuse_unlike(first, other)
-    return found.without(failures)
-
-
-def _refuse_unlike(first: Posterior, other: Posterior) -> None:
-    if other.axes.channels != first.axes.channels:
-        raise RequestError(
-            f"{first.label} has {first.axes.channels} latent channels and {other.label} has "
-            f"{other.axes.channels}: run stats for each",
-            tensor=other.key,
-        )
-    if other.parameterization != first.parameterization:
-        raise RequestError(
-            f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
-            f"stats for each, or say --parameterization",
-            tensor=other.key,
-        )
 
 
 def examine(
@@ -153,50 +82,28 @@ def _count(
         note(
             messages, f"counting again, without {count_of(len(failures.found) - before, 'file')} that failed meanwhile"
         )
-    summary = state.summary()
-    _check_scale(summary, found.posteriors[0])
-    return state, summary
+    return state, figures_of(state, found.posteriors[0])
 
 
 def _count_once(
     found: Found, extras: list[str], computing: Computing, messages: Messages, failures: Failures
 ) -> "State":
-    from latentkit.stats.accumulate import Statistics
-    from latentkit.stats.counting import count
-    from latentkit.stats.extras import Extras, center_of
-    from latentkit.stats.sample_values import SampleValues
-    from latentkit.stats.state import State
+    state = blank_state(found, computing.clamp(), extras, failures)
 
-    first, clamp = found.posteriors[0], computing.clamp()
-    kind = first.axes.channels, first.parameterization, clamp
-    statistics, per_sample = Statistics(*kind), SampleValues()
-    more = Extras(extras, *kind, center_of(found.spans, failures)) if extras else None
+    from latentkit.stats.counting import count
+
     results = count(
         found.spans,
-        statistics,
-        per_sample=per_sample,
-        extras=more,
+        state.statistics,
+        per_sample=state.per_sample,
+        extras=state.extras,
         batch_size=computing.batch_size,
         workers=computing.workers,
         failures=failures,
     )
     for _ in track(results, found.nbytes, messages):
         pass
-    return State(statistics, per_sample, found.readings, more)
-
-
-def _check_scale(summary: "Summary", first: Posterior) -> None:
-    scale = summary.overall.logvar
-    if scale is not None and scale.negative_count:
-        raise DataError(
-            f"{first.file.path}: {scale.negative_count:,} values of the second half are negative, so "
-            f"they are no {summary.parameterization}; the first value that is no number stands"
-            f"{_place(scale.nonfinite_at)}; are they log-variances (--parameterization logvar)?"
-        )
-
-
-def _place(place: "Place | None") -> str:
-    return "" if place is None else f" in {place.name}, tensor {place.key!r}, sample {place.index}"
+    return state
 
 
 def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking) -> Result:
@@ -223,16 +130,14 @@ def check_merge(checking: Checking, computing: Computing, *groups: Reading | Cho
 def _judge(
     state: "State", summary: "Summary", against: "tuple[Summary, list[str]] | None", checking: Checking
 ) -> Result:
-    from latentkit.health.findings import find as findings_of
-
-    findings = findings_of(
+    return judged(
+        state,
         summary,
-        state.per_sample,
+        against,
         scaling_factor=checking.scaling_factor,
         shift_factor=checking.shift_factor,
         target_std=checking.target_std,
     )
-    return Result(state, summary, findings, factors_of(summary, checking.target_std), against)
 
 
 def note_device(name: str, messages: Messages) -> None:

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import track
+from latentkit.device import check_device_name
 from latentkit.errors import RequestError
 from latentkit.read.pairing import pair_posteriors
 from latentkit.read.plan import find_posteriors

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, Reading, Writing
 from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import note, track
-from latentkit.errors import RequestError
-from latentkit.posterior.affine import IDENTITY, Affine, from_factors, from_json
+from latentkit.device import check_device_name
+from latentkit.posterior.affine import from_factors
 from latentkit.read.choice import Posterior
-from latentkit.read.pairing import INDEX_NAME, Latents, pair_latents
+from latentkit.read.pairing import INDEX_NAME, Latents, affine_of, pair_latents
 from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
@@ -59,7 +59,7 @@ def nll(
         affines = {}
         for posterior, of in pairs.items():
             with failures.passing_over(posterior.file.path):
-                affines[posterior] = _affine(posterior, of, flagged)
+                affines[posterior] = affine_of(posterior, of, flagged)
         table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
         beside = {latents, os.path.join(latents, INDEX_NAME)}
         beside |= {header.path for of in pairs.values() for _, header, _ in of.runs}
@@ -87,21 +87,6 @@ def nll(
         )
         total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
         write_rows(track(results, total, messages), table, format, rows, writing, messages, failures)
-
-
-def _affine(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:
-    """The affine to undo: the metadata's, or the flags'; both must agree."""
-    where = f"{latents.header.path}: tensor {latents.tensor.key!r}"
-    text = latents.header.metadata.get("affine")
-    recorded = from_json(text, where) if text is not None else None
-    if flagged is not None and recorded is not None and flagged != recorded:
-        raise RequestError(f"{where}: its metadata says the affine {text}, not what the flags say; leave the flags out")
-    affine = recorded or flagged or IDENTITY
-    if affine.channels() not in (1, posterior.axes.channels):
-        raise RequestError(
-            f"{where}: its affine is for {affine.channels()} channels, its posterior has {posterior.axes.channels}"
-        )
-    return affine
 
 
 def _say_rounding(pairs: dict[Posterior, Latents], messages: Messages) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from latentkit.read.choice import Selection
 from latentkit.read.samples import SampleChoice
+from latentkit.read.selection import selection_of
 
 
 class Parameterization(StrEnum):
@@ -103,28 +104,9 @@ class Reading:
 
     def selection(self, *, latents: bool = False) -> Selection:
         """What to choose; ``latents``: whether the command takes latents already drawn."""
-        from latentkit.errors import RequestError
-        from latentkit.posterior.layout import check_layout
-
-        if self.parameterization is Parameterization.none and not latents:
-            raise RequestError(
-                "--parameterization none: latents already drawn have no posterior to compute with; stats reads them"
-            )
-        if (self.mean_key is None) != (self.logvar_key is None):
-            raise RequestError("--mean-key and --logvar-key name a pair: give both")
-        if self.mean_key is not None and self.key:
-            raise RequestError("--key names moments, --mean-key and --logvar-key a pair: give one or the other")
-        if self.layout is not None:
-            try:
-                check_layout(self.layout)
-            except ValueError as error:
-                raise RequestError(f"--layout: {error}") from None
-        if self.preset is not None and (self.key or self.mean_key is not None):
-            raise RequestError("--preset knows which tensors to read: give it, or keys")
         parameterization = self.parameterization.value if self.parameterization else None
-        return Selection(
-            tuple(self.key), self.mean_key, self.logvar_key, self.layout, parameterization, self.preset, latents
-        )
+        named = self.key, self.mean_key, self.logvar_key
+        return selection_of(*named, self.layout, parameterization, self.preset, latents=latents)
 
 
 @dataclass

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.health import (
-    Result,
     check_merge,
     check_options,
     examine,
     find,
     finish,
-    fits,
     merge,
     note_device,
     note_nonfinite,
@@ -24,6 +22,7 @@ from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, 
 from latentkit.cli.rows import say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
+from latentkit.health.examination import Result, fits
 from latentkit.read.inputs import find_inputs
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream

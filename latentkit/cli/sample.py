@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentkit.cli.device import check_device_name, resolve_device
+from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.interrupts import deferred
@@ -19,6 +19,7 @@ from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, M
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
 from latentkit.cli.verify import verify
+from latentkit.device import check_device_name
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
 from latentkit.posterior.affine import Affine, from_factors, from_normalization

@@ -8,8 +8,6 @@ from pathlib import Path
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.health import (
-    Result,
-    check_fits,
     check_merge,
     check_options,
     examine,
@@ -26,6 +24,7 @@ from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
 from latentkit.errors import RequestError
 from latentkit.health.conditions import check_asked
+from latentkit.health.examination import Result, check_fits
 from latentkit.read.inputs import find_inputs
 from latentkit.write.csv_rows import csv_bytes
 from latentkit.write.json_rows import jsonable

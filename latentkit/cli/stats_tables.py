@@ -22,7 +22,7 @@ from latentkit.text import count_of, fixed, harmless, number
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from latentkit.cli.health import Result
+    from latentkit.health.examination import Result
     from latentkit.stats.summary import Group, Summary
 
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.

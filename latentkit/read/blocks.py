@@ -127,6 +127,12 @@ def plan_blocks(
         yield _whole(waiting, row)
 
 
+def whole_of(block: Block) -> Block:
+    """The block's samples whole, where it holds but a piece of one."""
+    outer, channels, inner = ((0, size) for size in block.spans[0].posterior.axes.view[1:])
+    return Block(block.spans, Piece(outer, channels, inner), block.first_row, last=True)
+
+
 class Rows(NamedTuple):
     """Rows of a block as ``compiled.rows`` has them: where each starts, and (step, width, length) of all."""
 

@@ -58,6 +58,10 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
 
     Raises ``DataError`` when the file cannot be read, is no longer the one whose header was read, or ends too early.
     """
+    for start, data in header.memory:
+        if start <= offset <= start + len(data) - len(out):
+            out[:] = data[offset - start : offset - start + len(out)].data
+            return
     try:
         descriptor = _descriptor(header)
         while len(out) and (count := _read_some(descriptor, offset, out)):

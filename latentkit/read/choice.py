@@ -46,7 +46,7 @@ class Selection:
     latents: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Posterior:
     """A reference to one posterior in a file: moments in one tensor, or a pair of mean and scale.
 
@@ -73,8 +73,21 @@ class Posterior:
         return self.mean.key
 
     @property
+    def dtype(self) -> str:
+        """By safetensors' name."""
+        return self.mean.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the mean, and so of the latents."""
+        return self.axes.shape
+
+    @property
     def samples(self) -> int:
         return self.axes.view[0]
+
+    def __repr__(self) -> str:
+        return f"<{self.file.path}: {self.reading}; {self.samples} samples of {self.dtype}>"
 
     @property
     def label(self) -> str:

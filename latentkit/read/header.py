@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from latentkit.errors import DataError
 
@@ -68,7 +68,8 @@ class Header:
     """What a file holds; equal to itself alone.
 
     ``stamp`` (bytes, mtime in ns) tells whether it is still the same file; ``digest``, the SHA-256 of what the file
-    says of its tensors, is the same for every copy.
+    says of its tensors, is the same for every copy. ``memory``: the bytes of tensors that are in no file, each from its
+    offset on.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Header:
     digest: str
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    memory: tuple[tuple[int, Any], ...] = ()
 
 
 def read_header(path: str) -> Header:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
+from latentkit.posterior.affine import IDENTITY, Affine, from_json
 from latentkit.read.choice import Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, container_of, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, SUFFIX, InputFile, find_inputs
@@ -115,9 +116,9 @@ def pair_latents(
     by_name = {file.name: file for file in files}
     index = os.path.join(argument, INDEX_NAME)
     if argument.endswith(INDEX_SUFFIX) and not alone:
-        return _in_shards(posteriors, files, key or "latents")
+        return _in_shards(posteriors, _headers(files), key or "latents")
     if os.path.exists(index) and not alone and not all(latents_name(file.name) in by_name for file in inputs):
-        return _in_shards(posteriors, find_inputs([index]), key or "latents")
+        return _in_shards(posteriors, _headers(find_inputs([index])), key or "latents")
     if not alone:
         _refuse_equal_names(inputs)
         _refuse_equal_names(files)
@@ -129,8 +130,31 @@ def pair_latents(
             if file is None:
                 raise RequestError(f"{posterior.file.path}: no latents called {name!r} in {argument}")
             named = key or latents_key(posterior, inputs[posterior.file])
-            pairs[posterior] = _latents_of(posterior, file, named, named=key is not None)
+            pairs[posterior] = _latents_of(posterior, read_header(file.path), named, named=key is not None)
     return pairs
+
+
+def latents_in(posteriors: Sequence[Posterior], header: Header, key: str) -> dict[Posterior, Latents]:
+    """The latents of each posterior in one tensor, end to end where there are several; raises as ``pair_latents``."""
+    if len(posteriors) > 1:
+        rank = 1 + len(posteriors[0].axes.shape) - len(posteriors[0].axes.batch)
+        return _in_shards(posteriors, [header], key, drawn_often=len(header.tensors[key].shape) > rank)
+    return {posteriors[0]: _latents_of(posteriors[0], header, key, named=True)}
+
+
+def affine_of(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:
+    """The affine to undo: the metadata's, or the one ``flagged``; raises ``RequestError`` where they do not agree."""
+    where = f"{latents.header.path}: tensor {latents.tensor.key!r}"
+    text = latents.header.metadata.get("affine")
+    recorded = from_json(text, where) if text is not None else None
+    if flagged is not None and recorded is not None and flagged != recorded:
+        raise RequestError(f"{where}: its metadata says the affine {text}, not what the flags say; leave the flags out")
+    affine = recorded or flagged or IDENTITY
+    if affine.channels() not in (1, posterior.axes.channels):
+        raise RequestError(
+            f"{where}: its affine is for {affine.channels()} channels, its posterior has {posterior.axes.channels}"
+        )
+    return affine
 
 
 def _refuse_equal_names(files: Iterable[InputFile]) -> None:
@@ -145,24 +169,29 @@ def _refuse_equal_names(files: Iterable[InputFile]) -> None:
             )
 
 
-def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key: str) -> dict[Posterior, Latents]:
+def _headers(files: Iterable[InputFile]) -> list[Header]:
+    return [read_header(file.path) for file in files]
+
+
+def _in_shards(
+    posteriors: Sequence[Posterior], headers: Sequence[Header], key: str, *, drawn_often: bool = False
+) -> dict[Posterior, Latents]:
     """The latents of posteriors from shards that hold them end to end, in order."""
     shards = []
-    for file in files:
-        header = read_header(file.path)
+    for header in headers:
         if key not in header.tensors:
             raise RequestError(
-                f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key"
+                f"{header.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key"
             )
         shards.append((header, header.tensors[key]))
-    often = "draws" in shards[0][0].metadata
+    often = drawn_often or "draws" in shards[0][0].metadata
     draws = shards[0][1].shape[0] if often else 1
     for header, tensor in shards:
         alike = tensor.dtype == shards[0][1].dtype and (not often or tensor.shape[:1] == (draws,))
-        if not tensor.is_float or not alike or ("draws" in header.metadata) != often:
+        if not tensor.is_float or not alike or (drawn_often or "draws" in header.metadata) != often:
             raise DataError(
                 f"{header.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not go end to end with "
-                f"that of {files[0].path} ({shards[0][1].dtype} {list(shards[0][1].shape)})"
+                f"that of {headers[0].path} ({shards[0][1].dtype} {list(shards[0][1].shape)})"
             )
     rest = posteriors[0].axes.shape[len(posteriors[0].axes.batch) :]
     rows = [tensor.shape[often] if len(tensor.shape) > often else 0 for _, tensor in shards]
@@ -170,7 +199,7 @@ def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key:
         p.samples for p in posteriors
     ):
         raise DataError(
-            f"{files[0].path} and the other shards hold {sum(rows)} latents of shape "
+            f"{headers[0].path} and the other shards hold {sum(rows)} latents of shape "
             f"{list(shards[0][1].shape[often + 1 :])}; the inputs have {sum(p.samples for p in posteriors)} samples "
             f"of shape {list(rest)}"
         )
@@ -188,12 +217,11 @@ def _in_shards(posteriors: Sequence[Posterior], files: Sequence[InputFile], key:
     return pairs
 
 
-def _latents_of(posterior: Posterior, file: InputFile, key: str, *, named: bool) -> Latents:
-    header = read_header(file.path)
+def _latents_of(posterior: Posterior, header: Header, key: str, *, named: bool) -> Latents:
     if key in header.tensors:
         tensor = header.tensors[key]
     elif named:
-        raise RequestError(f"{file.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key")
+        raise RequestError(f"{header.path}: no tensor is called {key!r}; {describe(header)}; choose with --latents-key")
     else:
         fitting = [
             tensor
@@ -202,17 +230,17 @@ def _latents_of(posterior: Posterior, file: InputFile, key: str, *, named: bool)
         ]
         if len(fitting) != 1:
             raise RequestError(
-                f"{file.path}: cannot tell which tensor holds latents of shape {list(posterior.axes.shape)}; "
+                f"{header.path}: cannot tell which tensor holds latents of shape {list(posterior.axes.shape)}; "
                 f"{describe(header)}; choose with --latents-key"
             )
         tensor = fitting[0]
     if not tensor.is_float:
-        raise DataError(f"{file.path}: tensor {tensor.key!r} is {tensor.dtype}; latents are floating-point")
+        raise DataError(f"{header.path}: tensor {tensor.key!r} is {tensor.dtype}; latents are floating-point")
     draws = _draws(posterior, tensor, header)
     if draws is None:
         raise DataError(
-            f"{file.path}: tensor {tensor.key!r} has shape {list(tensor.shape)}, and the latents of {posterior.label} "
-            f"have {list(posterior.axes.shape)} (or one leading axis of draws more)"
+            f"{header.path}: tensor {tensor.key!r} has shape {list(tensor.shape)}, and the latents of "
+            f"{posterior.label} have {list(posterior.axes.shape)} (or one leading axis of draws more)"
         )
     run = Run(0, posterior.samples, 0, posterior.samples)
     return Latents(((run, header, tensor),), max(draws, 1), drawn_often=draws > 0)

@@ -29,10 +29,10 @@ class Found:
 
     posteriors: tuple[Posterior, ...]
     spans: tuple[Span, ...]
-    empty: int
-    drawn: int
-    states: int
-    read: tuple[str, ...]
+    empty: int = 0
+    drawn: int = 0
+    states: int = 0
+    read: tuple[str, ...] = ()
     #: Files that were passed over, so that ``posteriors`` are not all there are.
     failed: int = 0
     #: What a search of folders could not look into.

@@ -1,7 +1,7 @@
 """Drawing: a block of posteriors -> its latents, by the recipe of guide/noise.md."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -45,6 +45,15 @@ class Drawn(NamedTuple):
 
 #: Reads and draws a block: ``draw_block``, or what does it on another device.
 Draw = Callable[[Block, Recipe, Take, Buffers], Drawn]
+
+
+def draw_on(device: str) -> Draw:
+    """What draws blocks on a device."""
+    if device == "cpu":
+        return draw_block
+    from latentkit import cuda
+
+    return partial(cuda.draw_block, device=device)
 
 
 def draw_block(block: Block, recipe: Recipe, take: Take, buffers: Buffers) -> Drawn:

@@ -6,7 +6,6 @@ Any order of blocks gives the same bytes: noise goes by position, and every elem
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from latentkit.read.blocks import Block, plan_blocks
 from latentkit.read.bytes import DTYPE_BYTES, Buffers, as_bytes, read_at, read_chunks
 from latentkit.read.choice import Posterior, Span
 from latentkit.run import locate, run
-from latentkit.sample.drawing import Draw, Drawn, Latents, draw_block
+from latentkit.sample.drawing import Drawn, Latents, draw_on
 from latentkit.sample.outputs import Output
 from latentkit.sample.recipe import Recipe, layout_of
 from latentkit.sample.verify import Claim
@@ -37,7 +36,7 @@ def draw_files(
     Outputs are complete, synced and in place when the iterator ends. One that is left early places those that are
     complete, but for the last block's, and leaves no half file. ``finite``: latents that are not are a ``DataError``.
     """
-    once, draw, failures = _Once(), _draw_on(device), files.failures
+    once, draw, failures = _Once(), draw_on(device), files.failures
 
     def work(block: Block, buffers: Buffers) -> Drawn:
         return _checked(draw(block, files.recipe, files.write, buffers), finite=finite)
@@ -66,7 +65,7 @@ def draw_stream(
     """
     layout = layout_of(output, recipe)
     ((key, spans),) = output.latents.items()
-    once, draw = _Once(), _draw_on(device)
+    once, draw = _Once(), draw_on(device)
 
     def work(block: Block, buffers: Buffers) -> tuple[Drawn, bytes]:
         pieces: list[bytes] = []
@@ -92,7 +91,7 @@ def compare(
 
     Yields, block by block, the first sample that differs or None, and the bytes read for it.
     """
-    rows, draw = sum(span.count for span in claim.spans), _draw_on(device)
+    rows, draw = sum(span.count for span in claim.spans), draw_on(device)
 
     def work(block: Block, buffers: Buffers) -> tuple[Posterior, int] | None:
         unequal: list[int] = []
@@ -107,14 +106,6 @@ def compare(
 
     for block, first in run(plan_blocks(claim.spans), work, workers):
         yield first, _bytes_read(block)
-
-
-def _draw_on(device: str) -> Draw:
-    if device == "cpu":
-        return draw_block
-    from latentkit import cuda
-
-    return partial(cuda.draw_block, device=device)
 
 
 def _checked(drawn: Drawn, *, finite: bool) -> Drawn:

@@ -71,7 +71,7 @@ def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples:
                 f"{first.file.path}: --samples-per-shard takes one tensor a file, and there are {first.key!r} and "
                 f"{span.posterior.key!r}; choose with --key"
             )
-        _check_joinable(spans[0].posterior, span.posterior)
+        check_joinable(spans[0].posterior, span.posterior)
     carried = {posterior: _carried([posterior], carry, {"latents": ()}) for posterior in keys.values()}
     shards = list(_cut(spans, samples))
     planned = []
@@ -109,12 +109,13 @@ def _cut(whole: Sequence[Span], samples: int) -> Iterator[tuple[Span, ...]]:
         yield tuple(spans)
 
 
-def _check_joinable(first: Posterior, other: Posterior) -> None:
+def check_joinable(first: Posterior, other: Posterior) -> None:
+    """Raise ``DataError`` where the latents of one cannot be put behind the other's."""
     ours, theirs = ((p.axes.shape[len(p.axes.batch) :], p.mean.dtype) for p in (first, other))
     if ours != theirs or len(other.axes.batch) > 1:
         raise DataError(
             f"{other.label} ({other.mean.dtype} {list(other.axes.shape)}) does not go end to end with {first.label} "
-            f"({first.mean.dtype} {list(first.axes.shape)}): --samples-per-shard needs equal shapes but for the batch"
+            f"({first.mean.dtype} {list(first.axes.shape)}): that needs equal dtypes, and shapes but for the batch"
         )
 
 

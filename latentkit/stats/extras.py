@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentkit.compiled.tables import WIDE, values_of
 from latentkit.failures import Failures
 from latentkit.posterior.parameterization import Clamp
-from latentkit.read.blocks import Block, Halves, Piece, plan_blocks, read_block
+from latentkit.read.blocks import Block, Halves, plan_blocks, read_block, whole_of
 from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Posterior, Span
 from latentkit.stats.centred import Chunk, finite_samples
@@ -109,8 +109,7 @@ class Extras:
         elif block.last and prod(shape) > MOST_ELEMENTS:
             self._samples[2] += 1
         elif block.last:
-            outer, channels, inner = ((0, size) for size in shape)
-            whole = Block(block.spans, Piece(outer, channels, inner), block.first_row, last=True)
+            whole = whole_of(block)
             with _LARGE:
                 memory = Buffers()
                 self._take(whole, read_block(whole, memory), memory)

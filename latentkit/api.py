@@ -1,0 +1,344 @@
+"""What the commands compute, for Python: on paths, and on arrays and tensors in memory.
+
+A value's bits are the same either way. Results are NumPy's; where torch's tensors were handed over they are tensors,
+on the device that those are on. Nothing here has a gradient: losses are for ``DiagonalGaussianDistribution``.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from latentkit.device import check_device_name, device_called
+from latentkit.errors import RequestError
+from latentkit.failures import Failures
+from latentkit.health.examination import alike, blank_state, check_fits, figures_of, judged, refuse_other_channels
+from latentkit.health.normalization import check_target_std
+from latentkit.posterior.affine import from_factors
+from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
+from latentkit.read.choice import Posterior
+from latentkit.read.memory import dtype_name, in_memory
+from latentkit.read.pairing import affine_of, latents_in, pair_latents, pair_posteriors
+from latentkit.read.plan import Found, refuse_equal_names
+from latentkit.sample.outputs import check_joinable
+from latentkit.sample.request import recipe_of
+from latentkit.sources import Posteriors, Reading, Source, check_moments, is_path, opened
+from latentkit.text import count_of
+
+if TYPE_CHECKING:
+    from latentkit.health.examination import Result
+    from latentkit.health.findings import Finding
+    from latentkit.health.normalization import Factors
+    from latentkit.run import Progressing, Values
+    from latentkit.stats.state import State
+    from latentkit.stats.summary import Summary
+
+#: NumPy's array, or torch's tensor where such were handed over.
+Array = Any
+
+
+def kl(
+    source: Source,
+    *,
+    against: Source | None = None,
+    symmetric: bool = False,
+    per_channel: bool = False,
+    clamp: Clamp = DEFAULT_CLAMP,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    **reading: Unpack[Reading],
+) -> Array:
+    """KL of each sample's posterior in nats, to the standard normal or to ``against``: float64, (samples,).
+
+    ``per_channel``: (samples, channels). ``symmetric``: the sum of both directions. ``reading``: see ``open``.
+    Raises ``LatentkitError``.
+
+    >>> kl("sample_data/healthy-f32.safetensors", limit=3).round(2)
+    array([123.17, 116.76, 122.75])
+    """
+    if symmetric and against is None:
+        raise RequestError("symmetric needs against: the KL to the standard normal has one direction")
+    clamp, device = _checked(clamp, device)
+    posteriors = opened(source, reading)
+    found = posteriors.found
+    check_moments(found)
+    partners = None
+    if against is not None:
+        others = opened(against, _of_all(against, reading)).found
+        check_moments(others)
+        partners = pair_posteriors(found.posteriors, others.posteriors)
+
+    from latentkit.measures.kl import kl_values
+
+    values = kl_values(
+        found.spans,
+        clamp,
+        partners=partners,
+        symmetric=symmetric,
+        per_channel=per_channel,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    return _like(posteriors, _joined(values, squeeze=not per_channel))
+
+
+def nll(
+    source: Source,
+    latents: Any,
+    *,
+    latents_key: str | None = None,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    clamp: Clamp = DEFAULT_CLAMP,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    **reading: Unpack[Reading],
+) -> Array:
+    """NLL of latents under each sample's posterior in nats: float64, (samples,), or (samples, draws).
+
+    ``latents``: a path as of ``nll --latents``, or an array: of the shape of the means, or with an axis of draws in
+    front; of several inputs end to end, as ``sample`` gives them. Factors that they were scaled by are undone; of a
+    file its metadata says so by itself. ``reading``: see ``open``. Raises ``LatentkitError``.
+    """
+    clamp, device = _checked(clamp, device)
+    posteriors = opened(source, reading)
+    found = posteriors.found
+    check_moments(found)
+    if is_path(latents):
+        pairs = pair_latents(found.posteriors, str(latents), latents_key)
+    else:
+        _, header = in_memory({"latents": latents})
+        pairs = latents_in(found.posteriors, header, "latents")
+    given = scaling_factor is not None or shift_factor is not None
+    flagged = from_factors(scaling_factor, shift_factor) if given else None
+    affines = {posterior: affine_of(posterior, of, flagged) for posterior, of in pairs.items()}
+
+    from latentkit.measures.nll import nll_values
+
+    values = nll_values(found.spans, pairs, affines, clamp, batch_size=batch_size, workers=workers, device=device)
+    return _like(posteriors, _joined(values, squeeze=not any(of.drawn_often for of in pairs.values())))
+
+
+def sample(
+    source: Source,
+    *,
+    seed: int = 0,
+    draws: int | None = None,
+    mode: bool = False,
+    temperature: float = 1.0,
+    dtype: Any = None,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    normalization: str | None = None,
+    clamp: Clamp = DEFAULT_CLAMP,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    **reading: Unpack[Reading],
+) -> Array:
+    """Latents, the same as ``latentkit sample`` writes: of the shape of the means, several inputs end to end.
+
+    Args:
+        draws: so many, along a new first axis.
+        mode: the means, without noise.
+        dtype: ``float16``, ``bfloat16``, ``float32``, or with ``mode`` ``float64``, a name or a dtype; unless said the
+            input's, and float32 for 8-bit and float64. NumPy has no bfloat16: arrays hold its numbers as float32.
+        normalization, scaling_factor, shift_factor: as the options of the command line.
+        reading: see ``open``; of arrays in memory ``stream`` says what their noise goes by.
+
+    Raises ``LatentkitError``.
+
+    >>> latents = sample("sample_data/video.safetensors", seed=7)
+    >>> latents.shape, latents.dtype
+    ((192, 4, 4, 4, 4), dtype('float32'))
+    """
+    clamp, device = _checked(clamp, device)
+    posteriors = opened(source, reading)
+    spans = posteriors.found.spans
+    check_moments(posteriors.found)
+    refuse_equal_names(posteriors)
+    for other in posteriors[1:]:
+        check_joinable(posteriors[0], other)
+    recipe = recipe_of(
+        posteriors,
+        seed=seed,
+        draws=draws,
+        mode=mode,
+        temperature=temperature,
+        dtype=None if dtype is None else dtype_name(dtype),
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+        normalization=normalization,
+        clamp=clamp,
+    )
+
+    from latentkit.sample.arrays import draw_array, numbers_of
+
+    bits = draw_array(spans, recipe, batch_size=batch_size, workers=workers, device=device)
+    if posteriors.device is None:
+        return numbers_of(bits, recipe.dtype_of(posteriors[0]))
+    import torch
+
+    from latentkit.cuda import DTYPES
+
+    # torch has no unsigned 16 and 32 bits everywhere.
+    signed = bits.view(bits.dtype.str.replace("u", "i"))
+    return torch.from_numpy(signed).view(DTYPES[recipe.dtype_of(posteriors[0])]).to(posteriors.device)
+
+
+@dataclass(frozen=True, repr=False)
+class Stats:
+    """All that ``stats`` found.
+
+    ``summary`` has every figure, ``findings`` what they say of the encoder, ``normalization`` the factors of its
+    latents; ``to_dict`` gives all as ``latentkit stats --format json`` does. A notebook shows a table.
+    """
+
+    result: "Result"
+
+    @property
+    def summary(self) -> "Summary":
+        return self.result.summary
+
+    @property
+    def findings(self) -> "list[Finding]":
+        return self.result.findings
+
+    @property
+    def normalization(self) -> "Factors":
+        return self.result.factors
+
+    @property
+    def verdict(self) -> str:
+        """One line on the whole."""
+        from latentkit.health.findings import verdict
+
+        return verdict(self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of plain numbers, texts, lists and dicts; None for what is NaN or infinite."""
+        from latentkit.health.document import plain
+        from latentkit.write.json_rows import jsonable
+
+        document: dict[str, Any] = jsonable(plain(self.result.outline()))
+        return document
+
+    def __repr__(self) -> str:
+        summary = self.summary
+        return (
+            f"<latentkit.Stats of {count_of(summary.samples, 'sample')}, {summary.channels} channels: {self.verdict}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from latentkit.report.notebook import in_short
+
+        return in_short(self.result)
+
+
+def stats(
+    source: Source,
+    *,
+    against: Source | None = None,
+    extras: Collection[str] = (),
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    target_std: float = 1.0,
+    clamp: Clamp = DEFAULT_CLAMP,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    **reading: Unpack[Reading],
+) -> Stats:
+    """Is the encoder healthy? The figures and findings of ``latentkit stats``, in one pass on the CPU.
+
+    Args:
+        against: another encoder's or epoch's outputs, to be set beside these.
+        extras: of ``correlation``, ``shape``, ``spectrum``, ``duplicates``: figures that cost time.
+        scaling_factor, shift_factor, target_std: as the options of the command line.
+        reading: see ``open``; latents already drawn are read with ``parameterization="none"``.
+
+    Raises ``LatentkitError``.
+
+    >>> health = stats("sample_data/collapsed.safetensors")
+    >>> health.summary.collapsed_channels
+    3
+    >>> health.findings[0].channels
+    (0, 2, 3)
+    """
+    clamp, _ = _checked(clamp, "cpu")
+    from_factors(scaling_factor, shift_factor)
+    check_target_std(target_std)
+    found = alike(opened(source, reading).found, Failures())
+    check_fits(extras, found)
+    other = None
+    if against is not None:
+        other = alike(opened(against, _of_all(against, reading)).found, Failures())
+        refuse_other_channels(found, other)
+
+    from latentkit.stats.counting import count
+    from latentkit.stats.extras import NAMES
+
+    if isinstance(extras, str) or not set(extras) <= set(NAMES):
+        raise RequestError(f"extras {extras!r}: a list of {', '.join(NAMES)}")
+
+    def counted(found: Found, extras: Collection[str] = ()) -> "tuple[State, Summary]":
+        state = blank_state(found, clamp, extras)
+        for _ in count(
+            found.spans,
+            state.statistics,
+            per_sample=state.per_sample,
+            extras=state.extras,
+            batch_size=batch_size,
+            workers=workers,
+        ):
+            pass
+        return state, figures_of(state, found.posteriors[0])
+
+    state, summary = counted(found, extras)
+    beside = None if other is None else (counted(other)[1], other.readings)
+    return Stats(
+        judged(
+            state,
+            summary,
+            beside,
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            target_std=target_std,
+        )
+    )
+
+
+def _checked(clamp: Clamp, device: str) -> tuple[Clamp, str]:
+    check_device_name(device)
+    try:
+        return check_clamp(clamp), device_called(device)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+
+
+def _of_all(source: Source, reading: Reading) -> Reading:
+    """How a partner is read: as its source, but for the choice of samples, and what is open already as it is."""
+    if isinstance(source, (Posteriors, Posterior)):
+        return {}
+    chosen = {"limit", "every", "indices", "relative_to", "stream"}
+    return {name: value for name, value in reading.items() if name not in chosen}  # type: ignore[return-value]
+
+
+def _joined(values: "Progressing", *, squeeze: bool) -> "Values":
+    """All samples' values; raises ``RequestError`` where some have more columns than others."""
+    parts = [part for (_, part), _ in values]
+    if len({part.shape[1] for part in parts}) > 1:
+        raise RequestError("the inputs differ in channels or draws, which one array cannot hold; take one at a time")
+    joined = np.concatenate(parts)
+    return joined[:, 0] if squeeze else joined
+
+
+def _like(posteriors: Posteriors, values: "Values") -> Array:
+    if posteriors.device is None:
+        return values
+    import torch
+
+    return torch.from_numpy(values).to(posteriors.device)

@@ -1,0 +1,159 @@
+"""An examination: what is counted together, and what the counts come to, judged.
+
+``found_alike`` -> ``blank_state`` -> ``stats.counting.count`` -> ``judged``.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latentkit.errors import DataError, RequestError
+from latentkit.failures import Failures
+from latentkit.health.normalization import factors_of
+from latentkit.posterior.parameterization import Clamp
+from latentkit.read.choice import Posterior, Selection
+from latentkit.read.plan import Found, find_posteriors
+from latentkit.read.samples import SampleChoice
+from latentkit.stats import MOST_CHANNELS, MOST_CORRELATED
+
+if TYPE_CHECKING:
+    from latentkit.health.findings import Finding
+    from latentkit.health.normalization import Factors
+    from latentkit.stats.extrema import Place
+    from latentkit.stats.state import State
+    from latentkit.stats.summary import Summary
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that an examination came to."""
+
+    state: "State"
+    summary: "Summary"
+    findings: "list[Finding]"
+    factors: "Factors"
+    #: The summary that these figures are set beside, and how its input was read.
+    against: "tuple[Summary, list[str]] | None"
+
+    def outline(self) -> dict[str, Any]:
+        """As JSON has it, once ``plain`` has made dicts of its dataclasses."""
+        from latentkit.health.document import outline_of
+
+        state = self.state
+        return outline_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
+
+
+def found_alike(
+    arguments: Iterable[str], selection: Selection, choice: SampleChoice | None = None, failures: Failures | None = None
+) -> Found:
+    """What ``find_posteriors`` finds, and raises; and ``RequestError`` where it cannot be counted together."""
+    failures = Failures() if failures is None else failures
+    return alike(find_posteriors(arguments, selection, choice, failures=failures), failures)
+
+
+def alike(found: Found, failures: Failures) -> Found:
+    """Channels are pooled over all inputs, so their number and meaning must agree with the first one's.
+
+    Unless ``failures`` take it, raises ``RequestError`` for a file in which they do not, or where they are too many.
+    """
+    first = found.posteriors[0]
+    if first.axes.channels > MOST_CHANNELS:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels:,} latent channels, and at most {MOST_CHANNELS:,} have "
+            f"statistics; if they are positions, say so with --layout"
+        )
+    for other in found.posteriors[1:]:
+        with failures.passing_over(other.file.path):
+            _refuse_unlike(first, other)
+    return found.without(failures)
+
+
+def _refuse_unlike(first: Posterior, other: Posterior) -> None:
+    if other.axes.channels != first.axes.channels:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels} latent channels and {other.label} has "
+            f"{other.axes.channels}: run stats for each",
+            tensor=other.key,
+        )
+    if other.parameterization != first.parameterization:
+        raise RequestError(
+            f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
+            f"stats for each, or say --parameterization",
+            tensor=other.key,
+        )
+
+
+def refuse_other_channels(found: Found, other: Found) -> None:
+    """Raise ``RequestError`` where the two cannot be set side by side."""
+    first, theirs = found.posteriors[0], other.posteriors[0]
+    if theirs.axes.channels != first.axes.channels:
+        raise RequestError(
+            f"{first.label} has {first.axes.channels} latent channels and {theirs.label} has {theirs.axes.channels}: "
+            f"they cannot be set side by side"
+        )
+
+
+def fits(extra: str, found: Found) -> bool:
+    """Whether there is memory for the figures of this name: a correlation has one for every two channels."""
+    return extra != "correlation" or found.posteriors[0].axes.channels <= MOST_CORRELATED
+
+
+def check_fits(extras: Iterable[str], found: Found) -> None:
+    """Refuse what there is no memory for."""
+    if not all(fits(extra, found) for extra in extras):
+        raise RequestError(
+            f"--with correlation: there are {found.posteriors[0].axes.channels:,} channels, and the correlation of at "
+            f"most {MOST_CORRELATED} is held in memory"
+        )
+
+
+def blank_state(found: Found, clamp: Clamp, extras: Collection[str] = (), failures: Failures | None = None) -> "State":
+    """A state to count what was found into; ``extras`` names figures wanted besides."""
+    from latentkit.stats.accumulate import Statistics
+    from latentkit.stats.extras import Extras, center_of
+    from latentkit.stats.sample_values import SampleValues
+    from latentkit.stats.state import State
+
+    first = found.posteriors[0]
+    kind = first.axes.channels, first.parameterization, clamp
+    more = Extras(extras, *kind, center_of(found.spans, failures)) if extras else None
+    return State(Statistics(*kind), SampleValues(), found.readings, more)
+
+
+def figures_of(state: "State", first: Posterior) -> "Summary":
+    """The figures of what was counted; raises ``DataError`` for scales that are negative. ``first`` of its inputs."""
+    summary = state.summary()
+    scale = summary.overall.logvar
+    if scale is not None and scale.negative_count:
+        raise DataError(
+            f"{first.file.path}: {scale.negative_count:,} values of the second half are negative, so "
+            f"they are no {summary.parameterization}; the first value that is no number stands"
+            f"{_place(scale.nonfinite_at)}; are they log-variances (--parameterization logvar)?"
+        )
+    return summary
+
+
+def _place(place: "Place | None") -> str:
+    return "" if place is None else f" in {place.name}, tensor {place.key!r}, sample {place.index}"
+
+
+def judged(
+    state: "State",
+    summary: "Summary",
+    against: "tuple[Summary, list[str]] | None" = None,
+    *,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    target_std: float = 1.0,
+) -> Result:
+    """The counts with findings and factors, see ``health.findings.find``."""
+    from latentkit.health.findings import find
+
+    findings = find(
+        summary,
+        state.per_sample,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+        target_std=target_std,
+    )
+    return Result(state, summary, findings, factors_of(summary, target_std), against)
