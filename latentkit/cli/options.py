@@ -127,13 +127,24 @@ class Choosing:
             rich_help_panel=_CHOOSING,
         ),
     ] = None  # fmt: skip
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            "--exclude", metavar="FILE", help="All but those in such a list, as kl --top prints them.",
+            rich_help_panel=_CHOOSING,
+        ),
+    ] = None  # fmt: skip
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would be read and written, and stop.", rich_help_panel=_CHOOSING),
     ] = False
 
     def choice(self) -> SampleChoice:
-        return SampleChoice(self.limit, self.every, self.indices)
+        from latentkit.errors import RequestError
+
+        if self.indices == self.exclude == "-":
+            raise RequestError("--indices - and --exclude -: standard input is one list; save the other to a file")
+        return SampleChoice(self.limit, self.every, self.indices, self.exclude)
 
 
 @dataclass

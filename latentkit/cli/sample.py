@@ -29,8 +29,9 @@ from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
 from latentkit.sample.recipe import Recipe, layout_of
-from latentkit.sample.resume import incomplete, is_written
+from latentkit.sample.resume import incomplete
 from latentkit.text import count_of
+from latentkit.write.complete import is_written
 from latentkit.write.leftovers import at_work_in
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream, placed

@@ -53,7 +53,7 @@ class Posterior:
     Where ``parameterization`` is ``none`` it is latents already drawn: the mean alone.
     Equal to itself alone. ``axes`` are those of the mean, and so of the latents; ``reason`` says why these tensors
     were chosen, ``source`` where the reading comes from, if neither from flags nor from what is usual, and ``remarks``
-    what was passed over.
+    what was passed over; ``preset`` is the one it is read by, if any.
     """
 
     file: InputFile
@@ -66,6 +66,7 @@ class Posterior:
     reason: str
     source: str = ""
     remarks: tuple[str, ...] = ()
+    preset: Preset | None = None
 
     @property
     def key(self) -> str:
@@ -174,7 +175,10 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
         found = _by_preset(file, header, told, preset)
     if not said.remarks and said.parameterization in (None, "logvar") and said.layout is None and preset is None:
         return found
-    return [replace(posterior, source=_source(posterior, said, preset), remarks=said.remarks) for posterior in found]
+    return [
+        replace(posterior, source=_source(posterior, said, preset), remarks=said.remarks, preset=preset)
+        for posterior in found
+    ]
 
 
 def _source(posterior: Posterior, said: Said, preset: Preset | None) -> str:

@@ -114,7 +114,7 @@ def find_posteriors(
     arguments = list(arguments)
     files = find_inputs(arguments, relative_to=relative_to)
     read = [*arguments, *(argument[1:] for argument in arguments if argument.startswith("@"))]
-    read += [choice.indices] if choice is not None and choice.indices is not None else []
+    read += choice.lists if choice is not None else []
     posteriors: list[Posterior] = []
     drawn = []
     own = states = 0
@@ -146,6 +146,8 @@ def find_posteriors(
     if not filled:
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
     spans = choose_samples(filled, choice)
+    if not spans:
+        raise DataError(f"{filled[0].file.path}: no sample is left by --indices and --exclude")
     used = tuple(dict.fromkeys(span.posterior for span in spans))
     empty, read = len(posteriors) - len(filled), list(dict.fromkeys([*read, *failures.found]))
     return Found(used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable)

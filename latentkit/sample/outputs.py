@@ -1,7 +1,6 @@
 """Files of latents to be written: what goes into each, from which inputs, under which keys."""
 
 import fnmatch
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +8,14 @@ from dataclasses import dataclass
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, Span, describe
-from latentkit.read.header import ELEMENT_BITS, Header, TensorInfo
+from latentkit.read.header import ELEMENT_BITS, TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.pairing import latents_key, latents_name
+from latentkit.write.copies import Copy, rows_of
+from latentkit.write.safetensors import shards_index
 
 #: Files of a re-sharded output.
 SHARD_NAME = "latents-{number:05}-of-{count:05}.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A tensor carried over: bytes ``begin`` to ``end`` of tensors of the inputs, put end to end."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    parts: tuple[tuple[Header, TensorInfo, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +77,7 @@ def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples:
 
 def index_of(outputs: Sequence[Output], sizes: Sequence[int]) -> bytes:
     """A Hugging Face index of re-sharded outputs, with the total of their sizes."""
-    weight_map = {
-        f"{number:05}/{key}": os.path.basename(output.path)
-        for number, output in enumerate(outputs, 1)
-        for key in (*output.latents, *output.copies)
-    }
-    return (json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}, indent=2) + "\n").encode()
+    return shards_index([(output.path, (*output.latents, *output.copies)) for output in outputs], sum(sizes))
 
 
 def _cut(whole: Sequence[Span], samples: int) -> Iterator[tuple[Span, ...]]:
@@ -180,11 +167,6 @@ def _copied_rows(spans: Sequence[tuple[Span, Sequence[TensorInfo]]]) -> dict[str
                 )
         if len(rows) != len(spans):
             raise RequestError(f"tensor {key!r} cannot be carried into shards: some of the inputs do not have it")
-        parts = tuple(_rows_of(span, tensor) for span, tensor in rows)
+        parts = tuple(rows_of(span, tensor) for span, tensor in rows)
         copies[key] = Copy(first.dtype, (sum(span.count for span, _ in rows), *first.shape[1:]), parts)
     return copies
-
-
-def _rows_of(span: Span, tensor: TensorInfo) -> tuple[Header, TensorInfo, int, int]:
-    row = tensor.nbytes // span.posterior.samples
-    return span.posterior.header, tensor, span.first * row, (span.first + span.count) * row

@@ -1,12 +1,12 @@
 """Going on with a run that was interrupted: which outputs are complete, and were made as this run would make them."""
 
-import os
 from collections.abc import Sequence
 
 from latentkit.errors import LatentkitError, RequestError
-from latentkit.read.header import read_header
+from latentkit.read.header import Header, read_header
 from latentkit.sample.outputs import Output
 from latentkit.sample.recipe import Recipe, layout_of, metadata_of
+from latentkit.write.complete import found_at, is_older
 from latentkit.write.safetensors import Layout
 
 
@@ -21,11 +21,11 @@ def incomplete(outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) ->
     for output in outputs:
         layout = layout_of(output, recipe)
         try:
-            found = _found(output.path, len(layout.header))
+            found = found_at(output.path, len(layout.header))
         except FileNotFoundError:
             waiting.append(output)
             continue
-        if found == (layout.size, layout.header) and not _is_older(output):
+        if found == (layout.size, layout.header) and not is_older(output.path, _inputs(output)):
             continue
         if not overwrite:
             raise RequestError(f"{output.path}: {_difference(output, recipe, layout)}; --overwrite makes it again")
@@ -33,28 +33,8 @@ def incomplete(outputs: Sequence[Output], recipe: Recipe, *, overwrite: bool) ->
     return waiting
 
 
-def is_written(path: str, data: bytes, *, overwrite: bool) -> bool:
-    """Whether a file that goes with the outputs is there already; another one raises ``RequestError``."""
-    try:
-        found = _found(path, len(data))
-    except FileNotFoundError:
-        return False
-    if found != (len(data), data) and not overwrite:
-        raise RequestError(f"{path}: exists, and is not what this run would write; --overwrite replaces it")
-    return found == (len(data), data)
-
-
-def _found(path: str, length: int) -> tuple[int, bytes]:
-    """The size of the file at ``path``, and its first bytes."""
-    with open(path, "rb") as file:
-        return os.fstat(file.fileno()).st_size, file.read(length)
-
-
-def _is_older(output: Output) -> bool:
-    """Whether an input was written after the output: its header may be the same as before."""
-    made = os.stat(output.path).st_mtime_ns
-    headers = {span.posterior.header for spans in output.latents.values() for span in spans}
-    return any(made < header.stamp[1] for header in headers)
+def _inputs(output: Output) -> set[Header]:
+    return {span.posterior.header for spans in output.latents.values() for span in spans}
 
 
 def _difference(output: Output, recipe: Recipe, layout: Layout) -> str:

@@ -7,7 +7,7 @@ The safetensors library writes whole tensors only. What stands here in the end i
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -54,6 +54,14 @@ def lay_out(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> L
     start = 8 + len(text)
     header = len(text).to_bytes(8, "little") + text
     return Layout(header, {key: start + begin for key, begin in begins.items()}, start + end)
+
+
+def shards_index(shards: Iterable[tuple[str, Iterable[str]]], total_size: int) -> bytes:
+    """A Hugging Face index of shards, each a path and its keys: what tells equal keys apart is the shard's number."""
+    weight_map = {
+        f"{number:05}/{key}": os.path.basename(path) for number, (path, keys) in enumerate(shards, 1) for key in keys
+    }
+    return (json.dumps({"metadata": {"total_size": total_size}, "weight_map": weight_map}, indent=2) + "\n").encode()
 
 
 def free_space(folder: str) -> int | None:
