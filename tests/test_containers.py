@@ -177,6 +177,19 @@ def test_a_search_takes_others_only_where_no_safetensors_are(cli: Cli, tmp_path:
     assert names == (["a.npy", "b.npy"] if "np" in argument else ["c.safetensors"])
 
 
+def test_a_search_passes_over_labels_and_names_in_files_of_their_own(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d/labels.npy", np.arange(5))
+    torch.save([{"crop": (3, 4), "path": "a.png"}], tmp_path / "d/aggregate.pt")
+    assert "it holds no tensors" in cli("kl", "d").complaint
+    torch.save({"moments": moments_of()}, tmp_path / "d/moments.pt")
+    outcome = cli("kl", "d")
+    assert len(outcome.rows) == 5
+    assert "passed over 2 files without floating-point tensors" in outcome.err
+    assert "holds no tensors" in cli("kl", "d/aggregate.pt").complaint
+    assert cli("info", "d").json["files"][0]["tensors"] == []
+
+
 def test_a_zip_is_read_when_named_and_no_folder_search_takes_it(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", a=npy_of(np.zeros(2)))
     assert [file.searched for file in find_inputs([f"{tmp_path}/a.zip", f"{tmp_path}/*.zip"])] == [False, True]
@@ -327,7 +340,6 @@ BAD_TORCH: dict[str, tuple[Any, str]] = {
     "a class": (DataError("x"), "holds latentkit.errors.DataError"),
     "a trap": (Trap(), "holds getattr"),
     "an array of NumPy": ({"latents": np.zeros(3)}, "_reconstruct"),
-    "no tensors": ({"crop": (3, 4), "path": "a.png"}, "holds no tensors"),
     "one key twice": ({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, "two of its tensors"),
     "a billion lists": (lists_of_lists(), "values"),
     "no data": (torch.zeros(3, device="meta"), "not where it should be"),

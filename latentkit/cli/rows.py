@@ -148,6 +148,8 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
         note(messages, f"no .safetensors there: read {count_of(count, f'{suffix} file')}")
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
+    if found.bare:
+        note(messages, f"passed over {count_of(found.bare, 'file')} without floating-point tensors")
     if found.states:
         note(messages, f"passed over {count_of(found.states, 'state')} that stats wrote")
     if found.empty:

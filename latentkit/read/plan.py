@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
@@ -37,6 +36,8 @@ class Found:
     failed: int = 0
     #: What a search of folders could not look into.
     unreadable: tuple[str, ...] = ()
+    #: Files of other containers that a search found, and that hold no floating-point tensor: labels, names.
+    bare: int = 0
 
     @property
     def samples(self) -> int:
@@ -55,8 +56,8 @@ class Found:
             keys.setdefault(posterior.manner, {})[posterior.title] = None
         lines = []
         for manner, alike in keys.items():
-            named, more = islice(alike, _MOST_NAMED if len(alike) <= _MOST_NAMED else 1), len(alike) - 1
-            lines += [f"{title}{f' and {more:,} more' if more >= _MOST_NAMED else ''}: {manner}" for title in named]
+            titles = list(alike) if len(alike) <= _MOST_NAMED else [f"{next(iter(alike))} and {len(alike) - 1:,} more"]
+            lines += [f"{title}: {manner}" for title in titles]
         return lines
 
     @property
@@ -105,7 +106,8 @@ def find_posteriors(
 ) -> Found:
     """Find the posteriors of all files that ``arguments`` stand for.
 
-    A search passes over what latentkit wrote, and over the file or folder ``leave_out`` (a run's own output) where
+    A search passes over what latentkit wrote, over other containers without floating-point tensors (labels stand beside
+    latents in files of their own), and over the file or folder ``leave_out`` (a run's own output) where
     that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
     so unless ``failures`` take it, and ``DataError`` when there is no sample at all.
     """
@@ -117,6 +119,7 @@ def find_posteriors(
     read += choice.lists if choice is not None else []
     posteriors: list[Posterior] = []
     drawn = []
+    bare = []
     own = states = 0
     for file in files:
         if (
@@ -134,6 +137,12 @@ def find_posteriors(
                 states += 1
             elif file.searched and is_drawn(header) and selection.parameterization is None:
                 drawn.append((file, header))
+            elif (
+                file.searched
+                and not file.path.endswith(SUFFIX)
+                and not any(one.is_float for one in header.tensors.values())
+            ):
+                bare.append((file, header))
             else:
                 posteriors += choose(file, header, selection)
                 read += [file.path] if file.index is None else [file.path, file.index]
@@ -141,7 +150,7 @@ def find_posteriors(
     if failed and not posteriors:
         raise nothing_left(failures)
     if not posteriors:
-        _refuse_own(drawn, states, files, selection)
+        _refuse_own([*drawn, *bare], states, files, selection)
     filled = tuple(posterior for posterior in posteriors if posterior.samples)
     if not filled:
         raise DataError(f"{files[0].path}: there are no samples in it" if files else "there are no samples")
@@ -150,7 +159,7 @@ def find_posteriors(
         raise DataError(f"{filled[0].file.path}: no sample is left by --indices and --exclude")
     used = tuple(dict.fromkeys(span.posterior for span in spans))
     empty, read = len(posteriors) - len(filled), list(dict.fromkeys([*read, *failures.found]))
-    return Found(used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable)
+    return Found(used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable, len(bare))
 
 
 def _may_be_replaced(file: InputFile) -> bool:
@@ -162,11 +171,11 @@ def _may_be_replaced(file: InputFile) -> bool:
 
 
 def _refuse_own(
-    drawn: Sequence[tuple[InputFile, Header]], states: int, files: Sequence[InputFile], selection: Selection
+    passed: Sequence[tuple[InputFile, Header]], states: int, files: Sequence[InputFile], selection: Selection
 ) -> None:
-    """Say why what latentkit wrote is no input, where there is nothing else."""
-    if drawn:
-        choose(*drawn[0], selection)
+    """Say why what was passed over is no input, where there is nothing else."""
+    if passed:
+        choose(*passed[0], selection)
     if states:
         raise DataError(f"{files[0].root}: holds nothing but what stats wrote with --state; stats --merge reads that")
 

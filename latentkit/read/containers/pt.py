@@ -41,8 +41,6 @@ def contents(path: str, descriptor: int, file_size: int) -> Contents:
         if key in tensors:
             raise DataError(f"{path}: two of its tensors come to be called {key!r}; save it with other keys")
         tensors[key] = _info(path, key, tensor, places)
-    if not tensors:
-        raise DataError(f"{path}: holds no tensors")
     return Contents(tensors, {}, digest)
 
 
