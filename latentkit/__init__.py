@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from latentkit.api import nll as nll
     from latentkit.api import sample as sample
     from latentkit.api import stats as stats
+    from latentkit.dataset import LatentDataset as LatentDataset
+    from latentkit.dataset import LatentIterableDataset as LatentIterableDataset
     from latentkit.errors import DataError as DataError
     from latentkit.errors import LatentkitError as LatentkitError
     from latentkit.errors import RequestError as RequestError
@@ -31,6 +33,8 @@ _HOMES = {
     "DataError": "latentkit.errors",
     "DiagonalGaussianDistribution": "latentkit.posterior.distribution",
     "DiracDistribution": "latentkit.posterior.distribution",
+    "LatentDataset": "latentkit.dataset",
+    "LatentIterableDataset": "latentkit.dataset",
     "LatentkitError": "latentkit.errors",
     "Posteriors": "latentkit.sources",
     "RequestError": "latentkit.errors",
@@ -44,8 +48,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "DataError", "DiagonalGaussianDistribution", "DiracDistribution", "LatentkitError", "Posteriors", "RequestError",
-    "Stats", "__version__", "kl", "nll", "normal_kl", "open", "sample", "stats",
+    "DataError", "DiagonalGaussianDistribution", "DiracDistribution", "LatentDataset", "LatentIterableDataset",
+    "LatentkitError", "Posteriors", "RequestError", "Stats", "__version__", "kl", "nll", "normal_kl", "open", "sample",
+    "stats",
 ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def plan_blocks(
         if isinstance(span, Posterior):
             span = Span(span, 0, span.samples)
         posterior = span.posterior
-        if waiting and (apart or not _alike(waiting[-1].posterior, posterior)):
+        if waiting and (apart or not samples_alike(waiting[-1].posterior, posterior)):
             yield _whole(waiting, row)
             waiting, room = [], 0
         pieces = pieces_of(posterior.axes)
@@ -129,8 +129,13 @@ def plan_blocks(
 
 def whole_of(block: Block) -> Block:
     """The block's samples whole, where it holds but a piece of one."""
-    outer, channels, inner = ((0, size) for size in block.spans[0].posterior.axes.view[1:])
-    return Block(block.spans, Piece(outer, channels, inner), block.first_row, last=True)
+    return Block(block.spans, whole_piece(block.spans[0].posterior.axes), block.first_row, last=True)
+
+
+def whole_piece(axes: Axes) -> Piece:
+    """All of a sample."""
+    _, outer, channels, inner = axes.view
+    return Piece((0, outer), (0, channels), (0, inner))
 
 
 class Rows(NamedTuple):
@@ -235,7 +240,7 @@ def _read_spans(
         filled = end
 
 
-def _alike(a: Posterior, b: Posterior) -> bool:
+def samples_alike(a: Posterior, b: Posterior) -> bool:
     """Whether samples of both may share a block."""
     return (
         a.axes.view[1:] == b.axes.view[1:]
@@ -247,9 +252,8 @@ def _alike(a: Posterior, b: Posterior) -> bool:
 
 def _whole(spans: list[Span], end_row: int) -> Block:
     """A block of whole samples that ends before row ``end_row`` of the plan."""
-    _, outer, channels, inner = spans[0].posterior.axes.view
     first_row = end_row - sum(span.count for span in spans)
-    return Block(tuple(spans), Piece((0, outer), (0, channels), (0, inner)), first_row, last=True)
+    return Block(tuple(spans), whole_piece(spans[0].posterior.axes), first_row, last=True)
 
 
 def _ranges(end: int, step: int) -> list[Range]:

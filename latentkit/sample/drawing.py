@@ -1,6 +1,6 @@
 """Drawing: a block of posteriors -> its latents, by the recipe of guide/noise.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
@@ -56,8 +56,11 @@ def draw_on(device: str) -> Draw:
     return partial(cuda.draw_block, device=device)
 
 
-def draw_block(block: Block, recipe: Recipe, take: Take, buffers: Buffers) -> Drawn:
-    """Draw a block's latents and hand them on, draw by draw."""
+def draw_block(
+    block: Block, recipe: Recipe, take: Take, buffers: Buffers, numbers: Sequence[int] | None = None
+) -> Drawn:
+    """Draw a block's latents and hand them on, draw by draw: as many as the recipe says, or those of these numbers."""
+    numbers = range(recipe.draws or 1) if numbers is None else numbers
     posterior = block.spans[0].posterior
     halves = read_block(block, buffers)
     dtype, inner = recipe.dtype_of(posterior), halves.dims[3]
@@ -65,7 +68,7 @@ def draw_block(block: Block, recipe: Recipe, take: Take, buffers: Buffers) -> Dr
     odd = np.zeros(block.samples, np.bool_)
     if recipe.mode and dtype == "F64":
         _whole_mode(block, recipe.affine, halves, latents, odd)
-        for number in range(recipe.draws or 1):
+        for number in numbers:
             take(block, number, latents)
         return drawn_of(block, odd)
     means, stds, clamped = decode(halves, posterior.parameterization, recipe.clamp, buffers)
@@ -74,7 +77,7 @@ def draw_block(block: Block, recipe: Recipe, take: Take, buffers: Buffers) -> Dr
     keys, positions, counts = noise_of(block, recipe)
     stored = *factors_of(recipe.affine, block), inner, loops.FORMATS[dtype], latents.shape[1], latents.reshape(-1), odd
     overflowed = 0
-    for number in range(recipe.draws or 1):
+    for number in numbers:
         if recipe.mode:
             overflowed += int(loops.mode(means, *stored))
         else:
