@@ -153,9 +153,7 @@ def test_arrays_of_other_kinds_beside_are_listed_and_not_read(cli: Cli, tmp_path
 
 def test_tensors_that_do_not_stand_in_order_are_listed_and_not_read(cli: Cli, tmp_path: Path) -> None:
     image = moments_of(2).to(memory_format=torch.channels_last)
-    torch.save(
-        {"turned": image, "sparse": torch.eye(2).to_sparse(), "b": torch.zeros(3).expand(2, 3)}, tmp_path / "a.pt"
-    )
+    torch.save({"turned": image, "b": torch.zeros(3).expand(2, 3)}, tmp_path / "a.pt")
     assert not any(tensor.is_float for tensor in read_header(str(tmp_path / "a.pt")).tensors.values())
     assert "F32 (strided)" in cli("kl", "a.pt", "--key", "turned").complaint
 
