@@ -1,8 +1,7 @@
 """``latentkit sample``: draw latents that come out the same anywhere, and write them as safetensors."""
 
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -22,13 +21,11 @@ from latentkit.cli.verify import verify
 from latentkit.device import check_device_name
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
-from latentkit.posterior.affine import Affine, from_factors, from_normalization
-from latentkit.read.choice import Posterior
-from latentkit.read.metadata import common_factors
 from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
-from latentkit.sample.recipe import Recipe, layout_of
+from latentkit.sample.recipe import layout_of
+from latentkit.sample.request import recipe_of
 from latentkit.sample.resume import incomplete
 from latentkit.text import count_of
 from latentkit.write.complete import is_written
@@ -59,7 +56,6 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
-_STORED = {Dtype.float16: "F16", Dtype.bfloat16: "BF16", Dtype.float32: "F32", Dtype.float64: "F64"}
 _PLACING = "Writing"
 _DRAWING = "Drawing"
 
@@ -191,7 +187,23 @@ def sample(
             verify(found, placing.verify, computing, messages)
             return
         refuse_equal_names(found.posteriors)
-        affine = _affine(normalizing, found.posteriors, messages, failures)
+        recipe = recipe_of(
+            found.posteriors,
+            seed=drawing.seed,
+            draws=drawing.draws,
+            mode=drawing.mode,
+            temperature=drawing.temperature,
+            dtype=placing.dtype,
+            scaling_factor=normalizing.scaling_factor,
+            shift_factor=normalizing.shift_factor,
+            normalization=normalizing.normalization,
+            clamp=clamp,
+            streams={} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream),
+            failures=failures,
+        )
+        if not recipe.affine.is_identity and not normalizing.given and normalizing.normalization is None:
+            (shift,), (scale,) = recipe.affine.shift, recipe.affine.scale
+            note(messages, f"scaling factor {scale:g}, shift factor {shift:g}, by the metadata")
         found = found.without(failures)
         planned = _plan(found, placing, normalizing.normalization, drawing.stream, faults.errors, failures)
         found = found.without(failures)
@@ -200,9 +212,6 @@ def sample(
         if is_stream(_output(placing)) and placing.resume:
             raise RequestError("--resume: a pipe begins anew each time; give -o a file or a folder")
 
-        dtype = _STORED[placing.dtype] if placing.dtype else None
-        streams = {} if drawing.stream is None else dict.fromkeys(found.posteriors, drawing.stream)
-        recipe = Recipe(drawing.seed, drawing.draws, drawing.mode, drawing.temperature, dtype, affine, clamp, streams)
         device = resolve_device(computing.device, messages)
         say_reading(found, "safetensors", messages)
         warn_of_misreading(found, messages)
@@ -261,12 +270,8 @@ def _check(drawing: Drawing, placing: Placing, faults: Faults) -> None:
         raise RequestError(
             "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"
         )
-    if not math.isfinite(drawing.temperature) or drawing.temperature < 0:
-        raise RequestError(f"--temperature {drawing.temperature}: must be a finite number, 0 or above")
     if drawing.stream is not None and not _is_text(drawing.stream):
         raise RequestError("--stream: its bytes are not UTF-8, which metadata must be")
-    if placing.dtype is Dtype.float64 and not drawing.mode:
-        raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
 
 
 def _is_text(name: str) -> bool:
@@ -291,28 +296,6 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, messages: Mess
         note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
     if overflowed:
         note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
-
-
-def _affine(
-    normalizing: Normalizing, posteriors: Sequence[Posterior], messages: Messages, failures: Failures
-) -> Affine:
-    factors = normalizing.scaling_factor, normalizing.shift_factor
-    if not normalizing.given and normalizing.normalization is None:
-        factors = common_factors(posterior.header for posterior in posteriors)
-        if any(factors):
-            note(messages, f"scaling factor {factors[0] or 1:g}, shift factor {factors[1] or 0:g}, by the metadata")
-    affine = from_factors(*factors)
-    if normalizing.normalization is not None:
-        affine = from_normalization(normalizing.normalization).then(affine)
-    for posterior in posteriors:
-        with failures.passing_over(posterior.file.path):
-            if affine.channels() not in (1, posterior.axes.channels):
-                raise RequestError(
-                    f"{normalizing.normalization}: is for {affine.channels()} channels; {posterior.label} has "
-                    f"{posterior.axes.channels}",
-                    tensor=posterior.key,
-                )
-    return affine
 
 
 def _output(placing: Placing) -> str:

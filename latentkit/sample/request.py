@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from latentkit.errors import RequestError
+from latentkit.failures import Failures
 from latentkit.posterior.affine import from_factors, from_normalization
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp
 from latentkit.read.choice import Posterior
@@ -27,10 +28,12 @@ def recipe_of(
     normalization: str | None = None,
     clamp: Clamp = DEFAULT_CLAMP,
     streams: Mapping[Posterior, str] | None = None,
+    failures: Failures | None = None,
 ) -> Recipe:
     """How the latents of these posteriors are drawn, scaled as their metadata says where nothing is said.
 
-    Raises ``RequestError`` for what is no number of its kind, or an affine of other channels than theirs.
+    Raises ``RequestError`` for what is no number of its kind, and, unless ``failures`` take it, a posterior of other
+    channels than the affine's.
     """
     if not 0 <= seed < 1 << 64:
         raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^64 - 1")
@@ -47,9 +50,13 @@ def recipe_of(
     affine = from_factors(scaling_factor, shift_factor)
     if normalization is not None:
         affine = from_normalization(normalization).then(affine)
+    failures = Failures() if failures is None else failures
     for posterior in posteriors:
-        if affine.channels() not in (1, posterior.axes.channels):
-            raise RequestError(
-                f"{normalization}: is for {affine.channels()} channels; {posterior.label} has {posterior.axes.channels}"
-            )
+        with failures.passing_over(posterior.file.path):
+            if affine.channels() not in (1, posterior.axes.channels):
+                raise RequestError(
+                    f"{normalization}: is for {affine.channels()} channels; {posterior.label} has "
+                    f"{posterior.axes.channels}",
+                    tensor=posterior.key,
+                )
     return Recipe(seed, draws, mode, temperature, DTYPES[dtype] if dtype else None, affine, clamp, streams or {})
