@@ -28,14 +28,14 @@ def contents(path: str, descriptor: int, file_size: int) -> Contents:
     """Every tensor, under its keys joined by dots: ``latents``, ``0.latents``; one alone is called ``tensor``."""
     _refuse_others(path, os.read(descriptor, 4))
     entries, digest = directory(path, descriptor)
-    places = set()
+    places: dict[int, int] = {}
     for member in stored(path, descriptor, entries, file_size, 16, "save it with torch.save"):
         name = member.name.rpartition("/")[2]
         if name == "data.pkl" and member.size > MAX_HEADER_BYTES:
             raise DataError(f"{path}: its pickle is {member.size:,} bytes; latentkit reads up to {MAX_HEADER_BYTES:,}")
         if name == "byteorder" and member.start != b"little":
             raise DataError(f"{path}: was saved on a big-endian machine; load it with torch and save it again")
-        places.add((member.offset, member.size))
+        places[member.offset] = member.size
     tensors: dict[str, TensorInfo] = {}
     for key, tensor in _tensors(path, _load(path, descriptor), "", 0, [0]):
         if key in tensors:
@@ -88,7 +88,7 @@ def _tensors(path: str, value: Any, key: str, level: int, seen: list[int]) -> It
             yield from _tensors(path, part, f"{key}.{name}" if key else str(name), level + 1, seen)
 
 
-def _info(path: str, key: str, tensor: Any, places: set[tuple[int, int]]) -> TensorInfo:
+def _info(path: str, key: str, tensor: Any, places: dict[int, int]) -> TensorInfo:
     """Where the tensor is, if its elements stand in the file in order; else its dtype is a name that says why not."""
     import torch
 
@@ -100,8 +100,9 @@ def _info(path: str, key: str, tensor: Any, places: set[tuple[int, int]]) -> Ten
     if not tensor.is_contiguous() or tensor.is_neg():
         return TensorInfo(key, f"{dtype} (strided)", shape, 0, nbytes)
     storage = tensor.untyped_storage()
-    begin, size = getattr(storage, "_checkpoint_offset", None), storage.nbytes()
+    # The storage's own size is not to be trusted: torch 2.7 gives a multiple of it.
+    begin = getattr(storage, "_checkpoint_offset", None)
     first = tensor.storage_offset() * tensor.element_size()
-    if nbytes and ((begin, size) not in places or first + nbytes > size):
+    if nbytes and (begin is None or first + nbytes > places.get(begin, -1)):
         raise DataError(f"{path}: damaged: the data of {key!r} is not where it should be", kind="damaged")
     return TensorInfo(key, dtype, shape, (begin or 0) + first, nbytes)
