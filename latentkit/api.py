@@ -23,7 +23,7 @@ from latentkit.read.pairing import affine_of, latents_in, pair_latents, pair_pos
 from latentkit.read.plan import Found, refuse_equal_names
 from latentkit.sample.outputs import check_joinable
 from latentkit.sample.request import recipe_of
-from latentkit.sources import Posteriors, Reading, Source, check_moments, is_path, opened
+from latentkit.sources import Posteriors, Reading, Source, check_counts, check_moments, is_path, opened
 from latentkit.text import count_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def kl(
     """
     if symmetric and against is None:
         raise RequestError("symmetric needs against: the KL to the standard normal has one direction")
-    clamp, device = _checked(clamp, device)
+    clamp, device = _checked(clamp, device, batch_size, workers)
     posteriors = opened(source, reading)
     found = posteriors.found
     check_moments(found)
@@ -104,7 +104,7 @@ def nll(
     front; of several inputs end to end, as ``sample`` gives them. Factors that they were scaled by are undone; of a
     file its metadata says so by itself. ``reading``: see ``open``. Raises ``LatentkitError``.
     """
-    clamp, device = _checked(clamp, device)
+    clamp, device = _checked(clamp, device, batch_size, workers)
     posteriors = opened(source, reading)
     found = posteriors.found
     check_moments(found)
@@ -156,7 +156,7 @@ def sample(
     >>> latents.shape, latents.dtype
     ((192, 4, 4, 4, 4), dtype('float32'))
     """
-    clamp, device = _checked(clamp, device)
+    clamp, device = _checked(clamp, device, batch_size, workers)
     posteriors = opened(source, reading)
     spans = posteriors.found.spans
     check_moments(posteriors.found)
@@ -268,7 +268,7 @@ def stats(
     >>> health.findings[0].channels
     (0, 2, 3)
     """
-    clamp, _ = _checked(clamp, "cpu")
+    clamp, _ = _checked(clamp, "cpu", batch_size, workers)
     from_factors(scaling_factor, shift_factor)
     check_target_std(target_std)
     found = alike(opened(source, reading).found, Failures())
@@ -311,7 +311,8 @@ def stats(
     )
 
 
-def _checked(clamp: Clamp, device: str) -> tuple[Clamp, str]:
+def _checked(clamp: Clamp, device: str, batch_size: int | None, workers: int | None) -> tuple[Clamp, str]:
+    check_counts(batch_size=batch_size, workers=workers)
     check_device_name(device)
     try:
         return check_clamp(clamp), device_called(device)

@@ -135,6 +135,7 @@ class Posteriors(Sequence[Posterior]):
         return columns
 
     def _halves(self, batch_size: int | None) -> Iterator[tuple[Span, Halves]]:
+        check_counts(batch_size=batch_size)
         buffers = Buffers()
         for block in plan_blocks(self.found.spans, batch_size, apart=True):
             if block.last:
@@ -190,6 +191,7 @@ def open(
     """
     keys = (key,) if isinstance(key, str) else tuple(key)
     selection = selection_of(keys, mean_key, logvar_key, layout, parameterization, preset, latents=True)
+    check_counts(limit=limit, every=every)
     choice = SampleChoice(limit, every, indices)
     if is_path(source) or (isinstance(source, (list, tuple)) and source and all(map(is_path, source))):
         if stream is not None:
@@ -220,6 +222,13 @@ def opened(source: Source, reading: Reading) -> Posteriors:
     if reading:
         raise RequestError(f"{', '.join(reading)}: goes to open(), as the source is open already")
     return source
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise ``RequestError`` for one that is below 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise RequestError(f"{name} {count}: must be 1 or more")
 
 
 def check_moments(found: Found) -> None:

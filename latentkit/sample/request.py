@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import index
 
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
@@ -35,6 +36,7 @@ def recipe_of(
     Raises ``RequestError`` for what is no number of its kind, and, unless ``failures`` take it, a posterior of other
     channels than the affine's.
     """
+    seed = index(seed)
     if not 0 <= seed < 1 << 64:
         raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^64 - 1")
     if draws is not None and draws < 1:
