@@ -159,11 +159,11 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
     if is_state(header):
         raise RequestError(f"{file.path}: a state that stats wrote, and no tensors to choose from; see stats --merge")
     said = said_in(header, layout=selection.layout, parameterization=selection.parameterization)
-    told = replace(
-        selection,
-        parameterization=selection.parameterization or said.parameterization,
-        latents=selection.latents or selection.parameterization == "none",
-    )
+    told = selection
+    if selection.parameterization is None and said.parameterization is not None:
+        told = replace(selection, parameterization=said.parameterization)
+    elif selection.parameterization == "none" and not selection.latents:
+        told = replace(selection, latents=True)
     preset = None
     if selection.preset is not None:
         preset = preset_called(selection.preset)

@@ -27,6 +27,9 @@ class Said:
     remarks: tuple[str, ...] = ()
 
 
+_NOTHING = Said()
+
+
 def is_drawn(header: Header) -> bool:
     """Whether latentkit drew what the file holds."""
     return RECIPE_ENTRY in header.metadata
@@ -40,7 +43,7 @@ def is_state(header: Header) -> bool:
 def said_in(header: Header, *, layout: str | None, parameterization: str | None) -> Said:
     """What the metadata says beside these flags; another program's words mean nothing, and are passed over."""
     if not header.metadata or is_drawn(header):
-        return Said()
+        return _NOTHING
     remarks: list[str] = []
     return Said(
         _said(header, "layout", _is_layout_here(header), layout, remarks),

@@ -4,12 +4,24 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from latentkit.errors import RequestError
-from latentkit.read.header import Header, TensorInfo
+from latentkit.read.header import FLOATS, Header, TensorInfo
 
+# What is found out of so many tensors is kept.
+_FEW = 64
 _NUMBERED = r"\d+\.npy$"
 _RESOLUTION = r"(_\d+x\d+)?"
+
+
+class Kind(NamedTuple):
+    """A tensor without its place."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +51,27 @@ class Preset:
     #: Whether others write such files too, so that it takes the user's word.
     doubtful: bool = False
 
-    def layout_of(self, tensor: TensorInfo) -> str | None:
+    def layout_of(self, tensor: Kind | TensorInfo) -> str | None:
         """The layout of a tensor that it reads; None for any other."""
         layout = next((layout for layout in self.layouts if len(layout) == len(tensor.shape)), None)
         # Moments have an even number of channels.
         odd = self.parameterization != "none" and layout is not None and tensor.shape[layout.index("c")] % 2
         alike = all(size in (None, there) for size, there in zip(self.axes, tensor.shape, strict=False))
-        is_one = tensor.is_float and tensor.elements and alike and not odd and re.fullmatch(self.keys, tensor.key)
-        return layout if is_one else None
+        is_one = tensor.dtype in FLOATS and 0 not in tensor.shape and alike and not odd
+        return layout if is_one and re.fullmatch(self.keys, tensor.key) else None
 
-    def fits(self, header: Header) -> bool:
-        """Whether a file is such a one, by its name and header."""
+    def fits_contents(self, tensors: Sequence[Kind], metadata: frozenset[str]) -> bool:
+        """Whether a file of such tensors and entries may be one."""
         return (
-            re.search(self.path, header.path.replace(os.sep, "/")) is not None
-            and all(entry in header.metadata for entry in self.metadata)
-            and all(any(re.fullmatch(pattern, key) for key in header.tensors) for pattern in self.beside)
-            and any(self.layout_of(tensor) for tensor in header.tensors.values())
-            and (not self.sibling or os.path.exists(os.path.splitext(header.path)[0] + self.sibling))
+            metadata.issuperset(self.metadata)
+            and all(any(re.fullmatch(pattern, tensor.key) for tensor in tensors) for pattern in self.beside)
+            and any(self.layout_of(tensor) for tensor in tensors)
+        )
+
+    def fits_path(self, path: str) -> bool:
+        """Whether a file of this name and with these neighbours may be one."""
+        return re.search(self.path, path.replace(os.sep, "/")) is not None and (
+            not self.sibling or os.path.exists(os.path.splitext(path)[0] + self.sibling)
         )
 
     @property
@@ -124,8 +140,16 @@ def preset_called(name: str) -> Preset:
 
 def fitting(header: Header) -> list[Preset]:
     """The presets that a file fits: those beyond doubt, or else the others."""
-    fits = [preset for preset in PRESETS if preset.fits(header)]
+    tensors = tuple(Kind(tensor.key, tensor.dtype, tensor.shape) for tensor in header.tensors.values())
+    by_contents = _by_contents if len(tensors) <= _FEW else _by_contents.__wrapped__
+    fits = [preset for preset in by_contents(tensors, frozenset(header.metadata)) if preset.fits_path(header.path)]
     return [preset for preset in fits if not preset.doubtful] or fits
+
+
+# A folder of a million files has few kinds.
+@lru_cache(maxsize=1024)
+def _by_contents(tensors: Sequence[Kind], metadata: frozenset[str]) -> list[Preset]:
+    return [preset for preset in PRESETS if preset.fits_contents(tensors, metadata)]
 
 
 def recognised(header: Header, parameterization: str | None, layout: str | None) -> Preset | None:
@@ -133,9 +157,12 @@ def recognised(header: Header, parameterization: str | None, layout: str | None)
 
     Raises ``RequestError`` where several fit that would give different numbers.
     """
+    fits = fitting(header)
+    if not fits:
+        return None
     fits = [
         preset
-        for preset in fitting(header)
+        for preset in fits
         if parameterization in (None, preset.parameterization) and (layout is None or layout in preset.layouts)
     ]
     if len({preset.reading for preset in fits}) > 1 or (parameterization is None and any(p.doubtful for p in fits)):
