@@ -507,6 +507,24 @@ def test_histogram_lies_between_the_bounds_with_room_beyond() -> None:
     assert (histogram[0], histogram[1], histogram[31], histogram[50], histogram[51]) == (1, 2, 1, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("raw", "edges", "beyond"),
+    [
+        ([-4.0] * 999 + [-3.0], (-4, -3), (0, 0)),
+        ([-4.0] * 1000 + [-3.0] * 1000 + [-29.0, 19.0], (-5, -2), (1, 1)),
+        ([-4.0] * 10, (-4.5, -3.5), (0, 0)),
+        ([40.0] * 10, (19.5, 20.5), (0, 10)),
+        ([math.nan] * 10, (-30, 20), (0, 0)),
+    ],
+    ids=["few", "far out", "constant", "beyond the clamp", "nan"],
+)
+def test_histogram_spans_the_data(raw: list[float], edges: tuple[float, float], beyond: tuple[int, int]) -> None:
+    values = torch.tensor(raw).view(-1, 1, 1, 1)
+    summary = accumulated(torch.zeros_like(values), values).summary()
+    assert (summary.histogram_edges[0], summary.histogram_edges[-1]) == edges
+    assert (summary.overall.histogram[0], summary.overall.histogram[-1]) == beyond
+
+
 def test_what_does_not_fit_is_refused() -> None:
     mean, raw = make((2, 1, 4, 8), torch.float16)
     origin = Origin("f", "k")

@@ -27,7 +27,7 @@ def logvar_tables(summary: "Summary", groups: Sequence["Group"]) -> "Iterator[Ti
         return
     yield f"Clamp of the log-variance to [{clamp.low:g}, {clamp.high:g}]", _clamp(summary), None
     nearest = f"Distance of the nearest finite log-variance to a bound: {number(clamp.margin)}"
-    yield "Histogram of the log-variance, the clamp's bounds as walls", _histogram(summary), nearest
+    yield "Histogram of the log-variance; a wall is a bound of the clamp", _histogram(summary), nearest
     if clamped := [group for group in groups if _touches_clamp(group)]:
         yield "Log-variances at the clamp and NaN, by channel", _clamp_by_channel(clamped), None
     yield "Log-variances by channel, raw", _logvars(groups), None
@@ -45,18 +45,20 @@ def _clamp(summary: "Summary") -> "Table":
 
 
 def _histogram(summary: "Summary") -> Text:
-    """Counts of log-variances as columns; the clamp's bounds stand as walls, with what is beyond them outside."""
-    clamp = summary.overall.clamp
-    assert clamp is not None
-    inside = summary.overall.histogram[1:-1]
+    """Counts of log-variances as columns, between walls where the clamp's bounds are; what is beyond stands outside."""
+    logvar, edges, histogram = summary.overall.logvar, summary.histogram_edges, summary.overall.histogram
+    assert logvar is not None
+    below, *inside, above = histogram
     peak = max(inside, default=0) or 1
+    left, right = (
+        "┃" if edge == bound else " " for edge, bound in zip((edges[0], edges[-1]), summary.clamp, strict=True)
+    )
     lines = []
     for level in range(_HEIGHT, 0, -1):
         cells = "".join(_block(count * _HEIGHT / peak - (level - 1), count > 0 and level == 1) for count in inside)
-        lines.append(f"{'':>9} ┃{cells}┃")
-    low, high = summary.clamp
-    lines[-1] = f"{clamp.below:>9,} " + lines[-1][10:] + f" {clamp.above:,}"
-    lines.append(f"{'below':>9} {low:<+10g}{'':{max(0, len(inside) - 18)}}{high:>+10g} above")
+        lines.append(f"{'':>9} {left}{cells}{right}")
+    lines[-1] = f"{below + logvar.minus_inf_count:>9,} {lines[-1][10:]} {above + logvar.plus_inf_count:,}"
+    lines.append(f"{'below':>9} {edges[0]:<+10.4g}{'':{max(0, len(inside) - 18)}}{edges[-1]:>+10.4g} above")
     return Text("\n".join(lines))
 
 

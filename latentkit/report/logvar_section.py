@@ -21,7 +21,7 @@ def clamp(document: Document) -> str:
     low, high = document["clamp"]
     counts, edges = overall["histogram"], document["histogram_edges"]
     picture = pictures.logvars(counts, edges, _logvar_alt("all channels", overall), is_small=False)
-    caption = f"Log-variances of all channels; the walls are the clamp, {short(low)} and {short(high)}"
+    caption = f"Log-variances of all channels; the clamp is at {short(low)} and {short(high)}"
     chosen = _notable(document)
     several = [
         f"<div><a href='#channel-{group['channel']}'>channel {group['channel']}</a>"
@@ -31,7 +31,7 @@ def clamp(document: Document) -> str:
     ]
     all_shown = len(chosen) == document["channels"]
     words = "" if all_shown else f": the {len(chosen)} of {document['channels']} with findings, or nearest to the clamp"
-    bins = with_minus(["below", *(f"{edge:g} to {upper:g}" for edge, upper in pairwise(edges)), "above"])
+    bins = with_minus(["below", *(f"{edge:.4g} to {upper:.4g}" for edge, upper in pairwise(edges)), "above"])
     overall_data = data_of(table("Log-variances of all channels", {"log-variance": bins, "elements": counts}))
     each = {f"ch {group['channel']}": group["histogram"] for group in chosen}
     data = data_of(table("Log-variances by channel", {"log-variance": bins, **each}))

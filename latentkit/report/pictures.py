@@ -120,7 +120,6 @@ def logvars(counts: Sequence[int], edges: Sequence[float], alt: str, *, is_small
         axes.bar(
             [low - room / 2, high + room / 2], [heights[0], heights[-1]], width=0.6 * room, color=WARM, linewidth=0
         )
-        axes.vlines([low, high], 0, 1.0, color=MUTED, linewidth=1.5)
         for count, at, side, word in (
             (counts[0], low - room, "left", "below"),
             (counts[-1], high + room, "right", "above"),

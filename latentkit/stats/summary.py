@@ -26,8 +26,9 @@ ACTIVE_VARIANCE = 0.01
 #: A channel that is not active is called collapsed when its KL, in nats an element, is below this.
 COLLAPSED_KL = 0.01
 
-#: Bins of the log-variance histogram between the bounds of the clamp.
-HISTOGRAM_BINS = 50
+#: Bins of the log-variance histogram, and the share of elements at either end that may lie beyond them: a few far out
+#: leave the others their room.
+HISTOGRAM_BINS, _FAR_OUT = 50, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ class Group:
     posteriors, by the law of total variance (mean of the variances + variance of the means), ``means`` of the means
     alone. These, ``active`` and ``collapsed`` are NaN or None for fewer than two samples. What concerns the scale is
     None for drawn latents. ``aggregate_kl`` is KL(N(``drawn.shift_factor``, ``drawn.sd``²) ‖ N(0, 1)) in nats an
-    element. ``histogram`` counts finite log-variances below, between and above ``histogram_edges``.
-    For all channels, ``active`` and ``collapsed`` are None.
+    element. ``histogram`` counts finite log-variances below, between and above ``histogram_edges``, which span most of
+    them within the clamp. For all channels, ``active`` and ``collapsed`` are None.
     """
 
     channel: int | None
@@ -212,9 +213,9 @@ class Half:
 def summarize(mean: Half, scale: Half | None, samples: int, parameterization: str) -> Summary:
     """Read all figures out of the counts."""
     clamp = mean.quantity.clamp
-    edges = np.linspace(*clamp, HISTOGRAM_BINS + 1)
     exact = mean.exact and (scale is None or scale.exact)
     pooled_mean, pooled_scale = mean.pooled(), scale.pooled() if scale else None
+    edges = np.linspace(*_span(pooled_scale.cells, clamp) if pooled_scale else clamp, HISTOGRAM_BINS + 1)
     everything = _nats(pooled_mean, pooled_scale, 0)
     groups = [_group(mean, scale, channel, samples, everything, edges) for channel in range(len(mean.facts.total))]
     return Summary(
@@ -317,6 +318,20 @@ def _quantiles(cells: Cells, row: int) -> list[float]:
     # In whole numbers: the element number ⌈n p / 100⌉, counted from one.
     ranks = [max(1, -(-n * percent // 100)) for percent in QUANTILES]
     return [float(value) for value in cells.values[np.searchsorted(cumulated, ranks)]]
+
+
+def _span(cells: Cells, clamp: Clamp) -> tuple[float, float]:
+    """What a histogram spans: the values within the clamp, and of those far out what is no further than most are."""
+    if not len(cells.values):
+        return clamp
+    cumulated = np.cumsum(cells.counts[0], dtype=np.int64)
+    far = cumulated[-1] * np.array([_FAR_OUT, 1 - _FAR_OUT])
+    first, last = cells.values[np.searchsorted(cumulated, far)]
+    low, high = cells.values[[0, -1]]
+    if first < last:
+        low, high = max(low, 2 * first - last), min(high, 2 * last - first)
+    low, high = np.clip([low, high], *clamp)
+    return (float(low), float(high)) if low < high else (float(low) - 0.5, float(low) + 0.5)
 
 
 def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
