@@ -241,7 +241,7 @@ def test_latents_already_drawn_have_the_same_tables_without_the_scale(cli: Cli) 
     squares = np.sort((latents**2).mean(axis=1))
     assert [row["mean_square"] for row in document["sample_mean_square"]["lowest"]] == pytest.approx(squares[:20])
     assert document["sample_mean_square"]["quantiles"] == pytest.approx(
-        np.quantile(squares, document["quantile_levels"], method="inverted_cdf"), rel=2**-7
+        np.quantile(squares, document["quantile_levels"], method="inverted_cdf"), rel=1e-6
     )
     moments = cli("stats", SAMPLE_DATA / "healthy-f32.safetensors").json
     for drawn, posterior in zip(document["per_channel"], moments["per_channel"], strict=True):
@@ -249,7 +249,7 @@ def test_latents_already_drawn_have_the_same_tables_without_the_scale(cli: Cli) 
     out = cli("stats", path, "--parameterization", "none", "--format", "table").out
     assert "latents: 4 channels of latents, bchw" in out and "log-variance" not in out and "KL a sample" not in out
     (row,) = [line.split() for line in out.splitlines() if line.startswith("mean square a sample")]
-    assert row[4:] == ["512", f"{squares[0]:.4f}", f"{np.median(squares):.2f}", f"{squares[-1]:.3f}"]
+    assert row[4:] == ["512", f"{squares[0]:.4f}", f"{squares[255]:.3f}", f"{squares[-1]:.3f}"]
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -23,7 +23,7 @@ from latentkit.health.outliers import far_above, far_below, kl_over, tail_bound
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.stats.counting import statistics_of
-from latentkit.stats.sample_values import SampleValues, cell_edges
+from latentkit.stats.sample_values import MOST_EXACT, SampleValues, cell_edges
 from latentkit.stats.summary import Summary
 from tests.conftest import SAMPLE_DATA
 
@@ -322,7 +322,8 @@ def test_a_kl_lies_between_the_edges_of_its_cell(value: float) -> None:
     assert start <= np.float32(min(value, FLOAT32_MAX)) < end < math.inf
     assert end - start <= max(start / 128, 1e-38)
     # What is counted is what reaches the edge.
-    assert (counted(np.array([value])).at_least(start), counted(np.array([value])).at_least(end)) == (1, 0)
+    many = counted(np.full(MOST_EXACT + 1, value))
+    assert (many.at_least(start), many.at_least(end)) == (MOST_EXACT + 1, 0)
 
 
 def far_from_zero_or_not(spread: float) -> Callable[[np.random.Generator, int], np.ndarray]:
@@ -402,5 +403,20 @@ def test_sample_values_merge_to_what_one_run_gives() -> None:
         spans = [span for span in found.spans if span.posterior is posterior]
         statistics_of(spans, CLAMP, per_sample=part, batch_size=7)
         merged.merge(part)
-    assert (merged.counts == whole.counts).all()
+    assert merged.exact is not None and whole.exact is not None and (merged.exact == whole.exact).all()
     assert merged.highest == whole.highest and merged.lowest == whole.lowest
+
+
+@pytest.mark.parametrize("count", [1, 99_999, 100_000, 100_001])
+def test_values_of_samples_are_exact_up_to_a_hundred_thousand_however_they_are_split(count: int) -> None:
+    values = np.random.default_rng(8).gamma(3, 40, count)
+    whole, merged = counted(values), SampleValues()
+    for part in np.array_split(values, 7):
+        merged.merge(counted(part))
+    levels = (0.01, 0.5, 0.99)
+    expected = np.quantile(values, levels, method="inverted_cdf")
+    assert [merged.quantile(level) for level in levels] == [whole.quantile(level) for level in levels]
+    assert [whole.quantile(level) for level in levels] == pytest.approx(expected, rel=0 if count <= 100_000 else 2**-7)
+    assert (merged.exact is None) == (whole.exact is None) == (count > 100_000)
+    assert merged.count == count and (merged.counts == whole.counts).all()
+    assert whole.at_least(100.0) == pytest.approx((values >= 100).sum(), rel=0 if count <= 100_000 else 0.01)

@@ -165,7 +165,7 @@ def test_a_state_that_contradicts_itself_is_a_sentence(good: Path, tmp_path: Pat
             damaged(tensors | {name: tensor.to(torch.int64) + (1 << 62)}, facts)
         if not name.endswith(".odd"):
             damaged(tensors | {name: torch.zeros(3, dtype=torch.float8_e5m2)}, facts)
-    for name, value in (("version", 2), ("version", 4), ("channels", 0), ("channels", 5), ("channels", 1 << 20),
+    for name, value in (("version", 3), ("version", 5), ("channels", 0), ("channels", 5), ("channels", 1 << 20),
                         ("channels", True), ("samples", -1), ("samples", 11), ("samples", 10**40), ("samples", 12.0),
                         ("nonfinite_samples", -1), ("nonfinite_samples", 10**40), ("clamp", [1]), ("clamp", [3, 2]),
                         ("parameterization", "x"), ("readings", 3)):  # fmt: skip
@@ -189,8 +189,8 @@ def test_no_flipped_bit_of_a_state_is_taken_for_right(good: Path, tmp_path: Path
 
 
 def test_a_state_of_another_version_says_what_to_do(good: Path, tmp_path: Path) -> None:
-    (tmp_path / "old.state").write_bytes(good.read_bytes().replace(b'\\"version\\": 3', b'\\"version\\": 2'))
-    with pytest.raises(DataError, match="version is 2, and this latentkit reads 3; make it again"):
+    (tmp_path / "old.state").write_bytes(good.read_bytes().replace(b'\\"version\\": 4', b'\\"version\\": 3'))
+    with pytest.raises(DataError, match="version is 3, and this latentkit reads 4; make it again"):
         from_file(str(tmp_path / "old.state"))
 
 

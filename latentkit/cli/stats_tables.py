@@ -91,15 +91,14 @@ def _overview(result: "Result") -> Table:
 
 
 def _of_samples(result: "Result", mean: str) -> tuple[str, ...]:
-    """The columns of the overview for the values of samples: the median is known to 0.8 %."""
+    """The columns of the overview for the values of samples."""
     values = result.state.per_sample
     if not values.count:
         return "", "", mean
     least, greatest = values.lowest[0][0], values.highest[0][0]
-    # What is rounded down may be less than the least.
-    median = min(max(values.quantile(0.5), least), greatest)
-    shown = number(median, 3) if median < 1000 else number(float(f"{median:.3g}"))
-    return f"{values.count:,}", number(least), mean, "", shown, number(greatest)
+    # Where values are counted in cells, what is rounded down may be less than the least.
+    median = max(values.quantile(0.5), least)
+    return f"{values.count:,}", number(least), mean, "", number(median), number(greatest)
 
 
 def _shown(summary: "Summary", channels: Sequence[int] | None) -> tuple[list["Group"], str | None]:

@@ -120,8 +120,7 @@ class Spread:
         """Exact quantiles as ``numpy.quantile(…, method='inverted_cdf')`` defines them; NaN when there is no value."""
         if not self.count:
             return [math.nan] * len(fractions)
-        ranks = [max(0, math.ceil(fraction * self.count) - 1) for fraction in fractions]
-        return [self._select(rank) for rank in ranks]
+        return [self._select(rank_of(fraction, self.count)) for fraction in fractions]
 
     def histogram(self, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Counts over ``bins`` equal bins from the least to the greatest value, and the bins' edges."""
@@ -153,6 +152,11 @@ class Spread:
         while data := self._spool.read(8 * _CHUNK):
             yield np.frombuffer(data, np.float64)
         self._spool.seek(0, 2)
+
+
+def rank_of(fraction: float, count: int) -> int:
+    """Which of ``count`` ascending values is a quantile: the least with at least this fraction up to it."""
+    return max(0, math.ceil(fraction * count) - 1)
 
 
 def _sum(values: Iterable[float]) -> float:

@@ -7,6 +7,7 @@ from latentkit.report import pictures
 from latentkit.report.facts import Document, state_of
 from latentkit.report.markup import Columns, data_of, figure, section, short, table, to_open
 from latentkit.report.samples import SampleHistogram
+from latentkit.stats.sample_values import MOST_EXACT
 from latentkit.text import count_of
 
 # With fewer channels than this there is room below their picture.
@@ -119,7 +120,8 @@ def _quantiles(measure: _Measure, document: Document) -> str:
         "share": [f"{100 * level:g} %" for level in document["quantile_levels"]],
         measure.with_unit(measure.name): _part(measure, document)["quantiles"],
     }
-    return table(f"Quantiles of the {measure.name} of the samples, rounded down by at most 0.8 %", columns)
+    rounded = ", rounded down by at most 0.8 %" if _part(measure, document)["finite"] > MOST_EXACT else ""
+    return table(f"Quantiles of the {measure.name} of the samples{rounded}", columns)
 
 
 def _samples(measure: _Measure, document: Document) -> str:

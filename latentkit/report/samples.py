@@ -33,7 +33,7 @@ def histogram_of(values: SampleValues) -> SampleHistogram | None:
     """Up to 44 bins over the finite values; None where there is none.
 
     They reach from the 1st to the 99th percentile and as far again to either side, if there are samples: a few far
-    out leave the others their room. Values are counted in cells 0.8 % wide, so edges are moved to edges of cells: no
+    out leave the others their room. Where values are counted in cells 0.8 % wide, edges are moved to edges of cells: no
     bin has one cell more than its share, and the narrowest are single cells.
     """
     if not values.count:
@@ -48,8 +48,12 @@ def histogram_of(values: SampleValues) -> SampleHistogram | None:
     else:
         low, high = max(least, 2 * first - last), min(most, 2 * last - first)
         spaced = np.linspace(low, high, bins + 1)
-    starts, ends = cell_edges(spaced)
-    edges = np.unique(np.append(starts[:-1], ends[-1])).tolist()
+    if values.exact is None:
+        starts, ends = cell_edges(spaced)
+        spaced = np.append(starts[:-1], ends[-1])
+    else:
+        spaced[-1] = np.nextafter(spaced[-1], np.inf)  # so that what is at the last edge is inside
+    edges = np.unique(spaced).tolist()
     at_least = [values.at_least(edge) for edge in edges]
     if edges[0] <= zero:
         at_least[0] = values.count

@@ -6,9 +6,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from latentkit.measures.ranking import rank_of
 from latentkit.read.choice import Span
 from latentkit.stats.extrema import Place
 from latentkit.stats.facts import MOST_COUNTED
+
+#: Up to so many values are kept as they are, 0.8 MiB; more are counted in cells.
+MOST_EXACT = 100_000
 
 #: So many of the samples furthest out are kept with their places, at either end.
 KEPT = 20
@@ -26,14 +30,16 @@ class SampleValues:
     """One value of every sample: its KL in nats, or of latents already drawn their mean square, Σ z² / elements.
 
     But for its scale and a constant a mean square is the negative log density under N(0, I); it does not grow with the
-    size of samples. Values, none of which is negative, are counted by the top 16 bits of a float32 (0.8 %), with the
-    extremes by name.
+    size of samples. Values, none of which is negative, are kept up to ``MOST_EXACT``, so that what is said of them is
+    exact; more are counted by the top 16 bits of a float32 (0.8 %). The extremes have their places.
 
-    Bounded memory, and it merges: any order and split gives the same. ``counts`` are of the cells; ``highest`` and
-    ``lowest`` are the ``KEPT`` samples furthest out, worst first, and of equal ones the first by place.
+    Bounded memory, and it merges: any order and split gives the same. ``exact`` are the values, ascending, and None
+    where there are too many; then ``counts`` are of the cells. ``highest`` and ``lowest`` are the ``KEPT`` samples
+    furthest out, worst first, and of equal ones the first by place.
     """
 
     def __init__(self) -> None:
+        self._exact: NDArray[np.float64] | None = np.zeros(0)
         self._counts: NDArray[np.int64] = np.zeros(_CELLS, np.int64)
         self._extremes: tuple[list[Extreme], list[Extreme]] = ([], [])
         self._nonfinite = 0
@@ -43,18 +49,35 @@ class SampleValues:
 
     @classmethod
     def restored(
-        cls, counts: NDArray[np.int64], nonfinite: int, highest: list[Extreme], lowest: list[Extreme]
+        cls,
+        exact: NDArray[np.float64] | None,
+        counts: NDArray[np.int64],
+        nonfinite: int,
+        highest: list[Extreme],
+        lowest: list[Extreme],
     ) -> "SampleValues":
         """One that holds what another had; raises ``ValueError`` where that contradicts itself."""
         if not (counts.min() >= 0 <= nonfinite and counts.max() <= MOST_COUNTED):
             raise ValueError("its counts of samples are none")
-        count = int(counts.sum())
+        count = int(counts.sum()) if exact is None else len(exact)
+        if (exact is None) != (count > MOST_EXACT):
+            raise ValueError(f"it has {count} values of samples, in a form that so many do not have")
+        if exact is not None and not (np.isfinite(exact).all() and np.diff(exact, prepend=0.0).min(initial=0) >= 0):
+            raise ValueError("its values of samples are not finite, or not ascending")
         for extremes, sign in ((highest, 1.0), (lowest, -1.0)):
             if len(extremes) != min(KEPT, count) or extremes != _furthest(extremes, sign):
                 raise ValueError(f"it counts {count} values of samples, and names {len(extremes)} of the furthest out")
+            if exact is not None and [value for value, _ in extremes] != exact[:: int(-sign)][:KEPT].tolist():
+                raise ValueError("the samples that it names are not those furthest out")
         one = cls()
-        one._counts[:], one._nonfinite, one._extremes = counts, nonfinite, (highest, lowest)
+        one._exact, one._nonfinite, one._extremes = exact, nonfinite, (highest, lowest)
+        one._counts[:] = counts
         return one
+
+    @property
+    def exact(self) -> NDArray[np.float64] | None:
+        self._take_waiting()
+        return self._exact
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -80,7 +103,7 @@ class SampleValues:
     @property
     def count(self) -> int:
         """Samples whose value is finite."""
-        return int(self.counts.sum())
+        return int(self.counts.sum()) if self.exact is None else len(self.exact)
 
     def add(self, values: NDArray[np.float64], span: Span) -> None:
         """Take the values of a span's samples, ``(samples,)``."""
@@ -93,6 +116,14 @@ class SampleValues:
         """Count values, ``(samples,)``, without their places."""
         finite = values[np.isfinite(values)]
         self._nonfinite += len(values) - len(finite)
+        self._take(finite)
+
+    def _take(self, finite: NDArray[np.float64]) -> None:
+        if self._exact is not None:
+            finite, self._exact = np.sort(np.concatenate([self._exact, finite])), None
+            if len(finite) <= MOST_EXACT:
+                self._exact = finite
+                return
         self._counts += np.bincount(_cell(finite), minlength=_CELLS)
 
     def _take_waiting(self) -> None:
@@ -118,7 +149,11 @@ class SampleValues:
     def merge(self, other: "SampleValues") -> None:
         """Take what another has counted."""
         self._take_waiting()
-        self._counts += other.counts
+        if other.exact is not None:
+            self._take(other.exact)
+        else:
+            self._take(np.zeros(0))
+            self._counts += other.counts
         self._nonfinite += other.nonfinite
         self._extremes = (
             _furthest(self.highest + other.highest, 1.0),
@@ -126,20 +161,25 @@ class SampleValues:
         )
 
     def at_least(self, value: float) -> int:
-        """How many samples have at least ``value``, to 0.8 %: those in cells wholly above it."""
+        """How many samples have at least ``value``; of cells, those wholly above it."""
+        if self.exact is not None:
+            return self.count - int(np.searchsorted(self.exact, value))
         return int(self.counts[np.searchsorted(_EDGES, value) :].sum())
 
     def below(self, value: float) -> int:
-        """How many samples are less than ``value``, to 0.8 %: those in cells wholly below it."""
+        """How many samples are less than ``value``; of cells, those wholly below it."""
+        if self.exact is not None:
+            return int(np.searchsorted(self.exact, value))
         return int(self.counts[: max(int(np.searchsorted(_EDGES, value)) - 1, 0)].sum())
 
     def quantile(self, level: float) -> float:
-        """To 0.8 %; NaN where nothing was counted."""
-        seen = np.flatnonzero(self.counts)
-        if not len(seen):
+        """The least value with at least this share up to it, or where its cell begins; NaN where there is none."""
+        if not self.count:
             return math.nan
-        ranks = np.cumsum(self.counts[seen])
-        return float(_EDGES[seen[np.searchsorted(ranks, max(1, math.ceil(level * ranks[-1])))]])
+        rank = rank_of(level, self.count)
+        if self.exact is not None:
+            return float(self.exact[rank])
+        return float(_EDGES[np.searchsorted(np.cumsum(self.counts), rank, side="right")])
 
 
 def _furthest(extremes: list[Extreme], sign: float) -> list[Extreme]:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
@@ -23,7 +24,7 @@ from latentkit.stats.sample_values import Extreme, SampleValues
 from latentkit.stats.summary import Summary
 from latentkit.stats.sums import Arrays
 
-_VERSION = 3
+_VERSION = 4
 # Far more than any state has: a larger file is refused before it is read.
 _MOST_BYTES = 1 << 30
 # What stands in the file for its own SHA-256 while that is computed.
@@ -77,7 +78,10 @@ def to_bytes(state: State) -> bytes:
         "nonfinite_samples": values.nonfinite,
     }
     seen, what = np.flatnonzero(values.counts), _what(statistics)
-    arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
+    if values.exact is not None:
+        arrays[f"{what}.values"] = values.exact
+    else:
+        arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
     for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
         arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
         arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
@@ -187,14 +191,21 @@ def _what(statistics: Statistics) -> str:
 
 
 def _sample_values(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[str, str]], what: str) -> SampleValues:
-    counts = np.zeros_like(SampleValues().counts)
-    cells, found = (arrays[f"{what}.{name}"].astype(np.int64, casting="safe") for name in ("cells", "counts"))
-    if cells.shape != found.shape or np.diff(cells, prepend=-1).min(initial=1) < 1:
-        raise ValueError(f"{found.shape} counts of values do not fit {cells.shape} cells")
-    counts[cells] = found
+    counts, exact = np.zeros_like(SampleValues().counts), arrays.get(f"{what}.values")
+    if exact is None:
+        _fill_cells(counts, arrays, what)
+    elif exact.dtype != np.float64 or exact.ndim != 1:
+        raise ValueError(f"its values of samples are {exact.dtype} {exact.shape}")
     extremes: list[list[Extreme]] = []
     for name in ("highest", "lowest"):
         places = places_of(arrays[f"{what}.{name}_at"], names)
         pairs = zip(arrays[f"{what}.{name}"].tolist(), places, strict=True)
         extremes.append([(value, place) for value, place in pairs if place is not None])
-    return SampleValues.restored(counts, int(facts["nonfinite_samples"]), *extremes)
+    return SampleValues.restored(exact, counts, int(facts["nonfinite_samples"]), *extremes)
+
+
+def _fill_cells(counts: NDArray[np.int64], arrays: Arrays, what: str) -> None:
+    cells, found = (arrays[f"{what}.{name}"].astype(np.int64, casting="safe") for name in ("cells", "counts"))
+    if cells.shape != found.shape or np.diff(cells, prepend=-1).min(initial=1) < 1:
+        raise ValueError(f"{found.shape} counts of values do not fit {cells.shape} cells")
+    counts[cells] = found
