@@ -520,16 +520,6 @@ def test_a_full_device(cli: Cli, command: str) -> None:
     assert outcome.complaint == "latentkit: /dev/full: No space left on device"
 
 
-@pytest.mark.parametrize("command", ["kl", "nll"])
-@pytest.mark.usefixtures("inputs")
-def test_an_output_that_is_a_folder(cli: Cli, tmp_path: Path, command: str) -> None:
-    arguments, suffix = WRITERS[command]
-    (tmp_path / f"out.{suffix}").mkdir()
-    outcome = cli(*arguments, "-o", f"out.{suffix}", "--overwrite")
-    assert outcome.status == 2
-    assert "is a folder" in outcome.complaint
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -7,9 +7,9 @@ import typer
 from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
-from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading
 from latentkit.cli.row_columns import Table
-from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
+from latentkit.cli.rows import RowOptions, RowWriting, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import track
 from latentkit.device import check_device_name
 from latentkit.errors import RequestError
@@ -33,7 +33,7 @@ def kl(
     choosing: Choosing,
     computing: Computing,
     rows: RowOptions,
-    writing: Writing,
+    writing: RowWriting,
     faults: Faults,
     messages: Messages,
     against: Annotated[
@@ -51,7 +51,7 @@ def kl(
     check_device_name(computing.device)
     clamp = computing.clamp()
     selection = reading.selection()
-    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+    with listed(faults, overwrite=writing.overwrite or writing.resume, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(files, selection, choosing.choice(), failures=failures)
         partners = {}
         beside: tuple[str, ...] = ()
@@ -60,8 +60,10 @@ def kl(
             failed = found.failed, others.failed
             partners = pair_posteriors(found.posteriors, others.posteriors, failures=failures, failed=failed)
             beside = others.read
-        table = Table("kl", found, "channel" if per_channel else None)
-        format, table = check_rows(writing, rows, table, failures, faults.errors, beside)
+        axis = "channel" if per_channel else None
+        facing = {posterior: partner.identity for posterior, partner in partners.items()}
+        table = Table("kl", found, axis, (clamp, symmetric), facing)
+        format, table = check_rows(writing, rows, table, messages, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
             show_plan(found)

@@ -8,9 +8,9 @@ import typer
 from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
-from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, Reading
 from latentkit.cli.row_columns import Table
-from latentkit.cli.rows import RowOptions, check_rows, say_reading, warn_of_misreading, write_rows
+from latentkit.cli.rows import RowOptions, RowWriting, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.device import check_device_name
 from latentkit.posterior.affine import from_factors
@@ -42,7 +42,7 @@ def nll(
     computing: Computing,
     factors: Factors,
     rows: RowOptions,
-    writing: Writing,
+    writing: RowWriting,
     faults: Faults,
     messages: Messages,
     latents_key: Annotated[
@@ -53,17 +53,18 @@ def nll(
     check_device_name(computing.device)
     clamp = computing.clamp()
     flagged = from_factors(factors.scaling_factor, factors.shift_factor) if factors.given else None
-    with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
+    with listed(faults, overwrite=writing.overwrite or writing.resume, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(files, reading.selection(), choosing.choice(), failures=failures)
         pairs = pair_latents(found.posteriors, latents, latents_key, failures=failures, failed=found.failed)
         affines = {}
         for posterior, of in pairs.items():
             with failures.passing_over(posterior.file.path):
                 affines[posterior] = affine_of(posterior, of, flagged)
-        table = Table("nll", found, "draw" if any(of.drawn_often for of in pairs.values()) else None)
+        axis = "draw" if any(of.drawn_often for of in pairs.values()) else None
+        table = Table("nll", found, axis, (clamp,), {each: (pairs[each].identity, affines[each]) for each in affines})
         beside = {latents, os.path.join(latents, INDEX_NAME)}
         beside |= {header.path for of in pairs.values() for _, header, _ in of.runs}
-        format, table = check_rows(writing, rows, table, failures, faults.errors, beside)
+        format, table = check_rows(writing, rows, table, messages, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
             show_plan(found)

@@ -61,6 +61,11 @@ class Nonfinite:
             for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
                 yield Span(span.posterior, span.first + begin, end - begin), values[begin:end]
 
+    def include(self, other: "Nonfinite") -> None:
+        """Count what ``other`` counted, too."""
+        self.samples += other.samples
+        self.count += other.count
+
     def report(self, messages: Messages) -> None:
         if self.count:
             done = "left out" if self._rule is OnNonfinite.skip else "their rows say nan or inf"

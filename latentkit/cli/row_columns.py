@@ -1,19 +1,23 @@
 """Rows of ``kl`` and ``nll`` as columns: one row a value, with its file, tensor and index."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from latentkit.cli.options import RowFormat
 from latentkit.read.choice import Posterior, Span
-from latentkit.read.columns import read_columns
+from latentkit.read.columns import column_types, read_columns
 from latentkit.read.plan import Found
 from latentkit.write.stream import Columns
+from latentkit.write.tables import RowWriter, open_rows
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from latentkit.cli.row_parts import Parts
+    from latentkit.cli.rows import RowOptions
     from latentkit.measures.ranking import Ranked
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
@@ -25,11 +29,33 @@ _MOST_TEXT = 1 << 22
 
 @dataclass(frozen=True)
 class Table:
-    """What the rows hold: the measure's name, and the axis that a sample's several values run over."""
+    """What the rows hold: the measure's name, and the axis that a sample's several values run over.
+
+    ``made_with``, and ``beside`` for each posterior, are what else the values come from. ``parts`` are the places of
+    rows that do not go into one.
+    """
 
     measure: str
     found: Found
     axis: str | None
+    made_with: tuple[object, ...] = ()
+    beside: Mapping[Posterior, object] = field(default_factory=dict)
+    parts: "Parts | None" = None
+
+
+def row_types(table: Table, keys: Sequence[str]) -> dict[str, str]:
+    """The columns in order, each with its type."""
+    types = {"file": "string", "tensor": "string", "index": "int64"}
+    types |= {table.axis: "int64"} if table.axis else {}
+    types[table.measure] = "double"
+    return types | column_types(table.found.posteriors, keys)
+
+
+def open_table(descriptor: int, table: Table, format: RowFormat, options: "RowOptions") -> RowWriter:
+    """A writer of the table's rows in ``format``."""
+    facts = {"measure": table.measure, "units": options.units.value, "read": table.found.readings}
+    types = row_types(table, options.columns)
+    return open_rows(format, descriptor, types, header=not options.no_header, facts=facts)
 
 
 def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: int | None) -> Iterator[Columns]:

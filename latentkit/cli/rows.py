@@ -1,7 +1,7 @@
 """What ``kl`` and ``nll`` share: a row for each value, written as it comes or summed up in a table."""
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import log
@@ -13,17 +13,17 @@ import typer
 from latentkit.cli.interrupts import deferred
 from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
-from latentkit.cli.row_columns import Table, row_columns
+from latentkit.cli.row_columns import Table, open_table, row_columns
 from latentkit.cli.screen import note, note_unreadable
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Span
-from latentkit.read.columns import check_columns, column_types, read_columns
+from latentkit.read.columns import check_columns, read_columns
 from latentkit.read.plan import Found
 from latentkit.text import count_of
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream, placed
-from latentkit.write.tables import SUFFIXES, check_rows_format, open_rows
+from latentkit.write.tables import SUFFIXES, check_rows_format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
 
 _ROWS = "Rows"
+_WRITING = "Writing"
 
 
 class Units(StrEnum):
@@ -80,19 +81,50 @@ class RowOptions:
     ] = OnNonfinite.warn
 
 
+@dataclass
+class RowWriting(Writing):
+    """Where rows go."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Write here; the suffix chooses the format. A folder (FOLDER/) takes a file for each input.",
+            rich_help_panel=_WRITING,
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Into a folder: go on with an interrupted run, make what is not complete.",
+            rich_help_panel=_WRITING,
+        ),
+    ] = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether each input's rows go into a file of their own."""
+        return self.output is not None and (self.output.endswith("/") or os.path.isdir(self.output))
+
+
 def check_rows(
-    writing: Writing,
+    writing: RowWriting,
     options: RowOptions,
     table: Table,
+    messages: Messages,
     failures: Failures,
     errors: str | None = None,
     others: Iterable[str] = (),
 ) -> tuple[RowFormat, Table]:
     """The format of the output, and the table without files that failed; refuses what can be refused before any work.
 
-    ``errors`` is the file of --errors; ``others`` are the files read besides those of the table.
+    ``errors`` is the file of --errors; ``others`` are the files read besides those of the table. A table for a folder
+    comes back with its parts, and with what is still to be read for them alone.
     """
-    format = _format(writing.output, options.format)
+    format = _format(writing, options.format)
     check_rows_format(format)
     if options.top is not None:
         from latentkit.measures.ranking import MOST_RANKED
@@ -101,10 +133,18 @@ def check_rows(
             raise RequestError(
                 f"--top {options.top}: at most {MOST_RANKED:,} rows are ranked; leave it out to write all of them"
             )
-    check_outputs([writing.place, errors], overwrite=writing.overwrite, read=[*table.found.read, *others])
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names, failures)
-    return format, replace(table, found=table.found.without(failures))
+    table = replace(table, found=table.found.without(failures))
+    read = [*table.found.read, *others]
+    if writing.is_folder:
+        from latentkit.cli.row_parts import plan_parts
+
+        return format, plan_parts(table, format, options, writing, messages, errors, read)
+    if writing.resume:
+        raise RequestError("--resume goes on with a folder of parts, one for each input: give -o FOLDER/")
+    check_outputs([writing.place, errors], overwrite=writing.overwrite, read=read)
+    return format, table
 
 
 @deferred()
@@ -113,7 +153,7 @@ def write_rows(
     table: Table,
     format: RowFormat,
     options: RowOptions,
-    writing: Writing,
+    writing: RowWriting,
     messages: Messages,
     failures: Failures,
 ) -> None:
@@ -123,9 +163,30 @@ def write_rows(
     if options.on_nonfinite is OnNonfinite.error:
         measured = refuse_nonfinite(measured, failures)
     if failures.keep_going:
+        measured = _with_columns(measured, options.columns, failures)
+    if table.parts is not None:
+        from latentkit.cli.row_parts import write_parts
+
+        write_parts(measured, table, table.parts, format, options, writing, keeper, messages)
+        table.found.without(failures)
+    else:
+        _write_rows(measured, table, format, options, writing, keeper, failures)
+    keeper.report(messages)
+
+
+def _write_rows(
+    measured: "Measured",
+    table: Table,
+    format: RowFormat,
+    options: RowOptions,
+    writing: Writing,
+    keeper: Nonfinite,
+    failures: Failures,
+) -> None:
+    if failures.keep_going:
         from latentkit.measures.whole_files import of_whole_files
 
-        measured = of_whole_files(_with_columns(measured, options.columns, failures), table.found.spans, failures)
+        measured = of_whole_files(measured, table.found.spans, failures)
     measured = keeper.watch(measured)
     if format is RowFormat.table:
         from latentkit.cli.row_table import draw_rows
@@ -133,7 +194,6 @@ def write_rows(
         draw_rows(measured, table, options, keeper)
     else:
         _write(measured, table, format, options, writing, keeper)
-    keeper.report(messages)
 
 
 def say_reading(found: Found, format: str, messages: Messages) -> None:
@@ -165,9 +225,10 @@ def warn_of_misreading(found: Found, messages: Messages) -> None:
         note(messages, doubt)
 
 
-def _format(output: str | None, format: RowFormat | None) -> RowFormat:
+def _format(writing: RowWriting, format: RowFormat | None) -> RowFormat:
     import sys
 
+    output = writing.output
     if format is not None:
         if format is RowFormat.table and output is not None:
             raise RequestError("--format table is drawn on standard output: leave out -o, or choose another format")
@@ -176,6 +237,8 @@ def _format(output: str | None, format: RowFormat | None) -> RowFormat:
         return format
     if output is None or is_stream(output):
         return RowFormat.table if output is None and sys.stdout.isatty() else RowFormat.csv
+    if writing.is_folder:
+        return RowFormat.csv
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise RequestError(f"{output}: no format goes by this suffix; use {', '.join(SUFFIXES)}, or --format")
@@ -205,10 +268,8 @@ def _in_units(measured: "Measured", units: Units, *, per_channel: bool) -> "Meas
 def _write(
     measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, keeper: Nonfinite
 ) -> None:
-    facts = {"measure": table.measure, "units": options.units.value, "read": table.found.readings}
-    with ExitStack() as stack:
-        descriptor = stack.enter_context(placed(writing.place, overwrite=writing.overwrite))
-        writer = open_rows(format, descriptor, _types(table, options), header=not options.no_header, facts=facts)
+    with placed(writing.place, overwrite=writing.overwrite) as descriptor:
+        writer = open_table(descriptor, table, format, options)
         try:
             for columns in row_columns(measured, table, options.columns, options.top):
                 writer.write(columns)
@@ -216,11 +277,3 @@ def _write(
             writer.abandon()
             raise
         writer.end(keeper.facts)
-
-
-def _types(table: Table, options: RowOptions) -> dict[str, str]:
-    """The columns in order, each with its type."""
-    types = {"file": "string", "tensor": "string", "index": "int64"}
-    types |= {table.axis: "int64"} if table.axis else {}
-    types[table.measure] = "double"
-    return types | column_types(table.found.posteriors, options.columns)

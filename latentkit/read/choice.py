@@ -91,6 +91,12 @@ class Posterior:
         return f"<{self.file.path}: {self.reading}; {self.samples} samples of {self.dtype}>"
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """Tells it from any other, in this run and the next: the file as it is now, and how it is read."""
+        scale = self.scale.key if self.scale else None
+        return self.file.path, self.header.stamp, self.key, scale, self.layout, self.parameterization
+
+    @property
     def label(self) -> str:
         return f"{self.file.path}: tensor {self.key!r}"
 

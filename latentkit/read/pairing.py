@@ -50,6 +50,11 @@ class Latents:
         return self.runs[0][1]
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """Tells them from any others, in this run and the next: the files as they are now, and which rows."""
+        return tuple((header.path, header.stamp, tensor.key, run) for run, header, tensor in self.runs)
+
+    @property
     def tensor(self) -> TensorInfo:
         return self.runs[0][2]
 

@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from latentkit.write.placing import make_folder, start_of
+from latentkit.errors import RequestError
+from latentkit.write.placing import make_folder, remove_empty, start_of
 
 
 @contextmanager
-def at_work_in(folder: str, left_by: Iterable[str] = ()) -> Iterator[None]:
+def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False) -> Iterator[None]:
     """Other runs see, while the body runs, that this one writes below ``folder``.
 
-    If none of them does, what was left of the outputs ``left_by`` is removed first. Where folders cannot be locked,
-    nothing is removed.
+    If none of them does, what was left of the outputs ``left_by`` is removed first. If one does, and this is to be
+    ``alone``, raises ``RequestError``. Where folders cannot be locked, nothing is removed or refused.
     """
     try:
         import fcntl
@@ -25,15 +26,23 @@ def at_work_in(folder: str, left_by: Iterable[str] = ()) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_parts(left_by)
+        except BlockingIOError:
+            if alone:
+                raise RequestError(
+                    f"{folder}: another run is writing there; wait for it, or choose another -o"
+                ) from None
+        except OSError:
+            pass
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
         with suppress(OSError):  # nothing was written through it
             os.close(descriptor)
+        remove_empty(os.path.abspath(folder))
 
 
 def _remove_parts(outputs: Iterable[str]) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 from latentkit.write.stream import Columns, write_all
 
+_GROUP = 1 << 16
+
 
 class ParquetRows:
-    """Apache Parquet, one row group a batch of about 64 K rows (extra: pyarrow)."""
+    """Apache Parquet, row groups of 64 K rows however they come (extra: pyarrow)."""
 
     def __init__(self, descriptor: int, types: Mapping[str, str]) -> None:
         import pyarrow as pa
@@ -23,7 +25,7 @@ class ParquetRows:
         for name, values in columns.items():
             self._columns[name].extend(values)
         self._count += len(next(iter(columns.values())))
-        if self._count >= 1 << 16:
+        while self._count >= _GROUP:
             self._write_group()
 
     def abandon(self) -> None:
@@ -44,10 +46,11 @@ class ParquetRows:
             return
         arrays = [
             pa.array([_text(name) for name in values] if pa.types.is_string(field.type) else values, field.type)
-            for field, values in zip(self._schema, self._columns.values(), strict=True)
+            for field, values in zip(self._schema, (some[:_GROUP] for some in self._columns.values()), strict=True)
         ]
         self._writer.write_table(pa.table(arrays, schema=self._schema))
-        self._columns, self._count = {name: [] for name in self._columns}, 0
+        self._columns = {name: values[_GROUP:] for name, values in self._columns.items()}
+        self._count = max(0, self._count - _GROUP)
 
 
 def _text(name: Any) -> str:

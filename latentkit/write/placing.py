@@ -85,7 +85,7 @@ class Placement:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write at ``offset``; threads may do so at once."""
-        with self._opened() as descriptor:
+        with self.opened() as descriptor:
             write_at(descriptor, offset, data)
 
     def rest(self) -> None:
@@ -97,7 +97,8 @@ class Placement:
                 os.close(self.descriptor)
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def opened(self) -> Iterator[int]:
+        """A descriptor to write through; an error in the body names the output."""
         with _naming(self.path):
             if self._open:
                 yield self.descriptor
@@ -109,7 +110,7 @@ class Placement:
                 os.close(descriptor)
 
     def sync(self) -> None:
-        with self._opened() as descriptor:
+        with self.opened() as descriptor:
             # A new file has the mode of any new file; one that is replaced hands its own on.
             mode = _mode_of(self.path)
             if self.overwrite and mode is not None:
@@ -315,7 +316,11 @@ def _unlink(part: str) -> None:
 def _remove(part: str) -> None:
     """Remove a temporary file, and the folders made for it that are empty again."""
     _unlink(part)
-    folder = os.path.dirname(part)
+    remove_empty(os.path.dirname(part))
+
+
+def remove_empty(folder: str) -> None:
+    """Remove a folder that was made for outputs, and those above it, where nothing came of them."""
     with suppress(OSError):
         while folder in _made or not os.path.lexists(folder):
             if folder in _made:
