@@ -1,9 +1,10 @@
-"""Kills ``sample --resume`` at random moments, again and again, and compares with a run that was left alone. By hand:
+"""Kills runs with ``--resume`` at random moments, again and again, and compares with one left alone. By hand:
 
     python tests/soak.py [MINUTES] [SEED]
 
-Each round draws 200 shards: SIGINT, SIGTERM, SIGHUP and SIGKILL come at random moments until a run ends by itself. Then
-every file must have the SHA-256 of the undisturbed run, and no other file may be there.
+Each round draws 200 shards, or measures them into a folder of parts: SIGINT, SIGTERM, SIGHUP and SIGKILL come at random
+moments until a run ends by itself. Then every file must have the SHA-256 of the undisturbed run, and no other file may
+be there.
 """
 
 import hashlib
@@ -22,8 +23,15 @@ import torch
 from safetensors.torch import save_file
 
 SHARDS = 200
-COMMAND = [sys.executable, "-m", "latentkit", "sample", "in", "-o", "out", "--seed", "7", "--carry", "labels"]
-FORMS = {"mirrored": ["--draws", "4"], "sharded": ["--samples-per-shard", "16"]}
+COMMAND = [sys.executable, "-m", "latentkit"]
+SAMPLE = ["sample", "in", "-o", "out/", "--seed", "7", "--carry", "labels"]
+FORMS = {
+    "mirrored": [*SAMPLE, "--draws", "16"],
+    "sharded": [*SAMPLE, "--draws", "16", "--samples-per-shard", "16"],
+    "kl": ["kl", "in", "-o", "out/", "--per-channel"],
+    "kl against": ["kl", "in", "-o", "out/", "--against", "in", "--symmetric", "--format", "json"],
+    "nll": ["nll", "in", "-o", "out/", "--latents", "drawn", "--format", "jsonl"],
+}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 #: What a run may come to: done, or ended by a signal (in its last moments by the system's own handler).
 ALLOWED = {0, 130, 143, 129, *(-number for number in SIGNALS)}
@@ -82,6 +90,7 @@ def main(minutes: float, seed: int) -> None:
             generator = torch.Generator().manual_seed(number)
             moments = torch.randn(20, 8, 32, 32, generator=generator).half()
             save_file({"moments": moments, "labels": torch.arange(20)}, folder / f"in/{number:03}.safetensors")
+        subprocess.run([*COMMAND, "sample", "in", "-o", "drawn", "--draws", "8", "--quiet"], cwd=folder, check=True)
         expected, longest = {}, {}
         for form, more in FORMS.items():
             for _ in range(2):  # the first may compile

@@ -161,16 +161,16 @@ def test_a_worker_that_raises_keeps_what_is_complete(
 ) -> None:
     for number in range(10):
         write(f"in/{number}.safetensors", moments=moments_of())
-    from latentkit.sample import files
+    from latentkit.sample import drawing
 
-    draw, calls = files.draw_block, iter(range(100))
+    draw, calls = drawing.draw_block, iter(range(100))
 
     def fail(*arguments: Any) -> Any:
         if next(calls) == 4:
             raise error
         return draw(*arguments)
 
-    monkeypatch.setattr(files, "draw_block", fail)
+    monkeypatch.setattr(drawing, "draw_block", fail)
     outcome = cli("sample", "in", "-o", "out", "--batch-size", "5", "--workers", "1")
     assert outcome.status == 1
     assert outcome.err.splitlines()[-2] == "latentkit: stopped: 4 of 10 files kept"
