@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from latentkit.health.document import document_of
 from latentkit.health.findings import find
+from latentkit.health.findings.finding import FIGURES
 from latentkit.health.normalization import factors_of
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
@@ -84,7 +85,7 @@ def made(channels: int) -> tuple[str, Page, Any]:
     summary = State(statistics, per_sample, found.readings, extras).summary()
     document = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
     how = Made("latentkit report moments.safetensors", ["moments.safetensors"], {"latentkit": "0"})
-    html = page_of(document, histogram_of(per_sample), how)
+    html = page_of(document, (histogram_of(per_sample), None), how)
     return html, parse(html), jsonable(document)
 
 
@@ -198,7 +199,7 @@ def test_the_figures_are_those_of_the_json_document(channels: int) -> None:
     groups = [*document["per_channel"], document["overall"]]
     assert table["channel"] == [*map(str, range(channels)), "all"]
     columns: dict[str, Callable[[Any], float | None]] = {
-        "KL [nats an element]": lambda group: group["kl"]["element"],
+        "KL [nats per element]": lambda group: group["kl"]["element"],
         "share [%]": lambda group: 100 * group["kl"]["share"],
         "aggregate KL": lambda group: group["aggregate_kl"],
         "mean of latents": lambda group: group["drawn"]["shift_factor"],
@@ -229,12 +230,12 @@ def test_sections_on_what_with_adds_agree_with_it() -> None:
     assert f"rank is {number(extras['correlation']['effective_rank'])} of 16" in page.section("Correlation")
     spectrum = page.table("Power by spatial frequency")
     kept = [place for place, frequency in enumerate(extras["spectrum"]["frequencies"]) if frequency]
-    assert [figure(shown) for shown in spectrum["cycles a pixel"]] == pytest.approx(
+    assert [figure(shown) for shown in spectrum["cycles per pixel"]] == pytest.approx(
         [extras["spectrum"]["frequencies"][place] for place in kept], rel=1e-3
     )
     for channel, power in enumerate(extras["spectrum"]["power"]):
         assert all(shows(cell, power[place]) for cell, place in zip(spectrum[f"ch {channel}"], kept, strict=True))
-    assert "0 of 40 samples repeat" in page.section("Duplicates")
+    assert "None of 40 samples repeats" in page.section("Duplicates")
 
 
 def test_copies_are_listed(cli: Cli, write: Write) -> None:
@@ -309,8 +310,59 @@ def test_what_differs_from_another_encoder_is_told(cli: Cli) -> None:
     _, page = report(cli, ours, "--against", theirs)
     told = cli("stats", ours, "--against", theirs, "--format", "json").json["against"]["differences"]
     table = page.table("Differences")
-    assert table["figure"] == [difference["figure"] for difference in told]
-    assert all(shows(shown, difference["ours"]) for shown, difference in zip(table["here"], told, strict=True))
+    assert len(told) == len(table["figure"]) > 4
+    for row, difference in enumerate(told):
+        if difference["figure"] == "active":
+            assert (table["here"][row], table["the other"][row]) == ("collapsed", "active")
+        else:
+            assert shows(table["here"][row], difference["ours"])
+            assert shows(table["the other"][row], difference["theirs"])
+    (header,) = page.all("header")
+    assert f"Beside the other encoder: {theirs}512 samples" in header.text
+    assert f"{len(told)} differences from the other encoder" in page.section("Findings")
+    captions = [tag.text for tag in page.all("figcaption") if "the other encoder" in tag.text]
+    assert [caption.partition(";")[0] for caption in captions] == [
+        "KL of the samples",
+        "Channels by KL",
+        "Log-variances of all channels",
+        "Log-variances by channel: 1 % to 99 %, the middle half, the median",
+    ]
+
+
+def test_one_that_differs_from_another_is_not_called_healthy_alone(cli: Cli) -> None:
+    ours, theirs = (SAMPLE_DATA / f"{name}.safetensors" for name in ("healthy-f32", "collapsed"))
+    html, page = report(cli, ours, "--against", theirs)
+    assert "differences from the other encoder" in page.section("Findings")
+    assert "verdict healthy" not in html
+    html, page = report(cli, ours, "--against", ours)
+    assert "verdict healthy" in html and "No figure differs" in page.section("Comparison")
+
+
+def test_contents_lead_to_every_section() -> None:
+    _, page, _ = made(4)
+    links = [(tag.attributes["href"], tag.text) for tag in page.all("a") if "nav" in tag.parents]
+    assert links == [(f"#{tag.attributes['id']}", tag.text) for tag in page.all("h2")]
+
+
+def test_every_kind_of_finding_says_what_its_figure_is() -> None:
+    kinds = set()
+    for source in files("latentkit.health.findings").iterdir():
+        if source.name.endswith(".py"):
+            kinds |= set(re.findall(r'Finding\(\s*f?"([^"]+)"', source.read_text(encoding="utf-8")))
+    spelled = {kind.replace("{dtype}", dtype) for kind in kinds for dtype in ("float16", "bfloat16")}
+    assert len(kinds) > 10 and spelled <= FIGURES.keys()
+
+
+def test_what_would_be_zeros_throughout_is_left_out(cli: Cli) -> None:
+    _, page = report(cli, SAMPLE_DATA / "healthy-f32.safetensors")
+    assert not {"clamped [%]", "not finite"} & page.table("All channels").keys()
+    assert "lose nothing in float16 or bfloat16" in page.section("In 16 bits")
+
+
+def test_of_many_channels_the_first_and_the_last_have_a_bar_each() -> None:
+    html, _, _ = made(128)
+    (picture,) = re.findall('<svg[^>]*aria-label="Channels by KL.*?</svg>', html, re.DOTALL)
+    assert "104 channels between" in picture and len(re.findall(">[0-9.e−-]+ collapsed<", picture)) == 12
 
 
 def test_states_give_the_page_that_their_files_give(cli: Cli) -> None:
@@ -409,17 +461,18 @@ def test_the_cells_of_a_correlation_matrix_are_its_values(channels: int) -> None
     matrix = np.corrcoef(np.random.default_rng(channels).normal(size=(channels, 8)))
     svg = correlations(matrix.tolist(), "1")
     seen = np.zeros((channels, channels))
-    left, top, cell = 32, 8, 400 / channels
+    left, top, cell = 32, 46, 400 / channels
     for path, style in re.findall(r'<path d="([^"]+)"[^>]*style="([^"]+)"', svg):
         level = re.search(r"stroke: var\(--(accent|warm)\).*?opacity: ([\d.]+)|opacity: ([\d.]+); stroke: var", style)
         if level is None or "L" not in path:
             continue
         opacity = float(re.search(r"opacity: ([\d.]+)", style)[1])  # type: ignore[index]
-        value = round(opacity / 0.95 * 12) / 12 * (1 if "--accent" in style else -1)
+        strongest = 0.5 if channels <= 16 else 0.95
+        value = round(opacity / strongest * 12) / 12 * (1 if "--accent" in style else -1)
         for x0, y, x1 in re.findall(r"M ([\d.]+) ([\d.]+) \s*L ([\d.]+) [\d.]+", path.replace("\n", " ")):
             first, last = (round((float(x) - left) / cell) for x in (x0, x1))
-            seen[int((float(y) - top) / cell), first:last] = value
-    np.fill_diagonal(matrix, 0)
+            if float(y) > top:  # above is the scale
+                seen[int((float(y) - top) / cell), first:last] = value
     assert np.abs(seen - matrix).max() <= 0.5 / 12 + 1e-9
 
 

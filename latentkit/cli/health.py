@@ -1,6 +1,7 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -61,11 +62,11 @@ def examine(
 ) -> Result:
     """Count and judge; ``extras`` names the figures asked for besides."""
     state, summary = _count(found, extras, computing, messages, failures)
-    against = None
-    if other is not None:
-        there, theirs = _count(other, [], computing, messages, failures)
-        against = theirs, there.readings
-    return _judge(state, summary, against, checking)
+    if other is None:
+        return _judge(state, summary, None, checking)
+    there, theirs = _count(other, [], computing, messages, failures)
+    result = _judge(state, summary, (theirs, there.readings), checking)
+    return replace(result, other=there.per_sample)
 
 
 def _count(

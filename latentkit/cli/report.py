@@ -24,6 +24,7 @@ from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
 from latentkit.health.examination import Result, fits
 from latentkit.read.inputs import find_inputs
+from latentkit.read.plan import Found
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream
 
@@ -56,6 +57,7 @@ def report(
     conditions = check_options(checking, computing)
     _check_page(writing.output)
     outputs = [writing.place, checking.save_normalization, faults.errors]
+    against: list[str] = []
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging:
             check_merge(checking, computing, reading, choosing, faults)
@@ -72,8 +74,8 @@ def report(
             say_reading(found, "json", messages)
             extras = [extra.value for extra in Extra if fits(extra, found)]
             result = examine(found, other, extras, checking, computing, messages, failures)
-            names = list(dict.fromkeys(posterior.file.path for posterior in found.without(failures).posteriors))
-        write({writing.place: [_page(result, _made(names)).encode()]}, result, checking, writing)
+            names, against = (_names(part.without(failures)) if part else [] for part in (found, other))
+        write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
         note_nonfinite(result.summary, messages)
         finish(result, conditions)
 
@@ -108,10 +110,16 @@ def _page(result: Result, made: "Made") -> str:
     from latentkit.report.page import page
     from latentkit.report.samples import histogram_of
 
-    return page(plain(result.outline()), histogram_of(result.state.per_sample), made)
+    ours, theirs = result.state.per_sample, result.other
+    histograms = histogram_of(ours) if ours else None, histogram_of(theirs) if theirs else None
+    return page(plain(result.outline()), histograms, made)
 
 
-def _made(names: list[str]) -> "Made":
+def _names(found: Found) -> list[str]:
+    return list(dict.fromkeys(posterior.file.path for posterior in found.posteriors))
+
+
+def _made(names: list[str], against: list[str]) -> "Made":
     import platform
     import shlex
     from importlib.metadata import version
@@ -121,4 +129,4 @@ def _made(names: list[str]) -> "Made":
 
     versions = {"latentkit": __version__, "Python": platform.python_version()}
     versions |= {name: version(name) for name in ("numba", "numpy", "matplotlib")}
-    return Made(shlex.join(["latentkit", *sys.argv[1:]]), names, versions)
+    return Made(shlex.join(["latentkit", *sys.argv[1:]]), names, versions, against)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentkit.health.findings import Finding
     from latentkit.health.normalization import Factors
     from latentkit.stats.extrema import Place
+    from latentkit.stats.sample_values import SampleValues
     from latentkit.stats.state import State
     from latentkit.stats.summary import Summary
 
@@ -34,6 +35,8 @@ class Result:
     factors: "Factors"
     #: The summary that these figures are set beside, and how its input was read.
     against: "tuple[Summary, list[str]] | None"
+    #: The values of the samples there, where they were kept.
+    other: "SampleValues | None" = None
 
     def outline(self) -> dict[str, Any]:
         """As JSON has it, once ``plain`` has made dicts of its dataclasses."""

@@ -25,6 +25,7 @@ def correlation(document: Document) -> str:
             "channels": [" and ".join(map(str, pair["channels"])) for pair in strongest],
             "correlation": [pair["correlation"] for pair in strongest],
         },
+        show={"correlation": fixed(3)},
     )
     effective = _effective_rank(part["effective_rank"], channels)
     if channels > MOST_IN_FULL or not strongest:
@@ -39,7 +40,7 @@ def correlation(document: Document) -> str:
     data = table("Correlation of the channels", columns, show=dict.fromkeys(columns, fixed(2)))
     picture = figure(
         correlations(matrix, alt),
-        "Correlation of the channels, from −1 (orange) over 0 (empty) to 1 (blue)",
+        "Correlation of the channels, from −1 (orange) to 1 (blue)",
         data_of(data),
     )
     return section("Correlation", f'<div class="pair">{picture}<div>{effective}{listed}</div></div>')
@@ -68,10 +69,10 @@ def spectrum(document: Document) -> str:
     power = part["power"] if document["channels"] <= MOST_IN_FULL else []
     channels = [[row[place] for place in kept] for row in power]
     alt = (
-        f"Power spectrum, where white noise is 1 throughout: {short(overall[0])} at {short(frequencies[0])} cycles a "
+        f"Power spectrum, where white noise is 1 throughout: {short(overall[0])} at {short(frequencies[0])} cycles per "
         f"pixel, {short(overall[-1])} at {short(frequencies[-1])}, mean over channels"
     )
-    columns = {"cycles a pixel": frequencies, "all": overall}
+    columns = {"cycles per pixel": frequencies, "all": overall}
     columns |= {f"ch {channel}": row for channel, row in enumerate(channels)}
     data = table("Power by spatial frequency", columns)
     caption = "Power by spatial frequency, where white noise has 1: mean of the channels"
@@ -95,7 +96,8 @@ def duplicates(document: Document) -> str:
         return ""
     count, hashed = part["duplicate_count"], part["samples_hashed"]
     among = f"the first {hashed:,} samples" if part["is_capped"] else count_of(hashed, "sample")
-    words = f"<p>{count:,} of {among} {'repeats' if count == 1 else 'repeat'} an earlier one, byte for byte.</p>"
+    what = "None" if not count else f"{count:,}"
+    words = f"<p>{what} of {among} {'repeat' if count > 1 else 'repeats'} an earlier one, byte for byte.</p>"
     if not part["pairs"]:
         return section("Duplicates", words)
     columns = {

@@ -15,6 +15,16 @@ def state_of(group: Document) -> str:
     return "collapsed" if group["collapsed"] else "active" if group["active"] else "inactive"
 
 
+def others_of(document: Document) -> list[Document]:
+    """The channels of the encoder that this one is set beside; none where there is none."""
+    return document["against"]["summary"]["per_channel"] if document["against"] else []
+
+
+def beside(document: Document, how: str = "a line") -> str:
+    """What a caption adds where a picture shows both encoders."""
+    return f"; the other encoder is {how}" if document["against"] else ""
+
+
 def asked_for(document: Document, name: str) -> Any:
     return document["with"][name]
 

@@ -56,23 +56,40 @@ def heat_map(names: Sequence[str], rows: Sequence[Sequence[float | None]], is_si
 
 
 def correlations(matrix: Sequence[Sequence[float | None]], alt: str) -> str:
-    """A correlation matrix; blue is positive, orange negative, empty is near 0."""
+    """A correlation matrix with its scale above; blue is positive, orange negative, empty is near 0."""
     channels = len(matrix)
     side = 400.0
     cell = side / channels
 
     def paint(axes: Axes) -> None:
         values = np.array([[np.nan if value is None else value for value in row] for row in matrix], float)
-        np.fill_diagonal(values, np.nan)
-        _cells(axes, values, (cell, cell), 1.5 if channels <= 32 else 0, 0.95)
+        is_written = channels <= MOST_WRITTEN
+        strongest = 0.5 if is_written else 0.95
+        _cells(axes, values, (cell, cell), 1.5 if channels <= 32 else 0, strongest)
+        for row, column in np.argwhere(np.isfinite(values)) if is_written else ():
+            axes.text(
+                (column + 0.5) * cell, (row + 0.5) * cell, _two_decimals(values[row, column]), ha="center", va="center",
+                fontsize=11 if channels <= 8 else 7,
+            )  # fmt: skip
         ticks, names = _channel_ticks(channels, cell)
         axes.set_xticks(ticks, names)
         axes.set_yticks(ticks, names)
         axes.set_xlabel("channel")
         axes.tick_params(length=0)
         axes.spines[["top", "right"]].set_visible(True)
+        scale = axes.inset_axes((0.25, 1.025, 0.5, 0.025))
+        _cells(scale, np.linspace(-1, 1, 2 * _LEVELS + 1)[None], (side / (4 * _LEVELS + 2), side / 40), 0, strongest)
+        scale.set_xticks(np.array([0.5, _LEVELS + 0.5, 2 * _LEVELS + 0.5]) * side / (4 * _LEVELS + 2), ["−1", "0", "1"])
+        scale.set_yticks([])
+        scale.tick_params(length=0, labelsize=10, top=True, labeltop=True, bottom=False, labelbottom=False)
+        scale.spines[:].set_visible(True)
+        scale.patch.set_visible(False)
 
-    return drawn(side + 40, side + 48, (32, 8, 8, 40), alt, paint)
+    return drawn(side + 40, side + 86, (32, 8, 46, 40), alt, paint)
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _bare(axes: Axes) -> None:

@@ -1,17 +1,20 @@
 """The section on KL: of the samples as a histogram, of the channels by rank. Of latents already drawn, their spread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from latentkit.report import pictures
-from latentkit.report.facts import Document, state_of
+from latentkit.report.facts import Document, beside, others_of, state_of
 from latentkit.report.markup import Columns, data_of, figure, section, short, table, to_open
-from latentkit.report.samples import SampleHistogram
+from latentkit.report.samples import Histogram
 from latentkit.stats.sample_values import MOST_EXACT
 from latentkit.text import count_of
 
 # With fewer channels than this there is room below their picture.
 _FEW_BARS = 8
+
+#: Bars of the samples here, and of those they are set beside; None: no picture.
+Histograms = tuple[Histogram | None, Histogram | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +32,40 @@ class _Measure:
 _KL, _MEAN_SQUARE = _Measure("KL", "nats", "kl"), _Measure("mean square", "", "mean_square")
 
 
-def divergence(document: Document, histogram: SampleHistogram | None) -> str:
+def divergence(document: Document, histograms: Histograms) -> str:
     """KL of the samples, and of the channels by rank."""
-    ranked = _ranked(document["per_channel"], lambda group: group["kl"]["element"])
-    channels = _ranking(ranked, "KL", "KL [nats an element]")
-    return _section("KL", _KL, document, histogram, channels, len(ranked))
+    channels = _ranking(document, lambda group: group["kl"]["element"], "KL", "KL [nats per element]")
+    return _section("KL", _KL, document, histograms, channels)
 
 
-def spread(document: Document, histogram: SampleHistogram | None) -> str:
+def spread(document: Document, histograms: Histograms) -> str:
     """Of latents already drawn: the mean square of the samples, and the standard deviation of the channels by rank."""
-    ranked = _ranked(document["per_channel"], lambda group: group["drawn"]["sd"])
-    channels = _ranking(ranked, "standard deviation", "standard deviation")
-    return _section("Spread", _MEAN_SQUARE, document, histogram, channels, len(ranked))
+    channels = _ranking(document, lambda group: group["drawn"]["sd"], "standard deviation", "standard deviation")
+    return _section("Spread", _MEAN_SQUARE, document, histograms, channels)
 
 
-def _section(
-    title: str, measure: _Measure, document: Document, histogram: SampleHistogram | None, channels: str, bars: int
-) -> str:
+def _section(title: str, measure: _Measure, document: Document, histograms: Histograms, channels: str) -> str:
+    ours, theirs = histograms
     listed = _samples(measure, document)
-    if not histogram:
+    if not ours:
         return section(title, channels, listed)
-    samples, quantiles = _sample_histogram(measure, document, histogram), _quantiles(measure, document)
+    samples, quantiles = _sample_histogram(measure, document, ours, theirs), _quantiles(measure, document)
     # The table stands where there is room beside the other picture.
-    left, right = (samples, channels + quantiles) if bars < _FEW_BARS else (samples + quantiles, channels)
+    is_right = document["channels"] < _FEW_BARS
+    left, right = (samples, channels + quantiles) if is_right else (samples + quantiles, channels)
     return section(title, f'<div class="pair"><div>{left}</div><div>{right}</div></div>', listed)
 
 
-def _sample_histogram(measure: _Measure, document: Document, histogram: SampleHistogram) -> str:
+def _sample_histogram(measure: _Measure, document: Document, ours: Histogram, theirs: Histogram | None) -> str:
     part = _part(measure, document)
     quantiles = dict(zip(document["quantile_levels"], part["quantiles"], strict=True))
     marks = [(quantiles[0.5], f"median {short(quantiles[0.5], 4)}")]
     bounds = [each["threshold"] for each in document["findings"] if each["kind"] == "far_out_high"]
-    marks += [(bound, f"far out from {short(bound)}") for bound in bounds if bound < histogram.edges[-1]]
+    marks += [(bound, f"far out from {short(bound)}") for bound in bounds if bound < ours.edges[-1]]
     least, most = (part[end][0][measure.key] for end in ("lowest", "highest"))
-    beyond = (
-        f"← {histogram.below:,} below, from {short(least)}" if histogram.below else "",
-        f"{histogram.above:,} above, to {short(most)} →" if histogram.above else "",
+    corners = (
+        [f"← {ours.below:,} below, from {short(least)}"] if ours.below else [],
+        [f"{ours.above:,} above, to {short(most)} →"] if ours.above else [],
     )
     unit = f" {measure.unit}" if measure.unit else ""
     alt = (
@@ -73,17 +74,16 @@ def _sample_histogram(measure: _Measure, document: Document, histogram: SampleHi
         f"1 % above {short(quantiles[0.99], 4)}"
     )
     label = measure.with_unit(f"{measure.name} of a sample")
-    picture = pictures.histogram(histogram.edges, histogram.counts, marks, beyond, label, alt, is_log=histogram.is_log)
+    picture = pictures.histogram(ours, theirs, marks, corners, label, alt)
     data = table(
         f"Samples by their {measure.name}",
         {
-            measure.with_unit("from"): [None, *histogram.edges],
-            measure.with_unit("to"): [*histogram.edges, None],
-            "samples": [histogram.below, *histogram.counts, histogram.above],
+            measure.with_unit("from"): [None, *ours.edges],
+            measure.with_unit("to"): [*ours.edges, None],
+            "samples": [ours.below, *ours.counts, ours.above],
         },
     )
-    caption = f"{_capital(measure.name)} of the samples; equal areas are equally many"
-    return figure(picture, caption, data_of(data))
+    return figure(picture, f"{_capital(measure.name)} of the samples{beside(document)}", data_of(data))
 
 
 def _part(measure: _Measure, document: Document) -> Document:
@@ -95,24 +95,27 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _ranked(groups: Sequence[Document], read: Callable[[Document], float | None]) -> list[tuple[float, Document]]:
-    known = [(value, group) for group in groups if (value := read(group)) is not None]
-    return sorted(known, key=lambda entry: (-entry[0], entry[1]["channel"]))
-
-
-def _ranking(ranked: Sequence[tuple[float, Document]], what: str, unit: str) -> str:
-    if not ranked:
+def _ranking(document: Document, read: Callable[[Document], float | None], what: str, unit: str) -> str:
+    """Channels from the greatest value to the least."""
+    others = [read(group) for group in others_of(document)] or [None] * document["channels"]
+    known = [(value, group) for group in document["per_channel"] if (value := read(group)) is not None]
+    if not known:
         return ""
-    numbers = [group["channel"] for _, group in ranked]
-    values = [value for value, _ in ranked]
-    words = ["collapsed" if group["collapsed"] else "" for _, group in ranked]
+    values, groups = zip(*sorted(known, key=lambda entry: (-entry[0], entry[1]["channel"])), strict=True)
+    numbers = [group["channel"] for group in groups]
+    there = [others[number] for number in numbers]
+    words = ["collapsed" if group["collapsed"] else "" for group in groups]
     collapsed = sum(map(bool, words))
     alt = (
         f"Channels by {what}: the most has channel {numbers[0]} with {short(values[0])}, the least channel "
         f"{numbers[-1]} with {short(values[-1])}" + (f"; {collapsed} of {len(words)} collapsed" if collapsed else "")
     )
-    data = table(f"Channels by {what}", {"channel": numbers, unit: values, "state": [state_of(g) for _, g in ranked]})
-    return figure(pictures.ranking(numbers, values, words, unit, alt), f"Channels by {what}", data_of(data))
+    columns: Columns = {"channel": numbers, unit: values, "state": list(map(state_of, groups))}
+    if others_of(document):
+        columns = {**columns, "the other": there}
+    data = table(f"Channels by {what}", columns)
+    picture = pictures.ranking(numbers, values, there, words, unit, alt)
+    return figure(picture, f"Channels by {what}{beside(document, 'a mark across each bar')}", data_of(data))
 
 
 def _quantiles(measure: _Measure, document: Document) -> str:

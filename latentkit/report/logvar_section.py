@@ -4,8 +4,9 @@ from itertools import pairwise
 
 from latentkit.health.wording import clamp_rows
 from latentkit.report import pictures
-from latentkit.report.facts import IN_TABLE, Document, with_minus
+from latentkit.report.facts import IN_TABLE, Document, beside, others_of, with_minus
 from latentkit.report.markup import Columns, data_of, figure, number, section, short, table
+from latentkit.report.samples import Histogram
 
 #: Channels that get a picture each.
 MOST_DISTRIBUTIONS = 16
@@ -18,14 +19,16 @@ def clamp(document: Document) -> str:
     overall = document["overall"]
     if not overall["logvar"]:
         return ""
-    low, high = document["clamp"]
+    others = others_of(document)
     counts, edges = overall["histogram"], document["histogram_edges"]
-    picture = pictures.logvars(counts, edges, _logvar_alt("all channels", overall), is_small=False)
-    caption = f"Log-variances of all channels; the clamp is at {short(low)} and {short(high)}"
+    alt = _logvar_alt("all channels", overall)
+    theirs = _bars(document["against"]["summary"], None) if others else None
+    label = "log-variance before the clamp"
+    picture = pictures.histogram(_bars(document, None), theirs, [], _corners(document), label, alt)
     chosen = _notable(document)
     several = [
         f"<div><a href='#channel-{group['channel']}'>channel {group['channel']}</a>"
-        + pictures.logvars(group["histogram"], edges, _logvar_alt(f"channel {group['channel']}", group), is_small=True)
+        + _small(document, group["channel"])
         + "</div>"
         for group in chosen
     ]
@@ -35,11 +38,41 @@ def clamp(document: Document) -> str:
     overall_data = data_of(table("Log-variances of all channels", {"log-variance": bins, "elements": counts}))
     each = {f"ch {group['channel']}": group["histogram"] for group in chosen}
     data = data_of(table("Log-variances by channel", {"log-variance": bins, **each}))
+    first = figure(picture, f"Log-variances of all channels{beside(document)}", overall_data)
+    caption = f"Log-variances by channel, each with heights of its own{words}"
     return section(
         "Log-variance and its clamp",
-        f'<div class="pair">{figure(picture, caption, overall_data)}{_logvar_ranges(document)}</div>',
-        figure(f'<div class="several">{"".join(several)}</div>', f"Log-variances by channel{words}", data),
+        f'<div class="pair">{first}{_logvar_ranges(document)}</div>',
+        figure(f'<div class="several">{"".join(several)}</div>', caption, data),
         _clamp_counts(document),
+    )
+
+
+def _bars(summary: Document, channel: int | None) -> Histogram:
+    group = summary["overall"] if channel is None else summary["per_channel"][channel]
+    below, *inside, above = group["histogram"]
+    infinite = group["logvar"]["minus_inf_count"], group["logvar"]["plus_inf_count"]
+    return Histogram(summary["histogram_edges"], inside, below + infinite[0], above + infinite[1])
+
+
+def _small(document: Document, channel: int) -> str:
+    """The histogram of one channel; how many lie beyond it stands below."""
+    bars = _bars(document, channel)
+    theirs = _bars(document["against"]["summary"], channel) if document["against"] else None
+    alt = _logvar_alt(f"channel {channel}", document["per_channel"][channel])
+    picture = pictures.histogram(bars, theirs, [], ((), ()), "", alt, is_small=True)
+    words = [f"← {bars.below:,}"] * (bars.below > 0) + [f"{bars.above:,} →"] * (bars.above > 0)
+    return picture + (f'<p class="beyond">{" · ".join(words)}</p>' if words else "")
+
+
+def _corners(document: Document) -> tuple[list[str], list[str]]:
+    """Where the clamp is, and how many lie beyond the bars: at the left and at the right."""
+    bars, logvar = _bars(document, None), document["overall"]["logvar"]
+    left = [f"clamp {short(document['clamp'][0])}", f"{bars.below:,} below, from {short(logvar['min'])}"]
+    right = [f"clamp {short(document['clamp'][1])}", f"{bars.above:,} above, to {short(logvar['max'])}"]
+    return (
+        [f"← {words}" for words in left[: 1 + (bars.below > 0)]],
+        [f"{words} →" for words in right[: 1 + (bars.above > 0)]],
     )
 
 
@@ -53,8 +86,10 @@ def _logvar_ranges(document: Document) -> str:
         f"Range of the log-variances of each channel: the median is lowest in channel {lowest} with {short(least)} and "
         f"highest in channel {highest} with {short(greatest)}"
     )
-    picture = pictures.ranges(quantiles, document["clamp"], alt)
-    return figure(picture, "Log-variances by channel: 1 % to 99 %, the middle half, the median", IN_TABLE)
+    theirs = [group["logvar"]["quantiles"] for group in others_of(document)]
+    picture = pictures.ranges(quantiles, theirs, document["clamp"], alt)
+    caption = f"Log-variances by channel: 1 % to 99 %, the middle half, the median{beside(document, 'grey')}"
+    return figure(picture, caption, IN_TABLE)
 
 
 def _logvar_alt(whose: str, group: Document) -> str:

@@ -1,5 +1,6 @@
 """The page: sections one after the other, with their style, in one file that fetches nothing."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -7,10 +8,9 @@ from typing import Any
 
 from latentkit.health.wording import left_out
 from latentkit.report import extra_sections, sections
-from latentkit.report.kl_section import divergence, spread
+from latentkit.report.kl_section import Histograms, divergence, spread
 from latentkit.report.logvar_section import clamp
 from latentkit.report.markup import section, text
-from latentkit.report.samples import SampleHistogram
 from latentkit.text import count_of
 from latentkit.write.json_rows import jsonable
 
@@ -19,19 +19,21 @@ _LISTED = 40
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How a report came about: its command line, what was read, and with which versions of what."""
+    """How a report came about: its command line, what was read, with which versions of what, and beside what."""
 
     command: str
     files: Sequence[str]
     versions: dict[str, str]
+    against: Sequence[str] = ()
 
 
-def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made) -> str:
+def page(document: dict[str, Any], histograms: Histograms, made: Made) -> str:
     """A report as HTML.
 
     Args:
         document: that of ``stats``, as ``latentkit.health.document.document_of`` makes it.
-        histogram: the KL, or of latents already drawn the mean square, of the samples in bins; None: no picture.
+        histograms: the KL, or of latents already drawn the mean square, of the samples in bins, and of those that
+            they are set beside; None: no picture.
         made: told at the end.
 
     Equal arguments give equal text, on equal versions of matplotlib: there is no date in it.
@@ -43,20 +45,22 @@ def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made
     body = "\n".join(
         (
             sections.findings(document),
+            sections.comparison(document),
             sections.overview(document),
-            spread(document, histogram) if drawn else divergence(document, histogram),
+            spread(document, histograms) if drawn else divergence(document, histograms),
             clamp(document),
             sections.channel_map(document),
             extra_sections.correlation(document),
             extra_sections.spectrum(document),
             extra_sections.duplicates(document),
             sections.channels(document),
-            sections.comparison(document),
             sections.hazards(document),
             sections.normalization(document),
             _made(made, document),
         )
     )
+    contents = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', body)
+    links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading in contents)
     style = files("latentkit.report").joinpath("page.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -65,7 +69,7 @@ def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="latentkit {text(made.versions["latentkit"])}">
-<title>{text(title)}: {text(_name(made))}</title>
+<title>{text(title)}: {text(_name(made.files))}</title>
 <style>
 {style}</style>
 </head>
@@ -73,8 +77,9 @@ def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made
 <header>
 <p class="kind">latentkit report</p>
 <h1>{text(title)}</h1>
-<p class="facts">{text(_name(made))}<br>{" · ".join(map(text, facts))}</p>
-</header>
+<p class="facts">{text(_name(made.files))}<br>{" · ".join(map(text, facts))}</p>
+{_beside(made, document)}</header>
+<nav aria-label="Contents">{links}</nav>
 <main>
 {body}
 </main>
@@ -83,12 +88,18 @@ def page(document: dict[str, Any], histogram: SampleHistogram | None, made: Made
 """
 
 
-def _name(made: Made) -> str:
-    """What a report is of, in short."""
-    if not made.files:
+def _name(names: Sequence[str]) -> str:
+    """What was read, in short."""
+    if not names:
         return "–"
-    first = made.files[0]
-    return first if len(made.files) == 1 else f"{first} and {len(made.files) - 1:,} more"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+
+
+def _beside(made: Made, document: dict[str, Any]) -> str:
+    if not document["against"]:
+        return ""
+    samples = count_of(document["against"]["summary"]["samples"], "sample")
+    return f'<p class="facts">Beside the other encoder: {text(_name(made.against))}<br>{samples}</p>\n'
 
 
 def _made(made: Made, document: dict[str, Any]) -> str:

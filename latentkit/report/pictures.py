@@ -7,38 +7,56 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from latentkit.report.markup import short
+from latentkit.report.samples import Histogram
 from latentkit.report.svg import ACCENT, MUTED, TEXT, WARM, drawn
+from latentkit.stats.sums import Floats
 
-#: Bars with a name each; where there are more, they are columns without.
+#: Bars of a ranking; where there are more, the greatest and the least half as many.
 MOST_BARS = 24
+
+_WIDTH = 400
+# So little of the highest bar is seen.
+_LEAST_BAR = 0.012
 
 
 def histogram(
-    edges: Sequence[float],
-    counts: Sequence[int],
+    ours: Histogram,
+    theirs: Histogram | None,
     marks: Sequence[tuple[float, str]],
-    beyond: tuple[str, str],
+    corners: tuple[Sequence[str], Sequence[str]],
     label: str,
     alt: str,
     *,
-    is_log: bool,
+    is_small: bool = False,
 ) -> str:
-    """Counts over bins of unequal width: areas are shares, on a logarithmic axis too.
+    """Shares over bins: areas are shares, on a logarithmic axis too, which it is if one of them asks for it.
 
-    ``marks`` are lines with words, ``beyond`` says what is left and right of all bins, ``label`` what they are of.
+    ``theirs`` are drawn as a line, on the same scales. ``marks`` are lines with words, ``corners`` the lines of words
+    at the left and the right end, ``label`` is what it is of; a small one has room for none of the three.
     """
+    is_log = ours.is_log or bool(theirs and theirs.is_log)
+    size, margins = ((200, 108), (8, 8, 6, 22)) if is_small else ((_WIDTH, 250), (44, 14, 30, 44))
 
     def paint(axes: Axes) -> None:
-        density = np.asarray(counts) / np.diff(np.log(edges) if is_log else edges)
-        axes.stairs(density, edges, fill=True, color=ACCENT, linewidth=0)
-        axes.set_ylim(0, 1.28 * density.max())
-        if is_log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(numticks=6))
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+        heights, edges, width = _shares(ours, is_log, None)
+        peak = heights.max()
+        axes.stairs(np.where(heights > 0, np.maximum(heights, _LEAST_BAR * peak), 0), edges, fill=True, color=ACCENT)
+        if theirs:
+            outline, others, _ = _shares(theirs, is_log, width)
+            axes.stairs(outline, others, color=TEXT, linewidth=1.2)
+            peak = max(peak, outline.max())
+        axes.set_ylim(0, (1.04 if is_small else 1.28) * (peak or 1))
+        axes.set_xscale("log" if is_log else "linear")
+        axes.xaxis.set_major_locator(LogLocator(numticks=6) if is_log else MaxNLocator(3 if is_small else 5))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        if is_small:
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            axes.tick_params("x", labelsize=10)
+            return
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         for place, (at, words) in enumerate(marks):
             top = 0.98 - 0.08 * place
             axes.axvline(at, ymax=top, color=WARM if place else TEXT, linewidth=1, linestyle=(0, (3, 2)))
@@ -47,125 +65,108 @@ def histogram(
                 words, (at, top), (4 if is_left else -4, 0), ("data", "axes fraction"), textcoords="offset points",
                 ha="left" if is_left else "right", va="top", fontsize=10,
             )  # fmt: skip
-        for words, side in zip(beyond, ("left", "right"), strict=True):
-            if words:
-                axes.text(
-                    side == "right", 0.06, words, transform=axes.transAxes, ha=side, fontsize=10, color=WARM
-                )  # fmt: skip
-        _quiet(axes, label)
+        top = 0.98 - 0.08 * len(marks)
+        for lines, side in zip(corners, ("left", "right"), strict=True):
+            axes.text(
+                side == "right", top, "\n".join(lines), transform=axes.transAxes, ha=side, va="top", fontsize=10,
+                color=MUTED,
+            )  # fmt: skip
+        axes.set_xlabel(label)
+        _above(axes, "share [%]")
 
-    return drawn(440, 250, (10, 14, 8, 44), alt, paint)
+    return drawn(*size, margins, alt, paint)
 
 
-def ranking(names: Sequence[int], values: Sequence[float], words: Sequence[str], unit: str, alt: str) -> str:
-    """A bar a channel, in the order given. One with a word beside it has another colour too."""
-    if len(values) > MOST_BARS:
-        return _columns(names, values, words, unit, alt)
+def _shares(bars: Histogram, is_log: bool, width: float | None) -> tuple[Floats, Floats, float]:
+    """Heights in per cent of a bar of this width, by default the mean one of these; edges; and the width."""
+    edges = np.asarray(bars.edges, float)
+    if is_log:
+        # What is not above zero has no place on such an axis.
+        edges = np.maximum(edges, edges[edges > 0].min(initial=np.inf) * 0.999 if edges[0] <= 0 else 0)
+    widths = np.diff(np.log(edges) if is_log else edges)
+    width = width or float(widths.mean())
+    total = bars.below + sum(bars.counts) + bars.above
+    return 100 * np.asarray(bars.counts) / (total or 1) * width / widths, edges, width
+
+
+def ranking(
+    names: Sequence[int],
+    values: Sequence[float],
+    others: Sequence[float | None],
+    words: Sequence[str],
+    unit: str,
+    alt: str,
+) -> str:
+    """A bar a channel, in the order given. One with a word beside it has another colour too, and ``others`` are
+    marked across the bars. Of many channels, the first and the last.
+    """
+    half = MOST_BARS // 2
+    is_cut = len(values) > MOST_BARS
+    shown = [*range(half), *range(len(values) - half, len(values))] if is_cut else range(len(values))
+    greatest = max([*values, *(value for value in others if value is not None)]) or 1
 
     def paint(axes: Axes) -> None:
-        places = range(len(values))
-        colours = [WARM if word else ACCENT for word in words]
-        axes.barh(places, values, color=colours, height=0.66, linewidth=0)
-        axes.set_ylim(len(values) - 0.4, -0.6)
-        axes.set_xlim(0, (max(values, default=0) or 1) * 1.32)
-        axes.set_yticks(places, [str(name) for name in names])
+        places = [place + (is_cut and place >= half) for place in range(len(shown))]
+        colours = [WARM if words[row] else ACCENT for row in shown]
+        axes.barh(places, [values[row] for row in shown], color=colours, height=0.66, linewidth=0)
+        axes.set_ylim(places[-1] + 0.6, -0.6)
+        axes.set_xlim(0, greatest * 1.36)
+        axes.set_yticks(places, [str(names[row]) for row in shown])
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        for place, (value, word) in enumerate(zip(values, words, strict=True)):
+        for place, row in zip(places, shown, strict=True):
+            value, other = values[row], others[row]
+            if other is not None:
+                axes.vlines(other, place - 0.42, place + 0.42, color=TEXT, linewidth=2)
+            # Beyond the mark, where that would stand in the words.
+            is_near = other is not None and value <= other < value + 0.36 * greatest
             axes.annotate(
-                " ".join([short(value), word]).strip(), (value, place), (5, 0), textcoords="offset points", va="center"
-            )
+                " ".join([short(value), words[row]]).strip(), (other if is_near and other else value, place), (5, 0),
+                textcoords="offset points", va="center",
+            )  # fmt: skip
+        if is_cut:
+            axes.text(0, half, f"{len(values) - MOST_BARS:,} channels between", va="center", color=MUTED)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        _above(axes, "channel")
 
-    return drawn(440, max(120, 62 + 22 * len(values)), (30, 8, 6, 44), alt, paint)
-
-
-def _columns(names: Sequence[int], values: Sequence[float], words: Sequence[str], unit: str, alt: str) -> str:
-    def paint(axes: Axes) -> None:
-        count = len(values)
-        for colour, mark in ((ACCENT, False), (WARM, True)):
-            heights = [value if bool(word) is mark else 0 for value, word in zip(values, words, strict=True)]
-            axes.stairs(heights, np.arange(count + 1) + 0.5, fill=True, color=colour, linewidth=0)
-        axes.set_xlim(0.5, count + 0.5)
-        axes.set_ylim(0, max(values) * 1.12 or 1)
-        axes.annotate(f"channel {names[0]}", (1, values[0]), (4, 3), textcoords="offset points", fontsize=10)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
-        _above(axes, unit)
-        axes.set_xlabel("channels by rank")
-        marked = sum(map(bool, words))
-        if marked:
-            first = next(place for place, word in enumerate(words) if word)
-            axes.annotate(
-                f"{marked} {words[first]}", (count + 0.5, 0.5), xycoords=("data", "axes fraction"), ha="right",
-                fontsize=10, color=WARM,
-            )  # fmt: skip
-
-    return drawn(440, 250, (48, 8, 30, 44), alt, paint)
+    return drawn(_WIDTH, max(120, 80 + 22 * (len(shown) + is_cut)), (44, 8, 26, 44), alt, paint)
 
 
-def logvars(counts: Sequence[int], edges: Sequence[float], alt: str, *, is_small: bool) -> str:
-    """Log-variances between the walls of the clamp, and what is beyond them outside."""
-    width, height, margins = (205, 108, (6, 6, 16, 20)) if is_small else (440, 250, (6, 6, 22, 44))
-
-    def paint(axes: Axes) -> None:
-        low, high = edges[0], edges[-1]
-        room = (high - low) * 0.1
-        peak = max(counts) or 1
-        # What is there is seen, however little.
-        heights = [count and max(count / peak, 0.02) for count in counts]
-        axes.stairs(heights[1:-1], edges, fill=True, color=ACCENT, linewidth=0)
-        axes.bar(
-            [low - room / 2, high + room / 2], [heights[0], heights[-1]], width=0.6 * room, color=WARM, linewidth=0
-        )
-        for count, at, side, word in (
-            (counts[0], low - room, "left", "below"),
-            (counts[-1], high + room, "right", "above"),
-        ):
-            if count:
-                words = f"{count:,}" if is_small else f"{count:,} {word}"
-                axes.annotate(
-                    words, (at, 1.03), ha=side, va="bottom", fontsize=10, color=WARM, annotation_clip=False
-                )  # fmt: skip
-        axes.set_xlim(low - room, high + room)
-        axes.set_ylim(0, 1.0)
-        inner = [0] if is_small else list(MaxNLocator(6).tick_values(low, high))
-        axes.set_xticks([low, *(tick for tick in inner if low + room < tick < high - room), high])
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-        axes.tick_params("x", labelsize=10 if is_small else 11)
-        _quiet(axes, "" if is_small else "log-variance before the clamp")
-
-    return drawn(width, height, margins, alt, paint)
-
-
-def ranges(quantiles: Sequence[Sequence[float | None]], clamp: Sequence[float], alt: str) -> str:
+def ranges(
+    ours: Sequence[Sequence[float | None]],
+    theirs: Sequence[Sequence[float | None]],
+    clamp: Sequence[float],
+    alt: str,
+) -> str:
     """For each channel a thin line from the 1st to the 99th percentile, a thick one over the middle half, the median.
 
-    ``quantiles`` are at 1, 5, 25, 50, 75, 95 and 99 %. Bounds of the clamp are drawn where they are near.
+    Quantiles are at 1, 5, 25, 50, 75, 95 and 99 %; ``theirs`` stand to the right of ours, or are empty. Bounds of the
+    clamp are drawn where they are near.
     """
 
     def paint(axes: Axes) -> None:
-        values = np.array([_floats(row) for row in quantiles])
-        channels = np.arange(len(values))
-        step = 384 / len(values)
+        step = 342 / len(ours) / (2 if theirs else 1)
         thick = min(10.0, 0.6 * step)
-        axes.vlines(channels, values[:, 0], values[:, -1], color=ACCENT, linewidth=min(1.5, thick), alpha=0.6)
-        axes.vlines(channels, values[:, 2], values[:, 4], color=ACCENT, linewidth=thick)
-        half = min(0.45, (0.5 * thick + 4) / step)
-        axes.hlines(values[:, 3], channels - half, channels + half, color=TEXT, linewidth=1.5)
+        half = min(0.45, (0.5 * thick + 4) / step) / (2 if theirs else 1)
+        for quantiles, colour, shift in ((ours, ACCENT, -0.2), (theirs, MUTED, 0.2)):
+            values = np.array([_floats(row) for row in quantiles]).reshape(-1, 7)
+            channels = np.arange(len(values)) + (shift if theirs else 0)
+            axes.vlines(channels, values[:, 0], values[:, -1], color=colour, linewidth=min(1.5, thick), alpha=0.6)
+            axes.vlines(channels, values[:, 2], values[:, 4], color=colour, linewidth=thick)
+            axes.hlines(values[:, 3], channels - half, channels + half, color=TEXT, linewidth=1.5)
         least, greatest = axes.get_ylim()
         for bound in clamp:
             if least - 2 < bound < greatest + 2:
                 axes.axhline(bound, color=WARM, linewidth=1)
-        axes.set_xlim(-0.7, len(values) - 0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xlim(-0.7, len(ours) - 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.set_xlabel("channel")
         _above(axes, "log-variance")
 
-    return drawn(440, 250, (48, 8, 30, 44), alt, paint)
+    return drawn(_WIDTH, 250, (44, 14, 30, 44), alt, paint)
 
 
 def spectrum(
@@ -184,28 +185,26 @@ def spectrum(
         axes.xaxis.set_major_locator(FixedLocator([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"1/{1 / value:.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        least, greatest = axes.get_ylim()
+        # Less than a power of ten has no tick of its own.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if greatest < 100 * least else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("cycles a pixel")
+        axes.set_xlabel("cycles per pixel")
         _above(axes, "power")
 
-    return drawn(440, 300, (48, 12, 30, 44), alt, paint)
+    return drawn(_WIDTH, 280, (44, 14, 30, 44), alt, paint)
 
 
 def _tick(value: float, _: int | None) -> str:
-    return short(value) if abs(value) < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+    return (
+        short(value) if value == 0 or 1e-4 <= abs(value) < 1e7 else f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+    )
 
 
 def _above(axes: Axes, label: str) -> None:
     """What the vertical axis is, where it needs no turning of heads."""
     axes.set_title(label, loc="left", fontsize=11, color=MUTED, pad=8, x=-0.1)
-
-
-def _quiet(axes: Axes, label: str) -> None:
-    """Only what the bars stand on."""
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel(label)
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The KL or mean square of samples as bars of a histogram."""
+"""Bars of a histogram: of the KL or mean square of samples, and of log-variances."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,8 +16,8 @@ _LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class SampleHistogram:
-    """``counts`` of samples between ``edges`` (one more), and how many are below and above them all.
+class Histogram:
+    """``counts`` between ``edges`` (one more), and how many are below and above them all.
 
     ``is_log``: bins are of about equal ratio, not of equal width.
     """
@@ -26,10 +26,10 @@ class SampleHistogram:
     counts: list[int]
     below: int
     above: int
-    is_log: bool
+    is_log: bool = False
 
 
-def histogram_of(values: SampleValues) -> SampleHistogram | None:
+def histogram_of(values: SampleValues) -> Histogram | None:
     """Up to 44 bins over the finite values; None where there is none.
 
     They reach from the 1st to the 99th percentile and as far again to either side, if there are samples: a few far
@@ -59,4 +59,4 @@ def histogram_of(values: SampleValues) -> SampleHistogram | None:
         at_least[0] = values.count
     below, above = values.count - at_least[0], at_least[-1]
     counts = [more - fewer for more, fewer in pairwise(at_least)]
-    return SampleHistogram(edges, counts, below, above, is_log)
+    return Histogram(edges, counts, below, above, is_log)

@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from latentkit.health.findings.finding import FIGURES
 from latentkit.health.normalization import Factors, for_all, for_each
 from latentkit.report.facts import IN_TABLE, Document, asked_for, shape_rows, state_of
 from latentkit.report.heat_maps import heat_map
 from latentkit.report.markup import figure, fixed, number, section, short, table, text
 from latentkit.text import count_of
 
+_COMPARED = {
+    "sd": "standard deviation",
+    "mean": "mean",
+    "kl_element": "KL [nats per element]",
+    "active": "state",
+    "clamped_fraction": "share beyond the clamp",
+    "nonfinite_count": "values not finite",
+}
 _SEVERITIES = {"serious": "Serious", "warning": "Warning", "note": "Note"}
 
 
@@ -17,32 +26,45 @@ def findings(document: Document) -> str:
     """What is to be said, most serious first."""
     items = [
         f"<li class={finding['severity']!r}><p><strong class='mark'>{_SEVERITIES[finding['severity']]}</strong> "
-        f"{text(_sentence(finding['sentence']))}</p><p class='source'>{short(finding['figure'])}; threshold "
-        f"{short(finding['threshold'])}: {text(finding['source'])}</p></li>"
+        f"{text(_sentence(finding['sentence']))}</p><p class='source'>{_sentence(FIGURES[finding['kind']])}: "
+        f"{short(finding['figure'])}; threshold: {short(finding['threshold'])} ({text(finding['source'])})</p></li>"
         for finding in document["findings"]
     ]
     healthy = not any(finding["severity"] != "note" for finding in document["findings"])
-    kind = "verdict healthy" if healthy else "verdict"
-    verdict = f'<p class="{kind}">{text(_sentence(document["verdict"]))}</p>'
+    differ = len(document["against"]["differences"]) if document["against"] else 0
+    kind = "verdict healthy" if healthy and not differ else "verdict"
+    words = _sentence(document["verdict"])
+    if differ:
+        words += f"; {count_of(differ, 'difference')} from the other encoder"
+    verdict = f'<p class="{kind}">{text(words)}</p>'
     return section("Findings", verdict, '<ol class="findings">' + "".join(items) + "</ol>" if items else "")
 
 
 def overview(document: Document) -> str:
-    """The figures that are asked for first."""
+    """The figures that are asked for first, and those of the other encoder below them."""
+    others = _tiles(document["against"]["summary"]) if document["against"] else []
+    there = [f"<dd class='there'>other {value}</dd>" for _, value in others] or [""] * len(_tiles(document))
+    shown = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{value}</dd>{other}</div>"
+        for (name, value), other in zip(_tiles(document), there, strict=True)
+    )
+    return section("At a glance", f'<dl class="tiles">{shown}</dl>')
+
+
+def _tiles(document: Document) -> list[tuple[str, str]]:
     overall, channels = document["overall"], document["channels"]
-    tiles = [("samples", f"{document['samples']:,}"), ("channels", f"{channels}")]
+    tiles = [("samples", f"{document['samples']:,}"), ("channels", f"{channels:,}")]
     if overall["kl"]:
         if document["samples"] > 1:
-            tiles[1] = ("active channels", f"{document['active_channels']} of {channels}")
-        tiles.append(("KL a sample [nats]", number(overall["kl"]["sample"])))
-        tiles.append(("KL an element [nats]", number(overall["kl"]["element"])))
+            tiles[1] = ("active channels", f"{document['active_channels']:,} of {channels:,}")
+        tiles.append(("KL per sample [nats]", number(overall["kl"]["sample"])))
+        tiles.append(("KL per element [nats]", number(overall["kl"]["element"])))
     if overall["logvar"]:
         tiles.append(("log-variance", f"{short(overall['logvar']['min'], 2)} … {short(overall['logvar']['max'], 2)}"))
         tiles.append(("beyond the clamp", _percent(overall["clamp"]["clamped_fraction"])))
     tiles.append(("mean of the latents", number(overall["drawn"]["shift_factor"])))
     tiles.append(("sd of the latents", number(overall["drawn"]["sd"])))
-    shown = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in tiles)
-    return section("At a glance", f'<dl class="tiles">{shown}</dl>')
+    return tiles
 
 
 def channel_map(document: Document) -> str:
@@ -50,7 +72,7 @@ def channel_map(document: Document) -> str:
     groups = document["per_channel"]
     rows: list[tuple[str, list[float | None], bool]] = []
     if groups[0]["kl"]:
-        rows.append(("KL [nats an element]", [group["kl"]["element"] for group in groups], False))
+        rows.append(("KL [nats per element]", [group["kl"]["element"] for group in groups], False))
     rows.append(("mean of the latents", [group["drawn"]["shift_factor"] for group in groups], True))
     rows.append(("sd of the latents", [group["drawn"]["sd"] for group in groups], False))
     if groups[0]["logvar"]:
@@ -83,7 +105,7 @@ def channels(document: Document) -> str:
     has_scale = document["overall"]["logvar"] is not None
     if has_scale:
         columns["state"] = [state_of(group) for group in groups]
-        columns["KL [nats an element]"] = [group["kl"]["element"] for group in groups]
+        columns["KL [nats per element]"] = [group["kl"]["element"] for group in groups]
         columns["share [%]"] = [_times(100, group["kl"]["share"]) for group in groups]
         columns["aggregate KL"] = [group["aggregate_kl"] for group in groups]
     columns["mean of latents"] = [group["drawn"]["shift_factor"] for group in groups]
@@ -102,6 +124,9 @@ def channels(document: Document) -> str:
         overall = asked_for(document, "shape")["overall"]["skewness" if name == "skewness" else "excess_kurtosis"]
         columns[name] = [*values, overall]
     columns["not finite"] = [_nonfinite(group) for group in groups]
+    for name in ("clamped [%]", "not finite"):
+        if not any(columns.get(name, ())):
+            columns.pop(name, None)
     show = {name: fixed(2) for name in columns if name.startswith("l ")}
     caption = "All channels" + ("; l is the log-variance before the clamp" if has_scale else "")
     return section("Channels", table(caption, columns, ids="channel-", has_total=True, show=show))
@@ -113,18 +138,21 @@ def comparison(document: Document) -> str:
     if not part:
         return ""
     told = part["differences"]
-    words = (
-        f"<p>Beside {count_of(part['summary']['samples'], 'sample')} there: {count_of(len(told), 'difference')}.</p>"
-    )
     if not told:
-        return section("Comparison", words)
+        return section("Comparison", "<p>No figure differs by more than a tenth from the other encoder's.</p>")
     columns = {
         "channel": ["all" if each["channel"] is None else str(each["channel"]) for each in told],
-        "figure": [each["figure"] for each in told],
-        "here": [each["ours"] for each in told],
-        "there": [each["theirs"] for each in told],
+        "figure": [_COMPARED[each["figure"]] for each in told],
+        "here": [_compared(document, each, "ours") for each in told],
+        "the other": [_compared(part["summary"], each, "theirs") for each in told],
     }
-    return section("Comparison", words, table("Differences of more than a tenth", columns))
+    return section("Comparison", table("Differences of more than a tenth", columns))
+
+
+def _compared(summary: Document, difference: Document, whose: str) -> str:
+    if difference["figure"] == "active":
+        return state_of(summary["per_channel"][difference["channel"]])
+    return number(difference[whose])
 
 
 def hazards(document: Document) -> str:
@@ -136,9 +164,13 @@ def hazards(document: Document) -> str:
         "σ² infinite": "var_over", "σ² zero": "var_under", "σ infinite": "std_over", "σ zero": "std_under",
         "m² infinite": "square_over",
     }  # fmt: skip
-    columns: dict[str, list[Any]] = {"dtype": [row["dtype"] for row in rows]}
-    columns |= {heading: [row[name] for row in rows] for heading, name in headings.items()}
+    columns: dict[str, list[Any]] = {heading: [row[name] for row in rows] for heading, name in headings.items()}
     columns["KL infinite [samples]"] = [row["kl_over"] for row in document["sample_kl"]["hazards"]]
+    columns = {heading: counts for heading, counts in columns.items() if any(counts)}
+    dtypes = [row["dtype"] for row in rows]
+    if not columns:
+        return section("In 16 bits", f"<p>The usual formulas lose nothing in {' or '.join(dtypes)}.</p>")
+    columns = {"dtype": dtypes, **columns}
     return section("In 16 bits", table("Elements that the usual formulas would lose, and samples by their KL", columns))
 
 

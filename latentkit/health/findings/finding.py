@@ -11,6 +11,28 @@ BURDA = "Burda et al. 2016"
 OURS = "latentkit"
 
 
+#: What the figure of a finding is, by its kind.
+FIGURES = {
+    "nonfinite": "values not finite",
+    "clamp_high": "log-variances at or above the clamp",
+    "clamp_low": "greatest share of a channel at or below the clamp",
+    "misread": "least log-variance",
+    "far_out_high": "greatest value of a sample",
+    "far_out_low": "least value of a sample",
+    "duplicates": "copies",
+    "dead": "channels whose mean never changes",
+    "collapsed": "greatest KL of these channels, in nats per element",
+    "unequal_scale": "greatest standard deviation by the least",
+    "constant_scale": "channels of one log-variance",
+    "deterministic": "mean variance by variance of the means",
+    "scaling_factor": "standard deviation by its target",
+    "shift_factor": "distance of the mean, in standard deviations",
+    **{f"{dtype}_overflow": "elements that would be infinite" for dtype in ("float16", "bfloat16")},
+    **{f"{dtype}_kl": "samples whose KL would be infinite" for dtype in ("float16", "bfloat16")},
+    **{f"{dtype}_underflow": "elements that would be zero" for dtype in ("float16", "bfloat16")},
+}
+
+
 class Severity(StrEnum):
     """How bad: figures are wrong or a part is lost; worth a look; no fault, good to know."""
 
