@@ -11,7 +11,7 @@ from conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 from safetensors.torch import save_file
 
 from latentkit import cuda
-from latentkit.errors import DataError
+from latentkit.errors import LatentkitError
 from latentkit.measures.kl import kl_values
 from latentkit.measures.nll import nll_values
 from latentkit.posterior.affine import IDENTITY, Affine
@@ -132,7 +132,7 @@ def test_what_a_device_complains_of_is_one_sentence() -> None:
         with cuda._on("cpu:0"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation of …")
 
-    with pytest.raises(DataError, match=r"^cpu:0: CUDA out of memory\. Tried to allocate 20 GiB\.; try a smaller"):
+    with pytest.raises(LatentkitError, match=r"^cpu:0: CUDA out of memory\. Tried to allocate 20 GiB\.; try a smaller"):
         run_out()
 
 
