@@ -192,6 +192,55 @@ def test_a_search_passes_over_labels_and_names_in_files_of_their_own(cli: Cli, t
     assert cli("info", "d").json["files"][0]["tensors"] == []
 
 
+# Files that a tool writes beside its caches, where a search finds both: (the cache, what stands beside it).
+BESIDE = {
+    "text features, as U-ViT has them": ("train/7.npy", {"train/7_0.npy": (77, 768), "empty_context.npy": (77, 768)}),
+    "features of a batch": (
+        "vae-sd/00000/img-mean-std-00000000.npy",
+        {"clip.npy": (1, 77, 768), "0.npy": (5, 8, 4, 4)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_search_passes_over_what_the_preset_of_others_does_not_read(cli: Cli, tmp_path: Path, case: str) -> None:
+    cache, others = BESIDE[case]
+    for name, shape in {cache: (8, 4, 4), **others}.items():
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "d" / name, np.full(shape, 0.5, np.float32))
+    outcome = cli("kl", "d")
+    assert [row["file"] for row in outcome.rows] == [f"d/{cache}"]
+    assert "passed over 2 files that the preset does not read, such as d/" in outcome.err
+    # What is named is read, or refused, by itself.
+    assert len(cli("kl", "d/" + cache, "d/" + list(others)[1]).rows) > 1
+
+
+def test_drawn_latents_of_a_known_tool_are_found_beside_its_prompts(cli: Cli, tmp_path: Path) -> None:
+    for name, key, shape in (("prompts/a", "prompt_embedding", (226, 64)), ("video/a", "encoded_video", (16, 2, 4, 4))):
+        (tmp_path / "d" / name).parent.mkdir(parents=True)
+        save_file({key: torch.ones(shape)}, tmp_path / "d" / f"{name}.safetensors")
+    assert cli("stats", "d").json["read"][0].startswith("encoded_video: 16 channels of latents")
+    assert "'encoded_video' holds drawn latents (preset cogvideo" in cli("kl", "d").complaint
+
+
+def test_what_latentkit_wrote_beside_other_containers_hides_none_of_them(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d/a.npy", moments_of().numpy())
+    for times in range(2):
+        outcome = cli("sample", "d", "-o", "d/latents", "--overwrite")
+        assert len(cli("kl", "d").rows) == 5
+        assert ("no other .safetensors there: read 1 .npy file" in outcome.err) is bool(times)
+    cli("stats", "d", "--state", "d/state.safetensors")
+    assert len(cli("kl", "d").rows) == 5
+
+
+def test_the_folder_of_a_preset_counts_from_within(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imagenet256_features").mkdir()
+    np.save(tmp_path / "imagenet256_features/0.npy", np.ones((1, 4, 4, 4), np.float32))
+    monkeypatch.chdir(tmp_path / "imagenet256_features")
+    assert "holds drawn latents (preset fast-dit" in cli("kl", ".").complaint
+
+
 def test_a_zip_is_read_when_named_and_no_folder_search_takes_it(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", a=npy_of(np.zeros(2)))
     assert [file.searched for file in find_inputs([f"{tmp_path}/a.zip", f"{tmp_path}/*.zip"])] == [False, True]

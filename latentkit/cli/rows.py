@@ -204,8 +204,15 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
     note_unreadable(found.unreadable, messages)
     for remark in found.remarks:
         note(messages, remark)
+    own = "other " if found.drawn or found.states else ""
     for suffix, count in sorted(found.others.items()):
-        note(messages, f"no .safetensors there: read {count_of(count, f'{suffix} file')}")
+        note(messages, f"no {own}.safetensors there: read {count_of(count, f'{suffix} file')}")
+    if found.strangers:
+        note(
+            messages,
+            f"passed over {count_of(len(found.strangers), 'file')} that the preset does not read, such as "
+            f"{found.strangers[0]}",
+        )
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")
     if found.bare:

@@ -24,6 +24,9 @@ PAIRS = (("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std
 
 # What the scale of a pair is called, and what it then is.
 _SCALE_NAMES = {"std": "std", "sigma": "std", "stddev": "std", "var": "var", "variance": "var"}
+#: The weakest reason to choose a tensor.
+ONLY_FLOAT = "the only floating-point tensor"
+
 # Characters of an error's list of tensors.
 _MOST_LISTED = 480
 
@@ -255,7 +258,7 @@ def _latents(file: InputFile, header: Header, selection: Selection, layout: str 
     elif "latents" in header.tensors:
         tensors, reason = [header.tensors["latents"]], "its key names latents"
     elif len(floats) == 1:
-        tensors, reason = floats, "the only floating-point tensor"
+        tensors, reason = floats, ONLY_FLOAT
     else:
         raise RequestError(f"{header.path}: cannot tell which tensor holds latents; {describe(header)}; use --key")
     return [_as_latents(file, header, tensor, selection, layout, reason) for tensor in dict.fromkeys(tensors)]
@@ -296,7 +299,7 @@ def _by_default(file: InputFile, header: Header, selection: Selection, layout: s
     floats = [tensor for tensor in tensors.values() if tensor.is_float and len(tensor.shape) > 1 and tensor.elements]
     floats = floats or [tensor for tensor in tensors.values() if tensor.is_float]
     if len(floats) == 1:
-        return _moments(file, header, floats[0], selection, layout, "the only floating-point tensor")
+        return _moments(file, header, floats[0], selection, layout, ONLY_FLOAT)
     pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
     if len(pairs) == 1:
         mean, scale, meaning = pairs[0]

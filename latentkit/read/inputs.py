@@ -54,9 +54,13 @@ class InputFile:
 
 
 class Inputs(list[InputFile]):
-    """Files to read; ``unreadable`` are links and folders, each with the reason, that no search could look into."""
+    """Files to read; ``unreadable`` are links and folders, each with the reason, that no search could look into.
+
+    ``others``: what a search found of other containers beside safetensors, for where those are no input.
+    """
 
     unreadable: tuple[str, ...] = ()
+    others: tuple[InputFile, ...] = ()
 
 
 def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> Inputs:
@@ -65,11 +69,13 @@ def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> 
     Raises ``RequestError`` for an argument that matches no file, or a file that is not under ``relative_to``.
     """
     unreadable: list[str] = []
-    found = Inputs(file for argument in arguments for file in _expand(argument, unreadable))
+    others: list[InputFile] = []
+    found = Inputs(file for argument in arguments for file in _expand(argument, unreadable, others))
     if relative_to is not None:
         root = os.path.abspath(relative_to)
         found = Inputs(_rooted(file, root) for file in found)
-    found.unreadable = tuple(unreadable)
+        others = [_rooted(file, root) for file in others]
+    found.unreadable, found.others = tuple(unreadable), tuple(others)
     return found
 
 
@@ -96,27 +102,26 @@ def _rooted(file: InputFile, root: str) -> InputFile:
     return InputFile(file.path, name_below(absolute, root), root, file.searched, file.index)
 
 
-def _expand(argument: str, unreadable: list[str]) -> Iterator[InputFile]:
+def _expand(argument: str, unreadable: list[str], others: list[InputFile]) -> Iterator[InputFile]:
     if os.path.lexists(argument):
-        yield from _existing(argument, unreadable)
+        yield from _existing(argument, unreadable, others)
     elif argument.startswith("@"):
         for line in _read_list(argument[1:]):
             if not os.path.lexists(line):
                 raise RequestError(f"{line}: no such file (named by {argument})")
-            yield from _existing(line, unreadable)
+            yield from _existing(line, unreadable, others)
     elif glob.has_magic(argument):
-        yield from _matching(argument, unreadable)
+        yield from _matching(argument, unreadable, others)
     else:
         raise RequestError(f"{argument}: no such file or folder")
 
 
-def _existing(path: str, unreadable: list[str]) -> Iterator[InputFile]:
+def _existing(path: str, unreadable: list[str], others: list[InputFile]) -> Iterator[InputFile]:
     if os.path.isdir(path):
-        paths = _preferred(_search(path, unreadable))
-        if not paths:
+        found = _preferred(_search(path, unreadable), path, others)
+        if not found:
             raise RequestError(f"{path}: no {SUFFIX} file in this folder, nor {_OTHERS}{_without(unreadable)}")
-        for found in paths:
-            yield InputFile(found, name_below(found, path), path, searched=True)
+        yield from found
     elif path.endswith(INDEX_SUFFIX):
         root = os.path.dirname(path) or "."
         for shard in _index_files(path):
@@ -166,10 +171,13 @@ def _search(folder: str, unreadable: list[str]) -> Iterator[str]:
                 yield entry.path
 
 
-def _preferred(paths: Iterable[str]) -> list[str]:
-    """The safetensors files among ``paths``, or all where there is none; sorted."""
-    found = sorted(paths)
-    return [path for path in found if path.endswith(SUFFIX)] or found
+def _preferred(paths: Iterable[str], root: str, others: list[InputFile]) -> list[InputFile]:
+    """The safetensors files among ``paths``, or all where there is none; sorted. The rest goes to ``others``."""
+    found = [InputFile(path, name_below(path, root), root, searched=True) for path in sorted(paths)]
+    preferred = [file for file in found if file.path.endswith(SUFFIX)]
+    if 0 < len(preferred) < len(found):
+        others += [file for file in found if not file.path.endswith(SUFFIX)]
+    return preferred or found
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -188,15 +196,15 @@ def _without(unreadable: list[str]) -> str:
     return f"; cannot be read: {unreadable[0]}" if unreadable else ""
 
 
-def _matching(pattern: str, unreadable: list[str]) -> Iterator[InputFile]:
+def _matching(pattern: str, unreadable: list[str], others: list[InputFile]) -> Iterable[InputFile]:
     root = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.dirname(root) or "."
     suffixes = tuple(CONTAINERS)
-    paths = _preferred(path for path in _glob(pattern, unreadable) if path.endswith(suffixes) and os.path.isfile(path))
-    if not paths:
+    paths = (path for path in _glob(pattern, unreadable) if path.endswith(suffixes) and os.path.isfile(path))
+    found = _preferred(paths, root, others)
+    if not found:
         raise RequestError(f"{pattern}: no {SUFFIX} file matches, nor {_OTHERS}{_without(unreadable)}")
-    for path in paths:
-        yield InputFile(path, name_below(path, root), root, searched=True)
+    return found
 
 
 def _glob(pattern: str, unreadable: list[str]) -> Iterable[str]:

@@ -2,15 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from latentkit.errors import DataError, RequestError
+from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import Posterior, Selection, Span, choose
+from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose
 from latentkit.read.header import Header, read_header
-from latentkit.read.inputs import SUFFIX, InputFile, find_inputs
+from latentkit.read.inputs import SUFFIX, InputFile, Inputs, find_inputs
 from latentkit.read.metadata import is_drawn, is_state
+from latentkit.read.presets import fitting
 from latentkit.read.samples import SampleChoice, choose_samples
 from latentkit.text import count_of
 
@@ -38,6 +39,8 @@ class Found:
     unreadable: tuple[str, ...] = ()
     #: Files of other containers that a search found, and that hold no floating-point tensor: labels, names.
     bare: int = 0
+    #: Files that a search found beside those of a preset, which does not read them: text features, statistics.
+    strangers: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -107,9 +110,10 @@ def find_posteriors(
     """Find the posteriors of all files that ``arguments`` stand for.
 
     A search passes over what latentkit wrote, over other containers without floating-point tensors (labels stand beside
-    latents in files of their own), and over the file or folder ``leave_out`` (a run's own output) where
-    that lies within what is searched. Raises ``RequestError`` or ``DataError`` for the first file that cannot be read
-    so unless ``failures`` take it, and ``DataError`` when there is no sample at all.
+    latents in files of their own), over what the preset of other files does not read (text features), and over the
+    file or folder ``leave_out`` (a run's own output) where that lies within what is searched. Raises ``RequestError``
+    or ``DataError`` for the first file that cannot be read so unless ``failures`` take it, and ``DataError`` when there
+    is no sample at all.
     """
     failures = Failures() if failures is None else failures
     before = len(failures.found)
@@ -120,8 +124,9 @@ def find_posteriors(
     posteriors: list[Posterior] = []
     drawn = []
     bare = []
+    unclear = []
     own = states = 0
-    for file in files:
+    for file in _with_others(files, posteriors):
         if (
             file.searched
             and leave_out is not None
@@ -144,8 +149,21 @@ def find_posteriors(
             ):
                 bare.append((file, header))
             else:
-                posteriors += choose(file, header, selection)
+                try:
+                    posteriors += choose(file, header, selection)
+                except LatentkitError:
+                    if not file.searched or any(not preset.doubtful for preset in fitting(header)):
+                        raise
+                    unclear.append((file, header))
+                    continue
                 read += [file.path] if file.index is None else [file.path, file.index]
+    strangers = _strangers(posteriors, unclear)
+    if strangers:
+        posteriors = [posterior for posterior in posteriors if posterior.file.path not in strangers]
+    else:
+        for file, header in sorted(unclear, key=lambda one: not fitting(one[1])):
+            with failures.passing_over(file.path):
+                choose(file, header, selection)
     failed = len(failures.found) - before
     if failed and not posteriors:
         raise nothing_left(failures)
@@ -159,7 +177,24 @@ def find_posteriors(
         raise DataError(f"{filled[0].file.path}: no sample is left by --indices and --exclude")
     used = tuple(dict.fromkeys(span.posterior for span in spans))
     empty, read = len(posteriors) - len(filled), list(dict.fromkeys([*read, *failures.found]))
-    return Found(used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable, len(bare))
+    return Found(
+        used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable, len(bare), tuple(strangers)
+    )
+
+
+def _with_others(files: Inputs, posteriors: Sequence[Posterior]) -> Iterator[InputFile]:
+    """All files, and the other containers beside them where those hold no posteriors."""
+    yield from files
+    if not posteriors:
+        yield from files.others
+
+
+def _strangers(posteriors: Iterable[Posterior], unclear: Iterable[tuple[InputFile, Header]]) -> dict[str, None]:
+    """Where a preset reads some files: those that a search found beside them and nothing but being there speaks for."""
+    if not any(posterior.preset for posterior in posteriors):
+        return {}
+    weak = [one for one in posteriors if one.preset is None and one.file.searched and one.reason == ONLY_FLOAT]
+    return dict.fromkeys(sorted([*(one.file.path for one in weak), *(file.path for file, _ in unclear)]))
 
 
 def _may_be_replaced(file: InputFile) -> bool:

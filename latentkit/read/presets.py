@@ -14,6 +14,7 @@ from latentkit.read.header import FLOATS, Header, TensorInfo
 _FEW = 64
 _NUMBERED = r"\d+\.npy$"
 _RESOLUTION = r"(_\d+x\d+)?"
+_ARRAY = r"\.(npy|pt|pth)$"
 
 
 class Kind(NamedTuple):
@@ -70,7 +71,8 @@ class Preset:
 
     def fits_path(self, path: str) -> bool:
         """Whether a file of this name and with these neighbours may be one."""
-        return re.search(self.path, path.replace(os.sep, "/")) is not None and (
+        # A folder's name is evidence from within it too.
+        return re.search(self.path, os.path.abspath(path).replace(os.sep, "/")) is not None and (
             not self.sibling or os.path.exists(os.path.splitext(path)[0] + self.sibling)
         )
 
@@ -98,7 +100,7 @@ PRESETS = (
     Preset("lightningdit", "hustvl/LightningDiT", "latents beside latents_flip", ["bchw"], "none", r"\.safetensors$",
            "latents", ["latents_flip"], labels="the tensor labels"),
     Preset("fast-dit", "chuanyangjin/fast-DiT", "numbered .npy of one image in a folder …_features", ["bchw"], "none",
-           rf"_features/{_NUMBERED}", axes=(1,), applied="multiplied by 0.18215", labels="the folder …_labels"),
+           rf"(_|^|/)features/{_NUMBERED}", axes=(1,), applied="multiplied by 0.18215", labels="the folder …_labels"),
     Preset("sd-scripts", "kohya-ss/sd-scripts: SD, SDXL, SD3, HunyuanImage", "an .npz of latents and original_size",
            ["chw"], "none", r"(?<!_flux)(?<!_lumina)(?<!_anima)\.npz$", f"latents{_RESOLUTION}",
            [f"original_size{_RESOLUTION}", f"crop_ltrb{_RESOLUTION}"]),
@@ -115,18 +117,18 @@ PRESETS = (
            "encoded_video", applied="the scaling factor"),
     Preset("stable-audio", "Stability-AI/stable-audio-tools", ".npy of two axes beside their .json", ["cl"], "none",
            r"\.npy$", sibling=".json"),
-    Preset("onetrainer", "Nerogar/OneTrainer", "latent_image beside crop_offset", _IMAGE_OR_VIDEO, "none",
-           r"\.pt$", "latent_image", [r"crop_offset(\..*)?|original_resolution(\..*)?"]),
+    Preset("onetrainer", "Nerogar/OneTrainer", "its key is latent_image", _IMAGE_OR_VIDEO, "none", r"\.pt$",
+           "latent_image"),
     Preset("simpletuner", "bghira/SimpleTuner", "a .pt of one bare tensor", _IMAGE_OR_VIDEO, "none", r"\.pt$", "tensor",
            applied="scale and shift, by most models", doubtful=True),
     Preset("comfyui", "ComfyUI, Save Latent", "its key is latent_tensor", ["bchw", "bcthw"], "none",
            r"\.(latent|safetensors)$", "latent_tensor"),
-    Preset("array-std", "any tool, as EDM2 and REPA write", "an .npy of three axes", ["chw"], "std", r"\.npy$",
-           doubtful=True),
-    Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy of three axes", ["chw"], "logvar",
-           r"\.npy$", doubtful=True),
-    Preset("array-latents", "any tool that saves what it drew", "an .npy of three axes", ["chw"], "none", r"\.npy$",
-           doubtful=True),
+    Preset("array-std", "any tool, as EDM2 and REPA write", "an .npy or .pt of three axes", ["chw"], "std", _ARRAY,
+           "array|tensor", doubtful=True),
+    Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy or .pt of three axes", ["chw"],
+           "logvar", _ARRAY, "array|tensor", doubtful=True),
+    Preset("array-latents", "any tool that saves what it drew", "an .npy or .pt of three axes", ["chw"], "none", _ARRAY,
+           "array|tensor", doubtful=True),
 )  # fmt: skip
 
 
