@@ -14,6 +14,8 @@ from latentkit.stats.sums import Floats
 #: Bars of a ranking; where there are more, the greatest and the least half as many.
 MOST_BARS = 24
 
+# Channels that have a line each; more make a band.
+_MOST_LINES = 256
 _WIDTH = 400
 # So little of the highest bar is seen.
 _LEAST_BAR = 0.012
@@ -153,6 +155,11 @@ def ranges(
         for quantiles, colour, shift in ((ours, ACCENT, -0.2), (theirs, MUTED, 0.2)):
             values = np.array([_floats(row) for row in quantiles]).reshape(-1, 7)
             channels = np.arange(len(values)) + (shift if theirs else 0)
+            if len(ours) > _MOST_LINES:
+                for low, high, alpha in ((0, -1, 0.3), (2, 4, 0.6)):
+                    axes.fill_between(channels, values[:, low], values[:, high], color=colour, alpha=alpha, linewidth=0)
+                axes.plot(channels, values[:, 3], color=TEXT if colour == ACCENT else colour, linewidth=1)
+                continue
             axes.vlines(channels, values[:, 0], values[:, -1], color=colour, linewidth=min(1.5, thick), alpha=0.6)
             axes.vlines(channels, values[:, 2], values[:, 4], color=colour, linewidth=thick)
             axes.hlines(values[:, 3], channels - half, channels + half, color=TEXT, linewidth=1.5)
@@ -186,8 +193,8 @@ def spectrum(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"1/{1 / value:.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         least, greatest = axes.get_ylim()
-        # Less than a power of ten has no tick of its own.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if greatest < 100 * least else (1,)))
+        # Within a power of ten there would be one tick, or none.
+        axes.yaxis.set_major_locator(MaxNLocator(5) if greatest < 10 * least else LogLocator(numticks=6))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("cycles per pixel")
