@@ -95,11 +95,11 @@ def _write(
     messages: Messages,
 ) -> None:
     outputs = {} if form is StatsFormat.table else {writing.place: _content(result, channels, form)}
-    if merging.state is not None:
-        from latentkit.stats.state import to_bytes
-
-        outputs[merging.state] = [to_bytes(result.state)]
     try:
+        if merging.state is not None:
+            from latentkit.stats.state import to_bytes
+
+            outputs[merging.state] = [to_bytes(result.state)]
         write(outputs, result, checking, writing)
     finally:
         # What took long is shown even where there is no room to write it.

@@ -119,9 +119,12 @@ class Statistics:
 
     def _read(self, half: int) -> Half:
         quantity, every = self.quantities[half], [self.counts[dtype] for dtype in sorted(self.counts)]
-        facts = Facts(self.channels, len(quantity.thresholds))
-        for counts in every:
-            facts.merge(counts.facts(half))
+        if len(every) == 1:
+            facts = every[0].facts(half)  # of many channels a copy is large
+        else:
+            facts = Facts(self.channels, len(quantity.thresholds))
+            for counts in every:
+                facts.merge(counts.facts(half))
         if quantity.parameterization is not None:
             facts = facts.with_infinities(quantity)
         cells = Cells.pooled([counts.cells(half) for counts in every], self.channels)

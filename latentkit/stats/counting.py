@@ -27,6 +27,8 @@ from latentkit.stats.sample_values import SampleValues
 _MEMORY, _BUFFERS = 200 << 20, 8 << 20
 # What one needs more for figures beside the counts.
 _EXTRA_BUFFERS = 16 << 20
+# Channels beyond which there is memory for one set of counts only; and with such figures beside them.
+_MOST_TWICE, _MOST_EXTRAS_TWICE = 4096, 512
 
 
 def statistics_of(
@@ -131,4 +133,6 @@ def origin_of(span: Span, block: Block) -> Origin:
 def _threads_for(asked: int | None, channels: int, has_extras: bool) -> int:
     """As many as are asked for, or one a core, as far as there is memory for their counts."""
     each = _BUFFERS + has_extras * _EXTRA_BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
+    if channels > (_MOST_EXTRAS_TWICE if has_extras else _MOST_TWICE):
+        return 1
     return min(threads_for(asked), max(2, _MEMORY // each))

@@ -31,6 +31,8 @@ from latentkit.stats.sums import Arrays, Floats, Ints, fill
 #: Elements of the mean in the largest sample that is held whole.
 MOST_ELEMENTS = 5 << 20
 
+# Elements of a block that are taken at once: they are held as float64, and so is what sums are made of.
+_TOGETHER = 1 << 15
 # Large samples take memory that grows with them: one at a time.
 _LARGE = Lock()
 # Blocks in which a channel's first finite number is looked for: more than the largest sample has pieces.
@@ -124,8 +126,9 @@ class Extras:
                 if self._hashes is not None:
                     place = Place(span.posterior.file.path, span.posterior.key, span.first, 0)
                     self._hashes.update(halves, rows, place)
-            if self._sums:
-                self._add(halves, range(first, row), *free, buffers)
+            step = max(1, _TOGETHER // prod(halves.dims[1:]))
+            for start in range(first, row if self._sums else first, step):
+                self._add(halves, range(start, min(start + step, row)), *free, buffers)
 
     @_QUIET
     def _add(self, halves: Halves, rows: range, letters: str, sizes: tuple[int, ...], buffers: Buffers) -> None:

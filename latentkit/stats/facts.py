@@ -38,6 +38,8 @@ class Facts:
 
     def with_infinities(self, quantity: Quantity) -> "Facts":
         """These, with infinite log-variances taken for the clamp's bounds in h(l) and e^l."""
+        if not (self.minus_inf.any() or self.plus_inf.any()):
+            return self
         whole = Facts(len(self.tallies), self.beneath.shape[1])
         whole.merge(self)
         terms = np.zeros((2, len(self.tallies), SUMS))
@@ -97,10 +99,9 @@ class Facts:
     @cached_property
     def _moments(self) -> tuple[Floats, Floats]:
         """Mean and variance of the population, (C,) each: from exact sums, so nothing cancels."""
-        exact = self.sums.exactly()
         mean, variance = np.full((2, len(self.tallies)), np.nan)
         for channel, count in enumerate(self.finite.tolist()):
-            values, squares = exact[SUMS * channel], exact[SUMS * channel + 1]
+            values, squares = (self.sums.exactly(SUMS * channel + power) for power in (0, 1))
             if count and isinstance(values, Fraction) and isinstance(squares, Fraction):
                 mean[channel] = _float(values / count)
                 variance[channel] = max(_float((squares - values * values / count) / count), 0.0)

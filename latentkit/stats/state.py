@@ -25,7 +25,7 @@ from latentkit.stats.summary import Summary
 from latentkit.stats.sums import Arrays
 
 _VERSION = 4
-# Far more than any state has: a larger file is refused before it is read.
+# Far more than any state has but for names without end: a larger one is not written, nor read.
 _MOST_BYTES = 1 << 30
 # What stands in the file for its own SHA-256 while that is computed.
 _NO_DIGEST = "0" * 64
@@ -59,7 +59,10 @@ class State:
 
 
 def to_bytes(state: State) -> bytes:
-    """The state as a safetensors file; equal states give equal bytes."""
+    """The state as a safetensors file; equal states give equal bytes.
+
+    Raises ``DataError`` for one that would be too large to be read again.
+    """
     names: dict[tuple[str, str], int] = {}
 
     def number_of(place: Place) -> int:
@@ -91,6 +94,11 @@ def to_bytes(state: State) -> bytes:
     # Names may be many and long: data have room, the header has little.
     text = json.dumps(list(names)).encode(errors="surrogatepass")
     arrays["names"] = np.frombuffer(text, np.uint8)
+    if (nbytes := sum(array.nbytes for array in arrays.values())) > _MOST_BYTES:
+        raise DataError(
+            f"the state would be {nbytes:,} bytes, with the names of {len(names):,} tensors, and states of up to "
+            f"{_MOST_BYTES:,} are read: count fewer files at a time, or leave out --with duplicates"
+        )
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     data: bytes = save(contiguous, {STATE_ENTRY: json.dumps(facts)})
     # The header comes first, and in it no other text has so many zeros.

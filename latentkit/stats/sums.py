@@ -16,6 +16,8 @@ Arrays = dict[str, NDArray[Any]]
 
 # What one in the lowest limb of all stands for: the least float64.
 _LEAST = Fraction(1, 1 << 1074)
+# Sums that are rounded at once: what that takes is more than they are.
+_TOGETHER = 1 << 14
 
 
 class ExactSums:
@@ -63,37 +65,43 @@ class ExactSums:
         pool.merge(self, np.repeat(np.arange(groups), len(self) // groups))
         return pool
 
-    def exactly(self) -> list[Fraction | float]:
-        """The sums as they are; infinity or NaN where a term was."""
-        found: list[Fraction | float] = []
-        for limbs, top, odd in zip(self._limbs.tolist(), self._tops.tolist(), self._odd.tolist(), strict=True):
-            whole = sum(limb << (32 * slot) for slot, limb in enumerate(limbs))
-            lowest = 32 * (top - exact.LIMBS + 1)
-            value = Fraction(whole) * _LEAST * (Fraction(2) ** lowest)
-            found.append(value if odd == 0 else odd)
-        return found
+    def exactly(self, number: int) -> Fraction | float:
+        """One of the sums as it is; infinity or NaN where a term was."""
+        if (odd := float(self._odd[number])) != 0:
+            return odd
+        whole = sum(limb << (32 * slot) for slot, limb in enumerate(self._limbs[number].tolist()))
+        lowest = 32 * (int(self._tops[number]) - exact.LIMBS + 1)
+        return Fraction(whole) * _LEAST * (Fraction(2) ** lowest)
 
     @property
     def total(self) -> Floats:
         """The sums as float64, within 2 units; beyond its range infinite."""
-        limbs = self._limbs.copy()
-        # Digits from -2^31 to 2^31, so that what follows the first that is not 0 is less than half of it.
-        for slot in range(exact.LIMBS - 1):
-            over = (limbs[:, slot] + (1 << 31)) >> 32
-            limbs[:, slot] -= over << 32
-            limbs[:, slot + 1] += over
-        value = np.zeros(len(limbs))
-        for slot in range(exact.LIMBS - 1, -1, -1):
-            value = value * 2.0**32 + limbs[:, slot]
-        with np.errstate(over="ignore"):
-            scaled: Floats = np.ldexp(value, 32 * (self._tops - exact.LIMBS + 1) - 1074)
-        return np.where(self._odd == 0, scaled, self._odd)
+        total: Floats = np.empty(len(self))
+        for at in range(0, len(self), _TOGETHER):
+            some = slice(at, at + _TOGETHER)
+            total[some] = _rounded(*self.of(some))
+        return total
 
     def parts(self, name: str) -> Arrays:
         """The arrays of all this, to be read or written in place: carried, so that as many terms again have room."""
         exact.carry(self._limbs)
         self._terms = 1
         return {f"{name}.limbs": self._limbs, f"{name}.tops": self._tops, f"{name}.odd": self._odd}
+
+
+def _rounded(limbs: Ints, tops: Ints, odd: Floats) -> Floats:
+    limbs = limbs.copy()
+    # Digits from -2^31 to 2^31, so that what follows the first that is not 0 is less than half of it.
+    for slot in range(exact.LIMBS - 1):
+        over = (limbs[:, slot] + (1 << 31)) >> 32
+        limbs[:, slot] -= over << 32
+        limbs[:, slot + 1] += over
+    value = np.zeros(len(limbs))
+    for slot in range(exact.LIMBS - 1, -1, -1):
+        value = value * 2.0**32 + limbs[:, slot]
+    with np.errstate(over="ignore"):
+        scaled: Floats = np.ldexp(value, 32 * (tops - exact.LIMBS + 1) - 1074)
+    return np.where(odd == 0, scaled, odd)
 
 
 def fill(parts: Arrays, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -28,22 +28,31 @@ def contents(path: str, descriptor: int, file_size: int) -> Contents:
 
 def _tensors(path: str, data_start: int, file_size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """The file's tensors and metadata, as the library has them: its data is tensors end to end, in order of offset."""
+    tensors, offset = {}, data_start
+    # Most of many tensors are of one dtype and shape, and of its bytes, which are held once.
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...], int]] = {}
     try:
         with safe_open(path, framework="np") as file:
-            slices = {key: file.get_slice(key) for key in file.offset_keys()}
+            for key in file.offset_keys():
+                tensor = file.get_slice(key)
+                kind = tensor.get_dtype(), tuple(tensor.get_shape())
+                if kind not in kinds:
+                    kinds[kind] = *kind, _nbytes(path, key, *kind)
+                dtype, shape, nbytes = kinds[kind]
+                tensors[key] = TensorInfo(key, dtype, shape, offset, nbytes)
+                offset += nbytes
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise DataError(_damage(path, error, file_size), kind="damaged") from error
-    tensors, offset = {}, data_start
-    for key, tensor in slices.items():
-        dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
-        if dtype not in ELEMENT_BITS:
-            raise DataError(f"{path}: tensor {key!r} is {dtype}, which this version of latentkit does not know")
-        tensors[key] = info = TensorInfo(key, dtype, shape, offset, prod(shape) * ELEMENT_BITS[dtype] // 8)
-        offset += info.nbytes
     if offset != file_size:
         raise DataError(f"{path}: changed while it was being read; run again when its writer is done", kind="changed")
     return tensors, metadata
+
+
+def _nbytes(path: str, key: str, dtype: str, shape: tuple[int, ...]) -> int:
+    if dtype not in ELEMENT_BITS:
+        raise DataError(f"{path}: tensor {key!r} is {dtype}, which this version of latentkit does not know")
+    return prod(shape) * ELEMENT_BITS[dtype] // 8
 
 
 def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
