@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from conftest import Cli
 
-from latentkit.cli import guide, info, kl, main, nll, report, sample, stats
+from latentkit.cli import convert, guide, info, kl, main, nll, report, sample, stats
 from latentkit.read.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "sample_data" / "README.md", *sorted((ROOT / "latentkit" / "guide").glob("*.md"))]
-COMMANDS = [info, stats, report, kl, nll, sample, guide]
+COMMANDS = [info, stats, report, kl, nll, sample, convert, guide]
 
 
 def examples() -> list[str]:

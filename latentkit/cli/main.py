@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from latentkit import __version__
-from latentkit.cli import guide, info, interrupts, kl, nll, report, sample, stats
+from latentkit.cli import convert, guide, info, interrupts, kl, nll, report, sample, stats
 from latentkit.cli.commands import (
     DATA_FAILED,
     WRONG_REQUEST,
@@ -64,6 +64,7 @@ add_command(app, report.report, epilog=report.EXAMPLES)
 add_command(app, kl.kl, epilog=kl.EXAMPLES)
 add_command(app, nll.nll, epilog=nll.EXAMPLES)
 add_command(app, sample.sample, epilog=sample.EXAMPLES)
+add_command(app, convert.convert, epilog=convert.EXAMPLES)
 add_command(app, guide.guide, epilog=guide.EXAMPLES)
 
 

@@ -144,7 +144,9 @@ def _shown(items: Iterable[tuple[Item, int]], total: int, messages: Messages) ->
 
 
 def _note_first_run(messages: Messages) -> None:
-    """Why nothing is seen for some seconds. Only what computes comes here, and it has imported Numba by then."""
+    """Why nothing is seen for some seconds; what computes has imported Numba by now."""
+    if "latentkit.compiled.jit" not in sys.modules:
+        return
     from latentkit.compiled.jit import compiles_first
 
     if compiles_first():

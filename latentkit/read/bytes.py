@@ -64,8 +64,7 @@ def read_bytes(header: Header, offset: int, out: memoryview) -> None:
             return
     try:
         descriptor = _descriptor(header)
-        while len(out) and (count := _read_some(descriptor, offset, out)):
-            out, offset = out[count:], offset + count
+        out = out[read_whole(descriptor, offset, out) :]
         # After every read, and so after the last: what changes later was not read.
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != header.stamp:
@@ -123,6 +122,14 @@ def read_span(header: Header, begin: int, end: int) -> Iterator[memoryview]:
 def as_bytes(array: NDArray[Any]) -> memoryview:
     """The memory of a contiguous array."""
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def read_whole(descriptor: int, offset: int, out: memoryview) -> int:
+    """Fill ``out`` with bytes of an open file from ``offset`` on; returns how many there were."""
+    done = 0
+    while done < len(out) and (count := _read_some(descriptor, offset + done, out[done:])):
+        done += count
+    return done
 
 
 def _read_some(descriptor: int, offset: int, out: memoryview) -> int:

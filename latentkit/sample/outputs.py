@@ -1,17 +1,16 @@
 """Files of latents to be written: what goes into each, from which inputs, under which keys."""
 
-import fnmatch
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import Posterior, Span, describe
-from latentkit.read.header import ELEMENT_BITS, TensorInfo
+from latentkit.read.choice import Posterior, Span
+from latentkit.read.header import TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.pairing import latents_key, latents_name
-from latentkit.write.copies import Copy, rows_of
+from latentkit.write.copies import Copy, carried, rows_of
 from latentkit.write.safetensors import shards_index
 
 #: Files of a re-sharded output.
@@ -64,13 +63,13 @@ def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples:
                 f"{span.posterior.key!r}; choose with --key"
             )
         check_joinable(spans[0].posterior, span.posterior)
-    carried = {posterior: _carried([posterior], carry, {"latents": ()}) for posterior in keys.values()}
+    further = {posterior: carried([posterior], carry, {"latents": ()}) for posterior in keys.values()}
     shards = list(_cut(spans, samples))
     planned = []
     for number, part in enumerate(shards, 1):
         path = os.path.join(folder, SHARD_NAME.format(number=number, count=len(shards)))
         planned.append(
-            Output(path, {"latents": part}, _copied_rows([(span, carried[span.posterior]) for span in part]))
+            Output(path, {"latents": part}, _copied_rows([(span, further[span.posterior]) for span in part]))
         )
     return planned
 
@@ -110,43 +109,24 @@ def _copies(
     group: Mapping[Posterior, Sequence[Span]], carry: Sequence[str], latents: Mapping[str, Sequence[Span]]
 ) -> dict[str, Copy]:
     """What one input's output carries: whole tensors with whole inputs, else the rows of the samples chosen."""
-    carried = _carried(list(group), carry, latents)
+    further = carried(list(group), carry, latents)
     (posterior, *_), (spans, *others) = group.keys(), group.values()
     if all(_is_whole(spans) for spans in group.values()):
         return {
             tensor.key: Copy(tensor.dtype, tensor.shape, ((posterior.header, tensor, 0, tensor.nbytes),))
-            for tensor in carried
+            for tensor in further
         }
     rows = [(span.first, span.count) for span in spans]
-    if carried and any([(span.first, span.count) for span in other] != rows for other in others):
+    if further and any([(span.first, span.count) for span in other] != rows for other in others):
         raise RequestError(
-            f"{posterior.file.path}: other samples were chosen of one tensor than of another, so {carried[0].key!r} "
+            f"{posterior.file.path}: other samples were chosen of one tensor than of another, so {further[0].key!r} "
             f"cannot be carried beside both; choose one tensor with --key"
         )
-    return _copied_rows([(span, carried) for span in spans])
+    return _copied_rows([(span, further) for span in spans])
 
 
 def _is_whole(spans: Sequence[Span]) -> bool:
     return len(spans) == 1 and spans[0].count == spans[0].posterior.samples
-
-
-def _carried(group: Sequence[Posterior], patterns: Sequence[str], latents: Mapping[str, object]) -> list[TensorInfo]:
-    """The tensors to copy through; a pattern never takes the moments."""
-    header = group[0].header
-    moments = {tensor.key for posterior in group for tensor in (posterior.mean, posterior.scale) if tensor}
-    carried: dict[str, TensorInfo] = {}
-    for pattern in patterns:
-        keys = [pattern] if pattern in header.tensors else fnmatch.filter(header.tensors, pattern)
-        keys = [key for key in keys if key == pattern or key not in moments]
-        if not keys and "*" not in pattern:
-            raise RequestError(f"{header.path}: no tensor is called {pattern!r} to carry; {describe(header)}")
-        carried |= {key: header.tensors[key] for key in keys}
-    for key in carried:
-        if key in latents:
-            raise RequestError(f"{header.path}: tensor {key!r} cannot be carried: the latents go by that key")
-        if header.tensors[key].dtype not in ELEMENT_BITS:
-            raise RequestError(f"{header.path}: {key!r} cannot be carried: it is {header.tensors[key].dtype}")
-    return list(carried.values())
 
 
 def _copied_rows(spans: Sequence[tuple[Span, Sequence[TensorInfo]]]) -> dict[str, Copy]:

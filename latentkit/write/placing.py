@@ -98,7 +98,7 @@ class Placement:
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """A descriptor to write through; an error in the body names the output."""
+        """A descriptor to write, and read again, through; an error in the body names the output."""
         with _naming(self.path):
             if self._open:
                 yield self.descriptor

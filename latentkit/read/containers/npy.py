@@ -22,7 +22,8 @@ PICKLED = "pickled objects"
 FIRST_READ = 1 << 9
 _MOST_HEADER_BYTES = 10_240
 
-_NAMES = {
+#: What is read in place, by NumPy's names.
+DTYPES = {
     "<f8": "F64", "<f4": "F32", "<f2": "F16", "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<i2": "I16", "<u2": "U16",
     "<i4": "I32", "<u4": "U32", "<i8": "I64", "<u8": "U64", "<c8": "C64",
 }  # fmt: skip
@@ -98,7 +99,7 @@ def _parsed(header: bytes) -> tuple[str, int, tuple[int, ...]]:
 
 
 def _name(dtype: np.dtype[Any], fortran: bool) -> str:
-    name = _NAMES.get(dtype.str)
+    name = DTYPES.get(dtype.str)
     if name is not None:
         return f"{name} in Fortran order" if fortran else name
     if dtype.hasobject:

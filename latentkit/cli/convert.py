@@ -1,0 +1,208 @@
+"""``latentkit convert``: any cache as safetensors shards or .npy, the same bytes, with what they mean."""
+
+import os
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentkit.cli.dry_run import show_plan
+from latentkit.cli.faults import listed
+from latentkit.cli.interrupts import deferred
+from latentkit.cli.options import Choosing, Faults, Files, Messages, Reading
+from latentkit.cli.rows import say_reading, warn_of_misreading
+from latentkit.cli.screen import note, say_kept, track
+from latentkit.convert.units import choose_rows, samples_of, units_of
+from latentkit.errors import RequestError
+from latentkit.read.plan import Found, find_posteriors
+from latentkit.text import count_of
+from latentkit.write.batch import Batch
+from latentkit.write.complete import found_at, is_older, is_written
+from latentkit.write.leftovers import at_work_in
+from latentkit.write.places import check_outputs
+from latentkit.write.placing import is_stream, placed
+from latentkit.write.safetensors import check_free_space, shards_index
+from latentkit.write.stream import write_all
+
+if TYPE_CHECKING:
+    from latentkit.convert.outputs import Output, Place
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+latentkit convert sample_data/shards -o all.safetensors
+
+latentkit convert sample_data/shards -o shards --samples-per-shard 100
+
+latentkit convert sample_data/healthy-f16.safetensors -o moments.npy --no-labels
+"""
+
+
+class ArrayFormat(StrEnum):
+    safetensors = "safetensors"
+    npy = "npy"
+
+
+_PLACING = "Writing"
+
+
+@dataclass
+class Converting:
+    """Where rows go, and what goes with them."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="A .safetensors or .npy file, or a folder.", rich_help_panel=_PLACING
+        ),
+    ] = None
+    format: Annotated[
+        ArrayFormat | None,
+        typer.Option("--format", metavar="FORMAT", help="In a folder: safetensors or npy.", rich_help_panel=_PLACING),
+    ] = None
+    samples_per_shard: Annotated[
+        int | None,
+        typer.Option(
+            "--samples-per-shard", metavar="N", min=1, help="Samples a file; unless said as many as 1 GiB holds.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = None  # fmt: skip
+    carry: Annotated[
+        list[str],
+        typer.Option(
+            "--carry", metavar="KEY", help="Copy this tensor through (a glob too); repeatable.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = field(default_factory=list)  # fmt: skip
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Leave out the labels that the cache has.", rich_help_panel=_PLACING)
+    ] = False
+    relative_to: Annotated[
+        str | None,
+        typer.Option("--relative-to", metavar="DIR", help="Names are relative to it.", rich_help_panel=_PLACING),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
+    ] = False
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Make only what an interrupted run did not.", rich_help_panel=_PLACING),
+    ] = False
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Threads, up to 16; unless said, one a core.",
+            rich_help_panel=_PLACING,
+        ),
+    ] = None
+
+    @property
+    def place(self) -> "Place":
+        from latentkit.convert.outputs import Place
+
+        if not self.output or is_stream(self.output):
+            raise RequestError("missing -o OUT: a .safetensors or .npy file, or a folder")
+        suffix = os.path.splitext(self.output)[1]
+        if suffix in (".safetensors", ".npy") and not os.path.isdir(self.output):
+            if self.samples_per_shard is not None:
+                raise RequestError(f"{self.output}: --samples-per-shard writes several files; give a folder")
+            if self.format not in (None, ArrayFormat(suffix[1:])):
+                raise RequestError(f"{self.output}: its suffix says another format than --format {self.format}")
+            return Place(self.output, suffix, as_file=True)
+        format = self.format or ArrayFormat.safetensors
+        return Place(self.output, f".{format}", as_file=False, samples_per_shard=self.samples_per_shard)
+
+
+def convert(
+    files: Files, converting: Converting, reading: Reading, choosing: Choosing, faults: Faults, messages: Messages
+) -> None:
+    """Any cache as safetensors shards or .npy: the same bytes, with labels, names and meaning, verified."""
+    from latentkit.convert.labels import Labels, find_labels
+    from latentkit.convert.outputs import plan_outputs
+
+    place = converting.place
+    with listed(faults, overwrite=converting.overwrite, dry_run=choosing.dry_run) as failures:
+        found = find_posteriors(
+            files,
+            reading.selection(latents=True),
+            relative_to=converting.relative_to,
+            leave_out=place.path,
+            failures=failures,
+        )
+        choice = choosing.choice()
+        units = units_of(found.posteriors, converting.carry, labels=not converting.no_labels)
+        chosen = choose_rows(units, choice)
+        labels = Labels({}) if converting.no_labels else find_labels([unit.rows for unit in units])
+        spans = tuple(part for unit, span in chosen for part in samples_of(unit, span))
+        used = tuple(dict.fromkeys(span.posterior for span in spans))
+        found = replace(found, posteriors=used, spans=spans, read=(*found.read, *choice.lists))
+        outputs = plan_outputs(chosen, labels, place)
+        say_reading(found, "safetensors", messages)
+        if any(posterior.parameterization == "logvar" for posterior in used):
+            warn_of_misreading(found, messages)
+        _write(outputs, found, place, converting, choosing, messages)
+
+
+def _write(
+    outputs: "list[Output]",
+    found: Found,
+    place: "Place",
+    converting: Converting,
+    choosing: Choosing,
+    messages: Messages,
+) -> None:
+    from latentkit.convert.files import write_outputs
+    from latentkit.convert.outputs import index_name
+
+    folder = os.path.dirname(place.path) or "." if place.as_file else place.path
+    files = [output.path for output in outputs]
+    index, path = b"", os.path.join(folder, index_name(outputs))
+    if not place.as_file and place.suffix == ".safetensors":
+        shards = [(output.path, output.keys) for output in outputs]
+        index = shards_index(shards, sum(output.layout.size for output in outputs))
+    overwrite = converting.overwrite
+    check_outputs([*files, path if index else None], overwrite=overwrite or converting.resume, read=found.read)
+    waiting = outputs
+    if converting.resume:
+        waiting = [output for output in outputs if not _is_complete(output, overwrite=overwrite)]
+        if index and is_written(path, index, overwrite=overwrite):
+            index = b""
+        note(messages, f"resume: {len(outputs) - len(waiting):,} of {len(outputs):,} files were complete")
+    sizes = [output.layout.size for output in waiting]
+    if choosing.dry_run:
+        show_plan(found, folder, sizes)
+        return
+    check_free_space(folder, sum(sizes))
+    batch = Batch()
+    results = write_outputs(waiting, batch, overwrite=overwrite, workers=converting.workers)
+    with deferred(), at_work_in(folder, files if converting.resume else ()):
+        try:
+            with closing(results):
+                for _ in track(results, sum(sizes), messages):
+                    pass
+        except BaseException as error:
+            say_kept(error, len(outputs) - len(waiting) + batch.placed, len(outputs), messages)
+            raise
+        if index:
+            with placed(path, overwrite=overwrite) as descriptor:
+                write_all(descriptor, index)
+    note(messages, f"wrote {count_of(len(waiting), 'file')}: {count_of(found.samples, 'sample')}, verified")
+
+
+def _is_complete(output: "Output", *, overwrite: bool) -> bool:
+    """Whether it is there, as this run would write it; another one is made again with ``overwrite``."""
+    header = output.layout.header
+    try:
+        there = found_at(output.path, len(header))
+    except FileNotFoundError:
+        return False
+    if there == (output.layout.size, header) and not is_older(output.path, output.inputs):
+        return True
+    if not overwrite:
+        raise RequestError(f"{output.path}: exists, and is not what this run would write; --overwrite replaces it")
+    return False

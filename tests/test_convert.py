@@ -1,0 +1,289 @@
+"""convert: the bytes of any cache, in order, with labels, names and meaning."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DTYPES, Cli, files_below, moments_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file
+from test_containers import npy_of
+from test_exclude import write_rows
+
+from latentkit.convert.labels import KINDS
+from latentkit.read.presets import PRESETS
+from latentkit.write.placing import Placement
+
+Write = Callable[..., Path]
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> Any:
+    return RNG.standard_normal(shape, np.float32)
+
+
+def save(path: Path, array: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+
+
+def edm2(root: Path, folder: str = "") -> None:
+    names = [f"0000{i % 2}/img-mean-std-0000000{i}.npy" for i in range(5)]
+    for name in names:
+        save(root / folder / name, np.abs(floats(8, 4, 4)))
+    (root / folder / "dataset.json").write_text(json.dumps({"labels": [[name, 9 - i] for i, name in enumerate(names)]}))
+
+
+def edm2_zip(root: Path) -> None:
+    root.mkdir()
+    with zipfile.ZipFile(root / "edm2.zip", "w") as archive:
+        for i in range(3):
+            archive.writestr(f"00000/img-mean-std-0000000{i}.npy", npy_of(np.abs(floats(8, 4, 4))))
+        labels = [[f"00000/img-mean-std-0000000{i}.npy", i * 2] for i in range(3)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+
+
+def mar(root: Path) -> None:
+    for name in ("n2/b.JPEG", "n1/z.JPEG", "n1/a.JPEG"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(root / f"{name}.npz", moments=floats(8, 4, 4), moments_flip=floats(8, 4, 4))
+
+
+def uvit(root: Path) -> None:
+    for i in range(3):
+        save(root / f"{i}.npy", floats(8, 4, 4))
+        save(root / "text" / f"{i}_0.npy", floats(77, 8))
+        (root / f"{i}_0.npy").symlink_to(root / "text" / f"{i}_0.npy")
+
+
+def lightningdit(root: Path) -> None:
+    root.mkdir()
+    for i in range(2):
+        tensors = {
+            "latents": torch.from_numpy(floats(4, 8, 2, 2)),
+            "latents_flip": torch.from_numpy(floats(4, 8, 2, 2)),
+        }
+        save_file({**tensors, "labels": torch.arange(4) + i}, root / f"latents_rank00_shard00{i}.safetensors")
+
+
+def fast_dit(root: Path) -> None:
+    for i in range(3):
+        save(root / "imagenet256_features" / f"{i}.npy", floats(1, 4, 4, 4))
+        save(root / "imagenet256_labels" / f"{i}.npy", np.array([7 + i]))
+
+
+def sd_scripts(root: Path) -> None:
+    root.mkdir()
+    for i, size in enumerate((4, 6, 4)):
+        key = {f"latents_{size}x4": floats(4, size, 4), f"original_size_{size}x4": np.array([32, 32])}
+        np.savez(root / f"{i}_0032x0032_sd3.npz", **key, **{f"crop_ltrb_{size}x4": np.zeros(4, int)})
+
+
+def musubi(root: Path) -> None:
+    root.mkdir()
+    for i in range(2):
+        tensors = {"latents_2x4x4_bfloat16": torch.from_numpy(floats(4, 2, 4, 4)).bfloat16()}
+        save_file(tensors, root / f"{i}_wan.safetensors", {"architecture": "wan", "format_version": "1.0.1"})
+
+
+def simpletuner(root: Path) -> None:
+    root.mkdir()
+    for i in range(2):
+        torch.save(torch.from_numpy(floats(4, 4, 4)), root / f"{i}.pt")
+
+
+#: How each is written, arguments beside its folder, the labels, and the layout of what comes of it.
+CACHES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], list[int] | None, str]] = {
+    "edm2": (edm2, (), [9, 7, 5, 8, 6], "bchw"),
+    "repa": (lambda root: edm2(root, "vae-sd"), (), [9, 7, 5, 8, 6], "bchw"),
+    "edm2-zip": (edm2_zip, (), [0, 2, 4], "bchw"),
+    "mar": (mar, (), [0, 0, 1], "bbchw"),
+    "lightningdit": (lightningdit, (), [0, 1, 2, 3, 1, 2, 3, 4], "bchw"),
+    "fast-dit": (fast_dit, (), [7, 8, 9], "bchw"),
+    "sd-scripts": (sd_scripts, (), None, "bchw"),
+    "musubi-tuner": (musubi, (), None, "bcthw"),
+    "simpletuner": (simpletuner, ("--preset", "simpletuner"), None, "bchw"),
+}
+
+
+def source(root: Path, name: str) -> Path:
+    return {"edm2-zip": root / "edm2.zip", "fast-dit": root / "imagenet256_features"}.get(name, root)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "np") as file:
+        return file.metadata() or {}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_gives_the_same_values_in_order_with_labels_and_meaning(cli: Cli, tmp_path: Path, name: str) -> None:
+    make, told, labels, layout = CACHES[name]
+    make(tmp_path / "in")
+    place = source(tmp_path / "in", name)
+    outcome = cli("convert", place, "-o", "out", *told)
+    assert (outcome.status, outcome.out) == (0, "")
+    assert ", verified" in outcome.err
+    first, *_ = shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    said = metadata(first)
+    assert (said["converted_from"], said["layout"]) == (name, layout)
+    if labels is not None:
+        assert load_torch(first)["labels"].tolist() == labels
+    entries = [entry for shard in shards for entry in json.loads(metadata(shard)["names"])]
+    assert (
+        all((place / (each if isinstance(each, str) else each[0])).exists() for each in entries) or name == "edm2-zip"
+    )
+    if said["parameterization"] == "none":
+        figures = [cli("stats", path, "-q", *told).json for path, told in ((place, told), ("out", ()))]
+        assert figures[0]["channels"] == figures[1]["channels"]
+        assert "holds drawn latents" in cli("kl", "out").complaint
+        return
+    values = [cli("kl", path, "-q").values("kl") for path in (place, "out")]
+    assert values[0] == values[1]
+    assert len(values[0]) > 2
+
+
+def test_every_way_of_keeping_labels_is_a_presets() -> None:
+    named = {preset.labels for preset in PRESETS} - {"none", "the tensor labels"}
+    assert named == set(KINDS)
+
+
+@settings(max_examples=25)
+@given(
+    counts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    per_shard=st.integers(1, 9),
+)
+def test_any_shards_hold_the_rows_in_order(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], dtype: str, per_shard: int
+) -> None:
+    from typer.testing import CliRunner
+
+    from latentkit.cli.main import app
+
+    folder = tmp_path_factory.mktemp("any")
+    parts = [moments_of(count, 2, dtype=dtype, seed=seed) for seed, count in enumerate(counts)]
+    for number, part in enumerate(parts):
+        save_file({"moments": part}, folder / f"{number}.safetensors")
+    arguments = ["convert", str(folder), "-o", str(folder / "out"), "--samples-per-shard", str(per_shard)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    shards = [load_torch(path)["moments"] for path in sorted((folder / "out").glob("*.safetensors"))]
+    assert [len(shard) for shard in shards[:-1]] == [per_shard] * (len(shards) - 1)
+    assert torch.equal(torch.cat(shards).view(torch.uint8), torch.cat(parts).view(torch.uint8))
+    index = json.loads((folder / "out" / "moments.safetensors.index.json").read_text())
+    assert len(index["weight_map"]) == len(shards)
+
+
+def test_what_is_cleaned_keeps_its_names_and_labels(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("in/a.safetensors", moments=moments_of(6, 2), labels=torch.arange(6))
+    write("in/b.safetensors", moments=moments_of(3, 2), labels=torch.arange(3))
+    assert cli("convert", "in", "-o", "all.safetensors").status == 0
+    assert json.loads(metadata(tmp_path / "all.safetensors")["names"]) == [
+        ["a.safetensors", 0, 6],
+        ["b.safetensors", 0, 3],
+    ]
+    write_rows(tmp_path / "worst", [("all.safetensors", "moments", index) for index in (7, 2)])
+    assert cli("convert", "all.safetensors", "-o", "clean.safetensors", "--exclude", "worst").status == 0
+    clean = tmp_path / "clean.safetensors"
+    assert load_file(clean)["labels"].tolist() == [0, 1, 3, 4, 5, 0, 2]
+    names = [["a.safetensors", 0, 2], ["a.safetensors", 3, 3], ["b.safetensors", 0, 1], ["b.safetensors", 2, 1]]
+    assert json.loads(metadata(clean)["names"]) == names
+
+
+def test_an_image_goes_with_its_mirror(cli: Cli, tmp_path: Path) -> None:
+    mar(tmp_path / "in")
+    write_rows(tmp_path / "list", [("in/n1/z.JPEG.npz", key, 0) for key in ("moments_flip", "moments")])
+    assert cli("convert", "in", "-o", "one.safetensors", "--indices", "list").status == 0
+    assert cli("convert", "in", "-o", "rest.safetensors", "--exclude", "list").status == 0
+    assert json.loads(metadata(tmp_path / "one.safetensors")["names"]) == ["n1/z.JPEG.npz"]
+    assert load_file(tmp_path / "rest.safetensors")["moments"].shape == (2, 2, 8, 4, 4)
+    assert load_file(tmp_path / "rest.safetensors")["labels"].tolist() == [0, 1]
+
+
+def test_npy_is_one_array_a_file(cli: Cli, write: Write, tmp_path: Path) -> None:
+    moments = moments_of(3, 2)
+    write("a.safetensors", moments=moments, labels=torch.arange(3))
+    assert "an .npy holds one array" in cli("convert", "a.safetensors", "-o", "a.npy", "-q").complaint
+    assert cli("convert", "a.safetensors", "-o", "a.npy", "--no-labels").status == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), moments.numpy())
+    assert cli("convert", "a.safetensors", "-o", "one", "--format", "npy", "--samples-per-shard", "1").status == 0
+    assert np.load(tmp_path / "one" / "moments-00002-of-00003.npy").shape == (4, 3, 4)
+    assert np.load(tmp_path / "one" / "labels-00002-of-00003.npy") == 1
+    write("b.safetensors", moments=moments.bfloat16())
+    outcome = cli("convert", "b.safetensors", "-o", "b.npy", "-q")
+    assert (outcome.status, "BF16, which .npy cannot hold" in outcome.complaint) == (2, True)
+
+
+def test_what_is_complete_is_not_made_again(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("a.safetensors", moments=moments_of(6, 2))
+    command = ("convert", "a.safetensors", "-o", "out", "--samples-per-shard", "2")
+    assert cli(*command).status == 0
+    assert "exists already" in cli(*command, "-q").complaint
+    kept = tmp_path / "out" / "moments-00001-of-00003.safetensors"
+    stamp = kept.stat().st_mtime_ns
+    (tmp_path / "out" / "moments-00002-of-00003.safetensors").unlink()
+    assert "resume: 2 of 3 files were complete" in cli(*command, "--resume").err
+    assert kept.stat().st_mtime_ns == stamp
+    assert len(files_below(tmp_path / "out")) == 4
+
+
+def test_what_is_not_there_as_it_was_written_is_not_placed(
+    cli: Cli, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a.safetensors", moments=moments_of(6, 2))
+    real = Placement.write
+
+    def damaged(self: Placement, offset: int, data: memoryview) -> None:
+        real(self, offset, data)
+        real(self, offset, memoryview(b"x"))
+
+    monkeypatch.setattr(Placement, "write", damaged)
+    outcome = cli("convert", "a.safetensors", "-o", "out/b.safetensors", "-q")
+    assert (outcome.status, "does not hold what was written to it" in outcome.complaint) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (
+            ("two.safetensors", "-o", "x.safetensors", "--key", "m*"),
+            2,
+            "convert takes one tensor of many samples a file",
+        ),
+        (("a.safetensors",), 2, "missing -o OUT"),
+        (("a.safetensors", "-o", "x.npy", "--samples-per-shard", "2"), 2, "give a folder"),
+        (("a.safetensors", "-o", "x.npy", "--format", "safetensors"), 2, "its suffix says another format"),
+        (("a.safetensors", "-o", "a.safetensors", "--overwrite"), 2, "is an input itself"),
+        (("a.safetensors", "-o", "x", "--carry", "nosuch"), 2, "no tensor is called 'nosuch' to carry"),
+        (("a.safetensors", "-o", "x", "--carry", "odd"), 1, "it needs a row for each sample"),
+        (("a.safetensors", "b.safetensors", "-o", "x.safetensors"), 2, "not of one shape"),
+        (("drawn.safetensors", "-o", "x", "--parameterization", "none"), 2, "latentkit drew it"),
+        (("mar", "-o", "x"), 1, "has no label (the folder's name)"),
+        (("edm2", "-o", "x"), 1, "which is no whole number"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_sentence(
+    cli: Cli, write: Write, tmp_path: Path, arguments: tuple[str, ...], status: int, sentence: str
+) -> None:
+    write("a.safetensors", moments=moments_of(6, 2), odd=torch.zeros(5))
+    write("b.safetensors", moments=moments_of(6, 4))
+    write("two.safetensors", m1=moments_of(6, 2), m2=moments_of(6, 2))
+    assert cli("sample", "a.safetensors", "-o", "drawn.safetensors").status == 0
+    mar(tmp_path / "mar")
+    np.savez(tmp_path / "mar" / "x.npz", moments=floats(8, 4, 4), moments_flip=floats(8, 4, 4))
+    edm2(tmp_path / "edm2")
+    (tmp_path / "edm2" / "dataset.json").write_text('{"labels": [["x", 1.5]]}')
+    before = files_below(tmp_path)
+    outcome = cli("convert", *arguments, "-q")
+    assert outcome.status == status
+    assert sentence in outcome.complaint
+    assert files_below(tmp_path) == before
