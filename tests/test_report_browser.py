@@ -117,6 +117,14 @@ def test_the_page_of_drawn_latents_fits_too(cli: Cli, tmp_path: Path) -> None:
         assert "Spread" in seen["headings"] and seen["pictures"] == 5
 
 
+def test_two_encoders_in_one_picture_fit_too(cli: Cli, tmp_path: Path) -> None:
+    save_file({"moments": 30 * moments_of(600, 4, 4, 4)}, tmp_path / "wide.safetensors")
+    against = SAMPLE_DATA / "healthy-f32.safetensors"
+    assert cli("report", tmp_path / "wide.safetensors", "--against", against, "-o", "report.html").status == 0
+    for (width, _), seen in zip(VIEWS, look(tmp_path, tmp_path / "report.html"), strict=True):
+        assert (seen["scroll_width"], seen["cut"]) == (width, [])
+
+
 def test_the_page_prints_on_a4_and_the_console_stays_silent(cli: Cli, tmp_path: Path) -> None:
     cli("report", SAMPLE_DATA / "collapsed.safetensors", "-o", "report.html")
     process = browse(tmp_path, tmp_path / "report.html", f"--print-to-pdf={tmp_path / 'report.pdf'}")

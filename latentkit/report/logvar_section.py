@@ -49,10 +49,14 @@ def clamp(document: Document) -> str:
 
 
 def _bars(summary: Document, channel: int | None) -> Histogram:
+    """The histogram of one channel, or of all, in bars of two cells or more: of fewer, some would stand out."""
     group = summary["overall"] if channel is None else summary["per_channel"][channel]
-    below, *inside, above = group["histogram"]
+    edges, (below, *inside, above) = summary["histogram_edges"], group["histogram"]
+    width, cell = edges[1] - edges[0], summary["quantile_error"] * max(map(abs, edges))
+    many = next((many for many in (1, 2, 5) if many * width > 2 * cell), 10)
+    counts = [sum(inside[first : first + many]) for first in range(0, len(inside), many)]
     infinite = group["logvar"]["minus_inf_count"], group["logvar"]["plus_inf_count"]
-    return Histogram(summary["histogram_edges"], inside, below + infinite[0], above + infinite[1])
+    return Histogram(edges[::many], counts, below + infinite[0], above + infinite[1])
 
 
 def _small(document: Document, channel: int) -> str:

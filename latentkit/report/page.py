@@ -103,9 +103,6 @@ def _beside(made: Made, document: dict[str, Any]) -> str:
 
 
 def _made(made: Made, document: dict[str, Any]) -> str:
-    listed = "".join(f"<li>{text(name)}</li>" for name in made.files[:_LISTED])
-    more = len(made.files) - _LISTED
-    listed += f"<li>and {more:,} more</li>" if more > 0 else ""
     low, high = document["clamp"]
     clamp = [("Clamp", f"[{low:g}, {high:g}]".replace("-", "−"))] if document["overall"]["logvar"] else []
     rows = [
@@ -115,10 +112,17 @@ def _made(made: Made, document: dict[str, Any]) -> str:
         ("Quantiles", _quantiles(document)),
         *(("Not covered", text(words)) for words in left_out(document["with"])),
         ("Versions", ", ".join(f"{text(name)} {text(version)}" for name, version in made.versions.items())),
-        ("Files", f"<ul>{listed}</ul>"),
+        ("Files", _listed(made.files)),
+        *([("The other's files", _listed(made.against))] if made.against else []),
     ]
     shown = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return section("How this was made", f'<dl class="made">{shown}</dl>')
+
+
+def _listed(names: Sequence[str]) -> str:
+    listed = "".join(f"<li>{text(name)}</li>" for name in names[:_LISTED])
+    more = len(names) - _LISTED
+    return f"<ul>{listed}" + (f"<li>and {more:,} more</li>" if more > 0 else "") + "</ul>"
 
 
 def _quantiles(document: dict[str, Any]) -> str:

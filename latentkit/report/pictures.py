@@ -133,7 +133,7 @@ def ranking(
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         _above(axes, "channel")
 
-    return drawn(_WIDTH, max(120, 80 + 22 * (len(shown) + is_cut)), (44, 8, 26, 44), alt, paint)
+    return drawn(_WIDTH, max(120, 80 + 22 * (len(shown) + is_cut)), (44, 26, 26, 44), alt, paint)
 
 
 def ranges(
