@@ -1,5 +1,6 @@
 """Names, numbers and counts in words, as messages, tables and pages show them."""
 
+import math
 import re
 
 #: What stands for a number that is undefined.
@@ -31,10 +32,16 @@ def _shortened(text: str, length: int) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """So many significant digits, and a dash for what is undefined."""
+    """So many significant digits, ``14,436`` and ``0.0000123``; powers from 1e8 up and below 1e-6; a dash for NaN."""
     if value != value:
         return DASH
-    return "0" if value == 0 else f"{value:#.{digits}g}".rstrip(".")
+    if value == 0 or value in (math.inf, -math.inf):
+        return f"{value:g}".lstrip("-") if value == 0 else f"{value:g}"
+    if not 1e-6 <= abs(value) < 1e8:
+        mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(power)}"
+    decimals = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:,.{max(0, decimals)}f}"
 
 
 def fixed(value: float, decimals: int) -> str:

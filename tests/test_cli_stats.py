@@ -175,7 +175,7 @@ def test_tables_fit_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv("COLUMNS", "80")
     out = cli("stats", SAMPLE_DATA / f"{name}.safetensors", "--format", "table").out
     assert max(map(len, out.splitlines())) <= 80
-    for word in ("log-variance", "KL an element", "share", "sd"):
+    for word in ("log-variance", "KL per element", "Clamp", "sd"):
         assert word in out
 
 

@@ -428,8 +428,8 @@ def test_numbers_are_shown_to_four_digits(value: float) -> None:
 
 def test_numbers_have_their_usual_look() -> None:
     values = (None, float("nan"), 0.0, -0.5, 12345.6, 1e-7, 118.25)
-    assert [number(value) for value in values] == ["–", "–", "0", "−0.5000", "12,346", "1.000e−07", "118.2"]
-    assert [short(value) for value in values] == ["–", "–", "0", "−0.5", "12,346", "1.00e−07", "118"]
+    assert [number(value) for value in values] == ["–", "–", "0", "−0.5000", "12,346", "1.000e−7", "118.2"]
+    assert [short(value) for value in values] == ["–", "–", "0", "−0.5", "12,346", "1.00e−7", "118"]
 
 
 @given(

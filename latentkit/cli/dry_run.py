@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from latentkit.cli.screen import plain_table, remark, stdout_console
+from latentkit.cli.screen import dense_table, put, stdout_console
 from latentkit.read.plan import Found
 from latentkit.write.safetensors import free_space
 
@@ -22,9 +22,7 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
     if not sys.stdout.isatty():
         print(json.dumps({**facts, "read": found.readings}))
         return
-    table = plain_table("Nothing was computed or written")
-    table.add_column("plan")
-    table.add_column("", justify="right")
+    table = dense_table("plan", "", left=("plan",))
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), "unknown" if value is None else f"{value:,}")
-    stdout_console().print(table, remark(found.readings))
+    put(stdout_console(), "Nothing was computed or written", table, found.readings)

@@ -9,7 +9,7 @@ import typer
 
 from latentkit.cli.faults import listed
 from latentkit.cli.options import FactFormat, Faults, Files, KeepGoing, Messages, Reading
-from latentkit.cli.screen import note_unreadable, plain_table, remark, stdout_console
+from latentkit.cli.screen import dense_table, note_unreadable, put, stdout_console
 from latentkit.errors import LatentkitError
 from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
@@ -40,7 +40,7 @@ def info(
     reading: Reading,
     messages: Messages,
     format: Annotated[
-        FactFormat | None, typer.Option("--format", help="table on a terminal, json in a pipe, unless said.")
+        FactFormat | None, typer.Option("--format", help="By default table on a terminal, json in a pipe; markdown.")
     ] = None,
     keep_going: KeepGoing = False,
 ) -> None:
@@ -52,7 +52,7 @@ def info(
         if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
             _print_json(_headers(found, failures), selection)
             return
-        console = stdout_console()
+        console = stdout_console(markdown=format is FactFormat.markdown)
         for file, header in _headers(found, failures):
             _draw(console, file, header, selection)
 
@@ -120,9 +120,8 @@ def _draw(console: "Console", file: InputFile, header: Header, selection: Select
         for preset in facts["presets"]
     ]
     lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
-    table = plain_table(f"{file.path} ({facts['bytes']:,} bytes)")
-    for heading in ("tensor", "dtype", "shape", "bytes", "read as"):
-        table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
+    left = "tensor", "dtype", "shape", "read as"
+    table = dense_table("tensor", "dtype", "shape", "bytes", "read as", left=left)
     tensors = facts["tensors"]
     if len(tensors) > _MOST_SHOWN:
         tensors = sorted(tensors, key=lambda tensor: tensor["key"] not in chosen)[:_MOST_SHOWN]
@@ -130,6 +129,4 @@ def _draw(console: "Console", file: InputFile, header: Header, selection: Select
     for tensor in tensors:
         mark = "moments" if tensor["key"] in chosen else ""
         table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
-    console.print(table)
-    console.print(remark(lines[:_MOST_SHOWN]))
-    console.print()
+    put(console, f"{file.path} ({facts['bytes']:,} bytes)", table, lines[:_MOST_SHOWN])

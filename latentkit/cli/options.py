@@ -25,11 +25,13 @@ class RowFormat(StrEnum):
     jsonl = "jsonl"
     json = "json"
     parquet = "parquet"
+    markdown = "markdown"
 
 
 class FactFormat(StrEnum):
     table = "table"
     json = "json"
+    markdown = "markdown"
 
 
 class OnNonfinite(StrEnum):

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from latentkit.cli.options import RowFormat
 from latentkit.cli.row_columns import elements_of, ranked_columns
-from latentkit.cli.screen import aligned, plain_table, remark, stdout_console
+from latentkit.cli.screen import aligned, dense_table, put, stdout_console
 from latentkit.text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table as RichTable
 
     from latentkit.cli.nonfinite import Nonfinite
@@ -23,7 +24,9 @@ _BINS = 12
 _SHOWN = 5
 
 
-def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keeper: "Nonfinite") -> None:
+def draw_rows(
+    measured: "Measured", table: "Table", options: "RowOptions", format: RowFormat, keeper: "Nonfinite"
+) -> None:
     """Draw the summary of all values on stdout; with ``--top`` the K largest alone."""
     from latentkit.measures.ranking import Spread, Top
 
@@ -34,59 +37,42 @@ def draw_rows(measured: "Measured", table: "Table", options: "RowOptions", keepe
         if options.top is None:
             whole.add(values.ravel())
             element.add(values.ravel() / elements_of(span.posterior, table.axis))
-    console = stdout_console()
-    if options.top is not None:
-        console.print(_largest(list(top.ranked()), table, options), remark(table.found.readings))
-        return
-    per_element = element if options.units.value != "bits-per-dim" else None
-    console.print(_summary(whole, per_element, table, options, keeper), remark(table.found.readings))
-    if whole.count > 1 and whole.min < whole.max:
-        console.print()
-        _draw_histogram(console, whole, f"{table.measure} [{options.units.value}]")
-    console.print()
-    console.print(_largest(list(top.ranked()), table, options))
-
-
-def _summary(
-    whole: "Spread",
-    element: "Spread | None",
-    table: "Table",
-    options: "RowOptions",
-    keeper: "Nonfinite",
-) -> "RichTable":
+    console = stdout_console(markdown=format is RowFormat.markdown)
+    largest = _largest(list(top.ranked()), table, options)
     unit = options.units.value
-    grid = plain_table(f"{table.measure.upper()} of {whole.count:,} finite values")
-    grid.add_column("")
-    spreads = [(whole, f"a {table.axis or 'sample'} [{unit}]")] + (
-        [(element, f"an element [{unit}]")] if element else []
-    )
-    for _, heading in spreads:
-        grid.add_column(heading, justify="right")
-    names = ["mean", "sd", "min", *(f"{fraction:.0%}" for fraction in _QUANTILES), "max"]
+    if options.top is not None:
+        put(console, f"Largest {table.measure} [{unit}]", largest, table.found.readings)
+        return
+    per_element = element if unit != "bits-per-dim" else None
+    title = f"{table.measure.upper()} of {whole.count:,} finite values [{unit}]"
+    put(console, title, _summary(whole, per_element, table, keeper), table.found.readings)
+    if whole.count > 1 and whole.min < whole.max:
+        put(console, "Histogram", _histogram(whole, max(8, min(60, console.width - 50))))
+    put(console, f"Largest {table.measure} [{unit}]", largest)
+
+
+def _summary(whole: "Spread", element: "Spread | None", table: "Table", keeper: "Nonfinite") -> "RichTable":
+    spreads = {f"per {table.axis or 'sample'}": whole} | ({"per element": element} if element else {})
+    grid = dense_table("", *spreads, left=("",), padding=2)
+    names = ["mean", "sd", "min", *(f"{100 * fraction:g} %" for fraction in _QUANTILES), "max"]
     figures = [
         [spread.mean, spread.sd(), spread.quantiles([0])[0], *spread.quantiles(_QUANTILES), spread.quantiles([1])[0]]
-        for spread, _ in spreads
+        for spread in spreads.values()
     ]
     for name, *cells in zip(names, *(aligned(column) for column in figures), strict=True):
         grid.add_row(name, *cells)
     if keeper.count:
-        grid.add_section()
         grid.add_row("not finite", f"{keeper.count:,} samples", *([""] * (len(spreads) - 1)))
     return grid
 
 
-def _draw_histogram(console: "Console", spread: "Spread", heading: str) -> None:
+def _histogram(spread: "Spread", room: int) -> "RichTable":
     counts, edges = spread.histogram(_BINS)
-    grid = plain_table(f"Histogram of {heading}")
-    grid.add_column("from", justify="right")
-    grid.add_column("to", justify="right")
-    grid.add_column("count", justify="right")
-    grid.add_column("")
-    room = max(10, min(60, console.width - 40))
+    grid = dense_table("from", "to", "count", "", left=("",), padding=2)
     marks = aligned(edges.tolist())
     for count, low, high in zip(counts.tolist(), marks[:-1], marks[1:], strict=True):
         grid.add_row(low, high, f"{count:,}", bar(count / counts.max(), room))
-    console.print(grid)
+    return grid
 
 
 def bar(fraction: float, width: int) -> str:
@@ -97,10 +83,8 @@ def bar(fraction: float, width: int) -> str:
 
 
 def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions") -> "RichTable":
-    grid = plain_table(f"Largest {table.measure} [{options.units.value}]")
     columns = ranked_columns(ranked, table, options.columns)
-    for name in columns:
-        grid.add_column(harmless(name), justify="left" if name in ("file", "tensor") else "right", overflow="fold")
+    grid = dense_table(*columns, left=("file", "tensor"))
     for row in zip(*(_cells(values) for values in columns.values()), strict=True):
         grid.add_row(*row)
     return grid

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _ROWS = "Rows"
 _WRITING = "Writing"
+_DRAWN = RowFormat.table, RowFormat.markdown
 
 
 class Units(StrEnum):
@@ -50,7 +51,7 @@ class RowOptions:
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="table (terminal), csv (pipe), jsonl, json or parquet.",
+            help="table (terminal), csv (pipe), jsonl, json, parquet or markdown.",
             rich_help_panel=_ROWS,
         ),
     ] = None
@@ -188,10 +189,10 @@ def _write_rows(
 
         measured = of_whole_files(measured, table.found.spans, failures)
     measured = keeper.watch(measured)
-    if format is RowFormat.table:
+    if format in _DRAWN:
         from latentkit.cli.row_table import draw_rows
 
-        draw_rows(measured, table, options, keeper)
+        draw_rows(measured, table, options, format, keeper)
     else:
         _write(measured, table, format, options, writing, keeper)
 
@@ -237,8 +238,8 @@ def _format(writing: RowWriting, format: RowFormat | None) -> RowFormat:
 
     output = writing.output
     if format is not None:
-        if format is RowFormat.table and output is not None:
-            raise RequestError("--format table is drawn on standard output: leave out -o, or choose another format")
+        if format in _DRAWN and output is not None:
+            raise RequestError(f"--format {format} is drawn on standard output: leave out -o, or choose another format")
         if format is RowFormat.parquet and (output is None or is_stream(output)) and sys.stdout.isatty():
             raise RequestError("--format parquet is not for a terminal: give -o FILE.parquet")
         return format

@@ -1,6 +1,5 @@
 """What people see: consoles, notes, progress. Results go to stdout, everything else to stderr."""
 
-import math
 import os
 import sys
 import time
@@ -26,6 +25,8 @@ Item = TypeVar("Item")
 #: Work shorter than this shows no progress.
 _PATIENCE_SECONDS = 1.0
 _LOG_LINE_SECONDS = 30.0
+# Columns of what is not cut into lines.
+_NO_LIMIT = 10_001
 
 
 def complain(words: str) -> None:
@@ -69,31 +70,55 @@ def detail(messages: Messages, words: str) -> None:
         complain(words)
 
 
-def stdout_console() -> "Console":
-    """Where tables are drawn: as wide as the terminal, or as COLUMNS says, or 80."""
+def stdout_console(*, markdown: bool = False) -> "Console":
+    """Where tables are drawn: as wide as the terminal, or as COLUMNS says, or 80. Markdown is not cut into lines."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    if not markdown:
+        return Console(highlight=False, markup=False, emoji=False)
+    return Console(highlight=False, markup=False, emoji=False, width=_NO_LIMIT, color_system=None, record=False)
 
 
-def plain_table(title: str) -> "Table":
-    """A table with a rule under its headings and no other lines; the title is made harmless."""
-    from rich import box
+def put(console: "Console", title: str, body: "RenderableType | None", caption: Sequence[str] = ()) -> None:
+    """A table between its title and caption, which are as wide as the screen and not as the table."""
     from rich.table import Table
     from rich.text import Text
 
-    title_text = Text(harmless(title), style="bold")
-    return Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    markdown = console.width == _NO_LIMIT
+    console.print(Text(f"**{harmless(title)}**" if markdown else harmless(title), style="bold"))
+    if isinstance(body, Table) and markdown:
+        _make_markdown(body)
+    if body is not None:
+        console.print(body)
+    if caption:
+        console.print(remark(caption))
+    console.print()
+
+
+def _make_markdown(table: "Table") -> None:
+    from rich import box
+
+    table.box, table.show_edge, table.pad_edge, table.collapse_padding = box.MARKDOWN, True, True, False
+    table.show_header = True
+    table.padding = 0, 1
+    for row in table.rows:
+        row.end_section = False
+    for column in table.columns:
+        column.header = column.header or " "
+        column._cells = [cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in column._cells]
 
 
 def dense_table(*headings: str, left: Collection[str] = (), padding: int = 1) -> "Table":
-    """As ``plain_table``, without a title, and with less room between columns of figures; some stand ``left``."""
+    """A table with a rule under its headings and no other lines; columns stand right, but for those named ``left``."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, padding), show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in left else "right")
+        is_left = heading in left
+        table.add_column(
+            harmless(heading), justify="left" if is_left else "right", overflow="fold", no_wrap=not is_left
+        )
     return table
 
 
@@ -108,18 +133,14 @@ def aligned(values: Iterable[float]) -> "Sequence[RenderableType]":
     """Numbers of a column that is flush right, padded so that their points stand below each other."""
     from rich.padding import Padding
 
-    values = list(values)
-    texts = [number(value) for value in values]
-    if any("e" in text for text in texts):
-        # One form for all: in a mixed column points cannot stand below each other.
-        return [
-            f"{value:.3e}" if math.isfinite(value) and value else text
-            for value, text in zip(values, texts, strict=True)
-        ]
-    tails = [len(text) - text.index(".") if "." in text else 0 for text in texts]
+    texts = list(map(number, values))
+    # Powers stand flush right: their points are others.
+    tails = [len(text) - text.index(".") if "." in text and "e" not in text else 0 for text in texts]
     widest = max(tails, default=0)
     # Spaces at the end of a text would be stripped.
-    return [Padding(text, (0, widest - tail, 0, 0)) for text, tail in zip(texts, tails, strict=True)]
+    return [
+        Padding(text, (0, 0 if "e" in text else widest - tail, 0, 0)) for text, tail in zip(texts, tails, strict=True)
+    ]
 
 
 def track(items: Iterable[tuple[Item, int]], total: int, messages: Messages) -> Iterator[Item]:

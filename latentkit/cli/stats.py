@@ -33,6 +33,7 @@ from latentkit.write.placing import is_stream
 
 # Pieces of JSON, a few characters each, that are written together.
 _PIECES = 1 << 15
+_DRAWN = StatsFormat.table, StatsFormat.markdown
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -81,7 +82,7 @@ def stats(
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
             result = examine(found, other, asking.names, checking, computing, messages, failures)
-        _write(result, channels, form, checking, merging, writing, messages)
+        _write(result, channels, form, checking, showing, merging, writing, messages)
         finish(result, conditions)
 
 
@@ -90,11 +91,12 @@ def _write(
     channels: list[int] | None,
     form: StatsFormat,
     checking: Checking,
+    showing: Showing,
     merging: Merging,
     writing: Writing,
     messages: Messages,
 ) -> None:
-    outputs = {} if form is StatsFormat.table else {writing.place: _content(result, channels, form)}
+    outputs = {} if form in _DRAWN else {writing.place: _content(result, channels, form)}
     try:
         if merging.state is not None:
             from latentkit.stats.state import to_bytes
@@ -103,10 +105,11 @@ def _write(
         write(outputs, result, checking, writing)
     finally:
         # What took long is shown even where there is no room to write it.
-        if form is StatsFormat.table:
+        if form in _DRAWN:
             from latentkit.cli.stats_tables import draw
 
-            draw(result, channels)
+            markdown = form is StatsFormat.markdown
+            draw(result, channels, against=checking.against, full=showing.full, markdown=markdown)
         else:
             note_nonfinite(result.summary, messages)
             _note_left_out(result, messages)
@@ -139,8 +142,8 @@ def _note_left_out(result: Result, messages: Messages) -> None:
 def _format(output: str | None, format: StatsFormat | None) -> StatsFormat:
     if output is None or is_stream(output):
         return format or (StatsFormat.table if output is None and sys.stdout.isatty() else StatsFormat.json)
-    if format is StatsFormat.table:
-        raise RequestError("--format table is drawn on standard output: leave out -o, or choose another format")
+    if format in _DRAWN:
+        raise RequestError(f"--format {format} is drawn on standard output: leave out -o, or choose another format")
     suffix = Path(output).suffix.lower().removeprefix(".")
     if format is None and suffix not in ("json", "csv"):
         raise RequestError(f"{output}: stats are written as .json (everything) or .csv (a row a channel); or --format")

@@ -19,6 +19,7 @@ class StatsFormat(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+    markdown = "markdown"
 
 
 class Extra(StrEnum):
@@ -90,10 +91,13 @@ class Showing:
     format: Annotated[
         StatsFormat | None,
         typer.Option(
-            "--format", metavar="FORM", help="table on a terminal, json in a pipe, unless said; csv: a row a channel.",
+            "--format", metavar="FORM", help="table (terminal), json (pipe), csv (a row per channel) or markdown.",
             rich_help_panel="Writing",
         ),
     ] = None  # fmt: skip
+    full: Annotated[
+        bool, typer.Option("--full", help="All tables, not one screen of them.", rich_help_panel="Writing")
+    ] = False
     channels: Annotated[
         str | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""The terminal's view of ``stats``: details first, and last what stays on screen: scale to paste, and the findings."""
+"""The terminal's view of ``stats``: findings, then what fits one screen; ``--full`` shows the rest."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, dense_table, remark, stdout_console
+from latentkit.cli.screen import aligned, dense_table, put, remark, stdout_console
 from latentkit.cli.stats_extras import extra_tables
-from latentkit.cli.stats_logvars import logvar_tables
-from latentkit.health.comparison import differences, state_of
+from latentkit.cli.stats_logvars import clamp_table, histogram
+from latentkit.health.comparison import Difference, differences, state_of
 from latentkit.health.document import plain
-from latentkit.health.findings import Severity, verdict
+from latentkit.health.findings import Severity, faults, verdict
 from latentkit.health.normalization import for_all, for_each
 from latentkit.health.outliers import kl_over
 from latentkit.health.wording import left_out
@@ -25,117 +25,174 @@ if TYPE_CHECKING:
     from latentkit.health.examination import Result
     from latentkit.stats.summary import Group, Summary
 
+# Lines of a screen, without the next prompt, and of them those of titles and blanks.
+_LINES, _BETWEEN = 39, 9
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
-_MANY = 40
-_EITHER_END = 8
+_MANY, _EITHER_END = 40, 8
+# Fewer channels than this at either end, and fewer differences, are not worth a table.
+_FEWEST = 2
+#: Lines of normalization for more channels are for a file.
+_PASTED = 32
 
 _STYLES = {Severity.serious: "bold red", Severity.warning: "yellow", Severity.note: "dim"}
+_STATES = {"collapsed": "bold red", "inactive": "yellow"}
 
 
-def draw(result: "Result", channels: Sequence[int] | None) -> None:
-    """Draw everything on stdout; ``channels``: those asked for."""
-    console, summary = stdout_console(), result.summary
-    overall = summary.overall
-    title = (
-        f"{count_of(summary.samples, 'sample')}, {count_of(overall.count, 'latent element')}, "
-        f"{count_of(summary.channels, 'channel')}"
-    )
-    groups, which = _shown(summary, channels)
-    _put(console, title, _overview(result), "\n".join(result.state.readings))
-    for part in logvar_tables(summary, groups):
-        _put(console, *part)
-    _put(console, *_channels(console, groups, overall), which)
-    if overall.logvar is not None:
-        _put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", _hazards(result))
-    for part in extra_tables(summary.extras, [group.channel or 0 for group in groups]):
-        _put(console, *part)
+def draw(
+    result: "Result",
+    channels: Sequence[int] | None,
+    *,
+    against: str | None = None,
+    full: bool = False,
+    markdown: bool = False,
+) -> None:
+    """Draw on stdout what fits a screen, or all; ``channels``: those asked for; ``against``: the other's name."""
+    console, summary = stdout_console(markdown=markdown), result.summary
+    other = result.against[0] if result.against else None
+    found = differences(summary, other) if other else []
+    rest = _LINES - _height(console, _overview(result)) - _height(console, _clamp_of(summary)) - _BETWEEN
+    shown = _draw_findings(console, result, found, against, None if full or markdown else rest, markdown=markdown)
+    _draw_summary(console, result)
+    room = _MANY if full or markdown else rest - shown - 6
+    groups, which = _shown(summary, channels, room)
+    if groups and (full or other is None):
+        put(console, *_channels(console, groups, summary.overall), [which] if which else [])
+    if full:
+        _draw_rest(console, result)
+    groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
+    for title, body, caption in extra_tables(summary.extras, [group.channel or 0 for group in groups]):
+        put(console, title, body, [caption] if caption else [])
     if sentences := left_out(plain(summary.extras)):
         console.print(remark(sentences))
         console.print()
-    if summary.samples > 1:
+    if other is not None and against is not None:
+        groups, which = _shown(summary, channels, _MANY if full else _EITHER_END)
+        _draw_comparison(console, groups, which, result, against, found, full=full)
+    if full:
         _draw_normalization(console, result)
-    if result.against is not None:
-        other, readings = result.against
-        title = f"Beside {count_of(other.samples, 'sample')} there"
-        _put(console, title, _comparison(groups, summary, other), which or "\n".join(readings))
-        _draw_differences(console, summary, other)
-    _draw_findings(console, result)
+    else:
+        _draw_scale(console, result)
 
 
-def _put(console: "Console", title: str, body: "RenderableType | None", caption: str | None = None) -> None:
-    """A table between its title and caption, which are as wide as the screen and not as the table."""
-    console.print(Text(title, style="bold"))
-    if body is not None:
-        console.print(body)
-    if caption is not None:
-        console.print(remark(caption.splitlines()))
+def _clamp_of(summary: "Summary") -> "RenderableType":
+    clamp = summary.overall.clamp
+    return (clamp_table(summary, clamp)[1] if clamp else None) or ""
+
+
+def _height(console: "Console", body: "RenderableType") -> int:
+    return len(console.render_lines(body, pad=False))
+
+
+def _draw_findings(
+    console: "Console",
+    result: "Result",
+    found: Sequence[Difference],
+    against: str | None,
+    room: int | None,
+    *,
+    markdown: bool,
+) -> int:
+    """The verdict and the findings, without their sources where ``room`` is so many lines; returns the lines taken."""
+    words = verdict(result.findings).capitalize()
+    if against is not None:
+        ours = "no finding" if not faults(result.findings) else words
+        words = f"{count_of(len(found), 'difference')} from {harmless(against)} of more than a tenth; {ours}"
+    style = "bold" if result.findings or found else "bold green"
+    console.print(Text(words + "\n" * markdown, style=style))
+    used = 1
+    for number_of, finding in enumerate(result.findings):
+        source = (f" [{finding.source}]", "dim") if room is None else ""
+        text = Text.assemble((f"{finding.severity}: ", _STYLES[finding.severity]), harmless(finding.sentence), source)
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_row("-" if markdown else "•", text)
+        height = _height(console, grid)
+        if room is not None and number_of and used + height > room:
+            console.print(remark([f"  and {len(result.findings) - number_of} more: --full"]))
+            used += 1
+            break
+        console.print(grid)
+        used += height
     console.print()
+    return used + 1
+
+
+def _draw_summary(console: "Console", result: "Result") -> None:
+    """How much there is, the overview, and the counts at the clamp."""
+    summary, overall = result.summary, result.summary.overall
+    sizes = (
+        f"{count_of(summary.samples, 'sample')}, {count_of(overall.count, 'latent element')}, "
+        f"{count_of(summary.channels, 'channel')}"
+    )
+    readings = result.state.readings
+    put(console, sizes, _overview(result), [*readings[:1], *([f"and {len(readings) - 1} more"] * (len(readings) > 1))])
+    if overall.clamp is not None:
+        put(console, *clamp_table(summary, overall.clamp))
 
 
 def _overview(result: "Result") -> Table:
     summary, overall = result.summary, result.summary.overall
-    table = dense_table("", "finite", "min", "mean", "sd", "median", "max", left=("",))
+    table = dense_table("KL in nats", "min", "mean", "sd", "median", "max", left=("KL in nats",))
     median = summary.quantile_levels.index(0.5)
+    rows: list[tuple[str, Sequence[float]]] = []
     first = "mean" if overall.logvar is not None else "latents"
-    for name, spread in ((first, overall.mean), ("log-variance l, raw", overall.logvar)):
+    for name, spread in ((first, overall.mean), ("log-variance", overall.logvar)):
         if spread is not None:
-            figures = (spread.min, spread.mean, spread.sd, spread.quantiles[median], spread.max)
-            table.add_row(name, f"{spread.finite:,}", *(number(figure) for figure in figures))
+            rows.append((name, (spread.min, spread.mean, spread.sd, spread.quantiles[median], spread.max)))
+    what, mean = ("KL", overall.kl.sample) if overall.kl is not None else ("mean square", math.nan)
+    values = result.state.per_sample
+    if values.count:
+        least, most = values.lowest[0][0], values.highest[0][0]
+        # Where values are counted in cells, what is rounded down may be less than the least.
+        rows.append((f"{what} per sample", (least, mean, math.nan, max(values.quantile(0.5), least), most)))
     if overall.kl is not None:
-        table.add_row("KL a sample [nats]", *_of_samples(result, number(overall.kl.sample)))
-        table.add_row("KL an element [nats]", "", "", number(overall.kl.element))
-    else:
-        table.add_row("mean square a sample", *_of_samples(result, ""))
-    table.add_row("aggregate's KL [nats]", "", "", number(overall.aggregate_kl))
+        rows.append(("KL per element", (math.nan, overall.kl.element, math.nan, math.nan, math.nan)))
+    rows.append(("aggregate's KL", (math.nan, overall.aggregate_kl, math.nan, math.nan, math.nan)))
+    for name, figures in rows:
+        cells = ["" if figure != figure else number(figure) for figure in figures]
+        table.add_row(name, *cells)
     return table
 
 
-def _of_samples(result: "Result", mean: str) -> tuple[str, ...]:
-    """The columns of the overview for the values of samples."""
-    values = result.state.per_sample
-    if not values.count:
-        return "", "", mean
-    least, greatest = values.lowest[0][0], values.highest[0][0]
-    # Where values are counted in cells, what is rounded down may be less than the least.
-    median = max(values.quantile(0.5), least)
-    return f"{values.count:,}", number(least), mean, "", number(median), number(greatest)
-
-
-def _shown(summary: "Summary", channels: Sequence[int] | None) -> tuple[list["Group"], str | None]:
+def _shown(summary: "Summary", channels: Sequence[int] | None, room: int) -> tuple[list["Group"], str | None]:
     """The channels to show, and a word on those that are not."""
     groups = summary.per_channel
     if channels is not None:
         return [groups[channel] for channel in channels], None
-    if len(groups) <= _MANY:
+    if len(groups) <= room:
         return groups, None
+    either_end = min(room // 2, _EITHER_END)
+    if either_end < _FEWEST:
+        return [], None
     ranked = sorted(groups, key=lambda group: group.drawn.sd if group.kl is None else group.kl.element)
-    chosen = {group.channel for group in ranked[:_EITHER_END] + ranked[-_EITHER_END:]}
+    chosen = {group.channel for group in ranked[:either_end] + ranked[-either_end:]}
     what = "standard deviation" if groups[0].kl is None else "KL"
     return [group for group in groups if group.channel in chosen], (
         f"{len(chosen)} of {len(groups)} channels, those with least and most {what}; "
-        f"--channels 0-{len(groups) - 1} shows all, -o FILE.csv writes them"
+        f"--channels 0-{len(groups) - 1} shows all"
     )
 
 
+#: Headings in the order in which they are left out where there is no room.
+_LEFT_OUT = (
+    "aggregate", "l sd", "l 1 %", "l 99 %", "at low", "at high", "l mean", "below", "above", "sd", "drawn sd", "l 50 %",
+    "mean", "share",
+)  # fmt: skip
+
+
 def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -> tuple[str, Table]:
-    """A row a channel, and one for all: the widest form that the screen has room for, so that no number is cut."""
+    """A row a channel, and one for all: as many columns as the screen has room for, so that no number is cut."""
     has_scale = overall.logvar is not None
-    extremes, aggregate, share = {"l min", "l max"}, {"aggregate"}, {"share"}
-    narrow = extremes | aggregate
-    for padding, dropped in ((1, set()), (1, extremes), (1, narrow), (0, narrow), (0, narrow | share)):
-        columns = _channel_columns([*groups, overall], has_scale=has_scale)
-        kept = [heading for heading in columns if heading not in dropped]
-        table = dense_table(*kept, left=("state",), padding=padding)
-        for number_of, cells in enumerate(zip(*(columns[heading] for heading in kept), strict=True)):
+    columns = _channel_columns([*groups, overall], has_scale=has_scale)
+    for leaving in ("", *_LEFT_OUT):
+        columns.pop(leaving, None)
+        table = dense_table(*columns, left=("state",))
+        for number_of, cells in enumerate(zip(*columns.values(), strict=True)):
             if number_of == len(groups):
                 table.add_section()
             table.add_row(*cells)
         if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
             break
-    return (
-        "Channels: means, log-variance l, latents drawn, KL an element in nats" if has_scale else "Channels: latents",
-        table,
-    )
+    return "Channels: means, log-variance l, KL per element [nats]" if has_scale else "Channels: latents", table
 
 
 def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, Sequence[RenderableType]]":
@@ -155,11 +212,22 @@ def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, 
     for name, place in (("l 1 %", 0), ("l 50 %", 3), ("l 99 %", -1)):
         columns[name] = [fixed(spread.quantiles[place], 2) for spread in spreads]
     columns["l max"] = [fixed(spread.max, 2) for spread in spreads]
+    columns["l mean"] = [fixed(spread.mean, 2) for spread in spreads]
+    columns["l sd"] = aligned(spread.sd for spread in spreads)
     columns["drawn sd"] = aligned(row.drawn.sd for row in rows)
+    clamps = [row.clamp for row in rows if row.clamp is not None]
+    counts = {
+        "below": [clamp.below for clamp in clamps],
+        "at low": [clamp.at_low for clamp in clamps],
+        "at high": [clamp.at_high for clamp in clamps],
+        "above": [clamp.above for clamp in clamps],
+        "NaN": [spread.nan_count for spread in spreads],
+    }
+    columns |= {name: [f"{count:,}" for count in column] for name, column in counts.items() if any(column)}
     columns["KL"] = aligned(math.nan if row.kl is None else row.kl.element for row in rows)
     columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
     columns["share"] = [_share(row) for row in rows]
-    columns["state"] = [state_of(row) for row in rows]
+    columns["state"] = [Text(state := state_of(row), _STATES.get(state, "")) for row in rows]
     return columns
 
 
@@ -167,26 +235,58 @@ def _share(group: "Group") -> str:
     return "–" if group.kl is None or math.isnan(group.kl.share) else f"{group.kl.share:.1%}"
 
 
-def _hazards(result: "Result") -> Table:
+def _draw_rest(console: "Console", result: "Result") -> None:
+    summary = result.summary
+    if summary.overall.logvar is not None:
+        title = "Histogram of the log-variance; a wall is a bound of the clamp"
+        put(console, title, histogram(summary, console.width), result.state.readings[1:])
+        if (hazards := _hazards(result)) is not None:
+            put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", hazards)
+
+
+def _hazards(result: "Result") -> Table | None:
+    """A row for each dtype and loss that occurs."""
     infinite_kl = kl_over(result.state.per_sample)
-    table = dense_table(
-        "dtype", "σ² infinite", "σ² zero", "σ infinite", "σ zero", "m² infinite", "KL infinite", left=("dtype",)
-    )
+    table = dense_table("dtype", "what", "count", left=("dtype", "what"))
     for row in result.summary.overall.hazards:
-        counts = row.var_over, row.var_under, row.std_over, row.std_under, row.square_over, infinite_kl[row.dtype]
-        table.add_row(row.dtype, *(f"{count:,}" for count in counts))
-    return table
+        counts = {
+            "σ² infinite": row.var_over,
+            "σ² zero": row.var_under,
+            "σ infinite": row.std_over,
+            "σ zero": row.std_under,
+            "m² infinite": row.square_over,
+            "KL infinite (samples)": infinite_kl[row.dtype],
+        }
+        for what, count in counts.items():
+            if count:
+                table.add_row(row.dtype, what, f"{count:,}")
+    return table if table.row_count else None
+
+
+def _draw_scale(console: "Console", result: "Result") -> None:
+    """The factors on one line, and where there is more."""
+    factors = result.factors
+    if result.summary.samples > 1:
+        scale, shift = number(factors.scaling_factor, 6), number(factors.shift_factor, 6)
+        console.print(Text.assemble(("Scale  ", "bold"), f"scaling_factor {scale}, shift_factor {shift}"))
+    console.print(remark(["--full shows the rest; -o FILE.json or .csv writes it"]))
 
 
 def _draw_normalization(console: "Console", result: "Result") -> None:
     """Bare lines, so that they copy cleanly."""
     factors = result.factors
+    if result.summary.samples < 2:
+        return
     title = f"Normalization to a standard deviation of {factors.target_std:g}: config JSON and Python dict"
     console.print(Text(title, style="bold"))
-    for title, block in (("one factor for all", for_all(factors)), ("or a mean and sd a channel", for_each(factors))):
-        console.print(Text(f"# {title}", style="dim"))
+    forms = {"one factor for all": for_all(factors)}
+    if len(factors.latents_mean) <= _PASTED:
+        forms["or a mean and sd per channel"] = for_each(factors)
+    for heading, block in forms.items():
+        console.print(Text(f"# {heading}", style="dim"))
         console.print(Text(block), soft_wrap=True)
-    console.print()
+    if len(forms) == 1:
+        console.print(remark([f"of {len(factors.latents_mean)} channels each: --save-normalization FILE.json"]))
 
 
 #: Name of a difference, and how its figure is read.
@@ -197,11 +297,33 @@ _COMPARED: dict[str, tuple[str, "Callable[[Group], float]"]] = {
 }
 
 
-def _comparison(groups: Sequence["Group"], summary: "Summary", other: "Summary") -> Table:
+def _draw_comparison(
+    console: "Console",
+    groups: Sequence["Group"],
+    which: str | None,
+    result: "Result",
+    name: str,
+    found: Sequence[Difference],
+    *,
+    full: bool,
+) -> None:
+    assert result.against is not None
+    other, readings = result.against
+    title = f"Beside {count_of(other.samples, 'sample')} of {name}"
+    put(console, title, _comparison(groups, result.summary, other, found), [which] if which else readings)
+    most = _MANY if full else _EITHER_END // 2
+    for difference in found[:most]:
+        console.print(Text(f"• {difference.sentence}"))
+    if len(found) > most:
+        console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
+    console.print()
+
+
+def _comparison(groups: Sequence["Group"], summary: "Summary", other: "Summary", found: Sequence[Difference]) -> Table:
     """Both side by side; what differs is bold."""
     pairs = [(group, other.per_channel[group.channel or 0]) for group in groups]
     pairs.append((summary.overall, other.overall))
-    flagged = {(difference.figure, difference.channel) for difference in differences(summary, other)}
+    flagged = {(difference.figure, difference.channel) for difference in found}
     has_kl = summary.overall.kl is not None and other.overall.kl is not None
     headings = [heading for heading in _COMPARED if has_kl or heading != "KL"]
     table = dense_table("ch", *(each for heading in headings for each in (heading, "there")), "state", left=("state",))
@@ -217,26 +339,3 @@ def _comparison(groups: Sequence["Group"], summary: "Summary", other: "Summary")
         states = dict.fromkeys((state_of(ours), state_of(theirs)))
         table.add_row("all" if ours.channel is None else str(ours.channel), *row, " → ".join(states))
     return table
-
-
-def _draw_differences(console: "Console", summary: "Summary", other: "Summary") -> None:
-    found = differences(summary, other)
-    console.print(Text(f"{count_of(len(found), 'difference')} of more than a tenth", style="bold"))
-    for difference in found[:_MANY]:
-        console.print(Text(f"• {difference.sentence}"))
-    if len(found) > _MANY:
-        console.print(Text(f"• and {len(found) - _MANY} more: -o FILE.json lists them"))
-    console.print()
-
-
-def _draw_findings(console: "Console", result: "Result") -> None:
-    console.print(Text(verdict(result.findings).capitalize(), style="bold" if result.findings else "bold green"))
-    for finding in result.findings:
-        text = Text.assemble(
-            (f"{finding.severity}: ", _STYLES[finding.severity]),
-            harmless(finding.sentence),
-            (f" [{finding.source}]", "dim"),
-        )
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_row("•", text)
-        console.print(grid)

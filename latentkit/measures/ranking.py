@@ -15,6 +15,9 @@ from latentkit.read.choice import Posterior, Span
 _IN_MEMORY = 16 << 20
 _CHUNK = 1 << 17
 
+# From this ratio of the 99th to the 1st percentile on, bins are of equal ratio.
+_WIDE = 20.0
+
 #: So many values may be ranked, in bounded memory.
 MOST_RANKED = 100_000
 # Rows that wait to be sorted in, at least.
@@ -123,8 +126,18 @@ class Spread:
         return [self._select(rank_of(fraction, self.count)) for fraction in fractions]
 
     def histogram(self, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Counts over ``bins`` equal bins from the least to the greatest value, and the bins' edges."""
-        edges = np.linspace(self.min, self.max, bins + 1)
+        """Counts over ``bins`` bins from the least to the greatest value, and the bins' edges.
+
+        Bins are of equal width, or of equal ratio where that would crowd most values into one; where values are far
+        out the outermost reach to them, so that the others have room.
+        """
+        first, last = self.quantiles((0.01, 0.99))
+        if first > 0 and last / first > _WIDE:
+            edges = np.geomspace(max(self.min, first * first / last), min(self.max, last * (last / first)), bins + 1)
+        else:
+            low, high = max(self.min, 2 * first - last), min(self.max, 2 * last - first)
+            edges = np.linspace(*((low, high) if low < high else (self.min, self.max)), bins + 1)
+        edges[[0, -1]] = self.min, self.max
         counts = np.zeros(bins, np.int64)
         for chunk in self._chunks():
             counts += np.histogram(chunk, edges)[0]

@@ -9,6 +9,7 @@ from latentkit.health.outliers import CHANCE, FarOut, far_above, far_below, kl_o
 from latentkit.measures.misread import LEAST_POSITIVE, no_logvars
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Spread, Summary
+from latentkit.text import number
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
 #: one in a thousand it moves no figure of a channel by a digit that the tables show.
@@ -130,8 +131,8 @@ def far_out(summary: Summary, per_sample: SampleValues | None) -> Iterator[Findi
                 kind,
                 severity,
                 f"{far.count:,} {plural(far.count, 'sample')} of {per_sample.count:,} {are(far.count)} far out: "
-                f"{plural(far.count, 'its', 'their')} {what} is {side} {far.bound:.4g}{unit} (the median is "
-                f"{far.median:.4g}): {_listed(far)}",
+                f"{plural(far.count, 'its', 'their')} {what} is {side} {number(far.bound)}{unit} (the median is "
+                f"{number(far.median)}): {_listed(far)}",
                 far.worst[0][0] if far.worst else far.bound,
                 far.bound,
                 f"going by the tail of the others, a set of this size has one there with a chance of {CHANCE:g}",
@@ -162,7 +163,7 @@ def _listed(far: FarOut) -> str:
     """The worst three, those of one tensor together."""
     shown, parts = far.worst[:3], []
     for (name, key), group in groupby(shown, key=lambda entry: (entry[1].name, entry[1].key)):
-        samples = [f"{place.index} ({value:.4g})" for value, place in group]
+        samples = [f"{place.index} ({number(value)})" for value, place in group]
         parts.append(f"{name}, tensor {key!r}, {plural(len(samples), 'sample')} {', '.join(samples)}")
     return "; ".join(parts) + (", and others" if far.count > len(shown) else "")
 
