@@ -234,6 +234,23 @@ def test_what_latentkit_wrote_beside_other_containers_hides_none_of_them(cli: Cl
     assert len(cli("kl", "d").rows) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("latents.npy", (5, 4, 4, 4), "holds drawn latents (its name says so)"),
+        ("train_latents.npy", (5, 4, 4, 4), "holds drawn latents (its name says so)"),
+        ("x.npy", (5, 2, 8, 4, 4), "say --preset array-mirrors (logvar), or what its second half is with --param"),
+    ],
+)
+def test_an_array_without_a_name_goes_by_its_file(
+    cli: Cli, tmp_path: Path, name: str, shape: tuple[int, ...], said: str
+) -> None:
+    np.save(tmp_path / name, np.ones(shape, np.float32))
+    assert said in cli("kl", name).complaint
+    np.save(tmp_path / "moments.npy", np.full(shape, -1, np.float32))
+    assert len(cli("kl", "moments.npy").rows) == (10 if shape[1] == 2 else 5)
+
+
 def test_the_folder_of_a_preset_counts_from_within(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "imagenet256_features").mkdir()
     np.save(tmp_path / "imagenet256_features/0.npy", np.ones((1, 4, 4, 4), np.float32))
@@ -244,7 +261,7 @@ def test_the_folder_of_a_preset_counts_from_within(cli: Cli, tmp_path: Path, mon
 def test_a_zip_is_read_when_named_and_no_folder_search_takes_it(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", a=npy_of(np.zeros(2)))
     assert [file.searched for file in find_inputs([f"{tmp_path}/a.zip", f"{tmp_path}/*.zip"])] == [False, True]
-    with pytest.raises(RequestError, match=r"nor .latent, .npy"):
+    with pytest.raises(RequestError, match=r"nor .latent, .npy.*a zip file is to be named: .*/a\.zip"):
         find_inputs([str(tmp_path)])
 
 

@@ -4,6 +4,7 @@ Works on headers alone, so what it refuses is refused before torch is imported.
 """
 
 import fnmatch
+import os
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,6 +28,8 @@ _SCALE_NAMES = {"std": "std", "sigma": "std", "stddev": "std", "var": "var", "va
 #: The weakest reason to choose a tensor.
 ONLY_FLOAT = "the only floating-point tensor"
 
+# What containers call an array or tensor that has no name: the file's stands for it.
+_NAMELESS = {".npy": "array", ".pt": "tensor", ".pth": "tensor"}
 # Characters of an error's list of tensors.
 _MOST_LISTED = 480
 
@@ -321,6 +324,11 @@ def _named_as_drawn(key: str) -> bool:
     return key not in MOMENTS_KEYS and _DRAWN_KEYS.search(key) is not None
 
 
+def _name(header: Header, key: str) -> str:
+    stem, suffix = os.path.splitext(os.path.basename(header.path))
+    return stem if _NAMELESS.get(suffix) == key else key
+
+
 def _matching(header: Header, pattern: str) -> list[TensorInfo]:
     if pattern in header.tensors:
         return [header.tensors[pattern]]
@@ -340,7 +348,7 @@ def _moments(
     file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, layout: str | None, reason: str
 ) -> Posterior:
     where = f"{header.path}: tensor {tensor.key!r}"
-    if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(tensor.key)):
+    if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(_name(header, tensor.key))):
         raise RequestError(_drawn(where, "latentkit drew it" if is_drawn(header) else "its name says so"))
     axes, layout = _axes(where, tensor, selection.layout, layout)
     if axes.channels % 2:

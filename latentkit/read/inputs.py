@@ -120,7 +120,9 @@ def _existing(path: str, unreadable: list[str], others: list[InputFile]) -> Iter
     if os.path.isdir(path):
         found = _preferred(_search(path, unreadable), path, others)
         if not found:
-            raise RequestError(f"{path}: no {SUFFIX} file in this folder, nor {_OTHERS}{_without(unreadable)}")
+            zips = sorted(glob.glob(os.path.join(glob.escape(path), "*.zip")))
+            named = f"; a zip file is to be named: {zips[0]}" if zips else ""
+            raise RequestError(f"{path}: no {SUFFIX} file in this folder, nor {_OTHERS}{named}{_without(unreadable)}")
         yield from found
     elif path.endswith(INDEX_SUFFIX):
         root = os.path.dirname(path) or "."

@@ -96,7 +96,8 @@ PRESETS = (
     Preset("uvit-coco", "baofff/U-ViT and REPA, MS-COCO", "numbered .npy beside their text features i_0.npy", ["chw"],
            "logvar", rf"(^|/){_NUMBERED}", sibling="_0.npy"),
     Preset("mirrors", "cached moments of each image and its mirror", "moments have a second axis of 2", ["bbchw"],
-           "logvar", r"\.(safetensors|npz|npy|pt|pth)$", r"moments|parameters|latent_dist\.parameters", axes=(None, 2)),
+           "logvar", r"\.(safetensors|npz|pt|pth)$|moments[^/]*\.npy$",
+           r"moments|parameters|latent_dist\.parameters|array", axes=(None, 2)),
     Preset("lightningdit", "hustvl/LightningDiT", "latents beside latents_flip", ["bchw"], "none", r"\.safetensors$",
            "latents", ["latents_flip"], labels="the tensor labels"),
     Preset("fast-dit", "chuanyangjin/fast-DiT", "numbered .npy of one image in a folder …_features", ["bchw"], "none",
@@ -127,6 +128,8 @@ PRESETS = (
            "array|tensor", doubtful=True),
     Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy or .pt of three axes", ["chw"],
            "logvar", _ARRAY, "array|tensor", doubtful=True),
+    Preset("array-mirrors", "any tool, of each image and its mirror", "an .npy of five axes, the second of 2",
+           ["bbchw"], "logvar", r"\.npy$", "array", axes=(None, 2), doubtful=True),
     Preset("array-latents", "any tool that saves what it drew", "an .npy or .pt of three axes", ["chw"], "none", _ARRAY,
            "array|tensor", doubtful=True),
 )  # fmt: skip
@@ -169,6 +172,7 @@ def recognised(header: Header, parameterization: str | None, layout: str | None)
     ]
     if len({preset.reading for preset in fits}) > 1 or (parameterization is None and any(p.doubtful for p in fits)):
         ways = " or ".join(f"--preset {preset.name} ({preset.parameterization})" for preset in fits)
+        ways += ", or what its second half is with --parameterization" if len(fits) == 1 else ""
         raise RequestError(
             f"{header.path}: {fits[0].evidence}, which may be read in more than one way, with other numbers: say {ways}"
         )
