@@ -226,9 +226,12 @@ def test_drawn_latents_are_read_as_moments_when_the_parameterization_says_so(cli
 
 # Arguments, and words of the complaint; a.safetensors and b.safetensors are good, n.json is no normalization.
 WRONG_USAGE = {
-    "unknown command": (("kll", "a.safetensors"), ("No such command 'kll'", "kl")),
-    "no files": (("kl",), ("Missing argument 'FILES", "latentkit kl --help")),
-    "unknown option": (("kl", "a.safetensors", "--symetric"), ("No such option: --symetric", "--symmetric")),
+    "unknown command": (("kll", "a.safetensors"), ("there is no command 'kll'", "kl")),
+    "no files": (("kl",), ("kl needs FILES", "latentkit kl sample_data/")),
+    "unknown option": (
+        ("kl", "a.safetensors", "--symetric"),
+        ("kl has no option --symetric; did you mean --symmetric?",),
+    ),
     "unknown option of sample": (("sample", "a.safetensors", "-o", "out", "--sed", "7"), ("--sed", "--seed")),
     "no output": (("sample", "a.safetensors"), ("-o",)),
     "no latents": (("nll", "a.safetensors"), ("--latents",)),

@@ -3,18 +3,26 @@
 import inspect
 import sys
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, NoReturn, get_type_hints
+from enum import Enum
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from latentkit.cli import interrupts
+from latentkit.cli.help_text import Command
 from latentkit.cli.screen import complain, drop
+from latentkit.cli.usage import names_of, reader
 from latentkit.errors import LatentkitError, RequestError
 
 DATA_FAILED = 1
 WRONG_REQUEST = 2
 CONDITION_HELD = 3
+
+#: Groups whose options take a default from LATENTKIT_NAME: how all is read and computed, whatever the command.
+FROM_ENVIRONMENT = ("Reading", "Computing")
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str) -> None:
@@ -37,9 +45,9 @@ def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str)
 
     run.__doc__ = function.__doc__
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        [_prepared(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)) for parameter in parameters]
     )
-    app.command(function.__name__, epilog=epilog, no_args_is_help=False)(run)
+    app.command(function.__name__, cls=Command, epilog=epilog, no_args_is_help=False)(run)
 
 
 def _options_of(group: Any) -> list[inspect.Parameter]:
@@ -53,6 +61,30 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
         )
         for option in fields(group)
     ]
+
+
+def _prepared(parameter: inspect.Parameter) -> inspect.Parameter:
+    """With what reads its values; options of some groups have a default in the environment, whatever the command."""
+    annotation, option = get_args(parameter.annotation) or (None, None)
+    if not isinstance(option, OptionInfo):
+        return parameter
+    option = copy(option)
+    named = option.metavar and option.rich_help_panel in FROM_ENVIRONMENT
+    variable = f"LATENTKIT_{parameter.name.upper()}" if named else None
+    option.envvar = variable
+    kind = next((one for one in (annotation, *get_args(annotation)) if _is_read(one)), None)
+    if kind is not None:
+        # Typer takes an annotated option's first name for its default until it is registered.
+        name = str(next(one for one in (option.default, *(option.param_decls or ())) if str(one).startswith("--")))
+        option.parser = reader(kind, name, variable, option.min, option.max)
+        option.min = option.max = None
+        if issubclass(kind, Enum):
+            option.autocompletion = names_of(kind)
+    return parameter.replace(annotation=Annotated[annotation, option])
+
+
+def _is_read(kind: Any) -> bool:
+    return isinstance(kind, type) and (kind in (int, float) or issubclass(kind, Enum))
 
 
 def _default(option: Field[Any]) -> Any:

@@ -30,12 +30,8 @@ if TYPE_CHECKING:
     from latentkit.convert.outputs import Output, Place
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit convert sample_data/shards -o all.safetensors
-
 latentkit convert sample_data/shards -o shards --samples-per-shard 100
-
 latentkit convert sample_data/healthy-f16.safetensors -o moments.npy --no-labels
 """
 
@@ -121,7 +117,7 @@ class Converting:
 def convert(
     files: Files, converting: Converting, reading: Reading, choosing: Choosing, faults: Faults, messages: Messages
 ) -> None:
-    """Any cache as safetensors shards or .npy: the same bytes, with labels, names and meaning, verified."""
+    """Any cache as safetensors or .npy: the same bytes, with labels, verified."""
     from latentkit.convert.labels import Labels, find_labels
     from latentkit.convert.outputs import plan_outputs
 

@@ -9,12 +9,8 @@ from latentkit.cli.options import Messages
 from latentkit.errors import RequestError
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit guide
-
 latentkit guide reading
-
 latentkit guide noise | less
 """
 

@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 200
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit info sample_data/healthy-f16.safetensors
-
 latentkit info sample_data
-
 latentkit info sample_data/shards | python -m json.tool
 """
 
@@ -44,7 +40,7 @@ def info(
     ] = None,
     keep_going: KeepGoing = False,
 ) -> None:
-    """What is in files of tensors, and which tensors would be read as moments and why."""
+    """What is in files, and which tensors are moments, and why."""
     selection = reading.selection(latents=True)
     found = find_inputs(files)
     note_unreadable(found.unreadable, messages)

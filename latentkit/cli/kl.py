@@ -17,12 +17,8 @@ from latentkit.read.pairing import pair_posteriors
 from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit kl sample_data/healthy-f16.safetensors
-
 latentkit kl sample_data/shards --top 10 --columns labels
-
 latentkit kl sample_data/shards -o kl.csv
 """
 
@@ -45,7 +41,7 @@ def kl(
     ] = False,
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A row for each channel of a sample.")] = False,
 ) -> None:
-    """KL divergence of each sample's posterior to the standard normal, or to another posterior."""
+    """KL of each sample's posterior to the prior, or to another posterior."""
     if symmetric and against is None:
         raise RequestError("--symmetric needs --against: the KL to the standard normal has one direction")
     check_device_name(computing.device)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from latentkit import __version__
-from latentkit.cli import convert, guide, info, interrupts, kl, nll, report, sample, stats
+from latentkit.cli import convert, guide, help, info, interrupts, kl, nll, report, sample, stats
 from latentkit.cli.commands import (
     DATA_FAILED,
     WRONG_REQUEST,
@@ -19,16 +19,15 @@ from latentkit.cli.commands import (
     output_failed,
     sentence_of,
 )
+from latentkit.cli.help_text import Group
 from latentkit.cli.screen import complain
+from latentkit.cli.usage import sentence_of_usage
+from latentkit.errors import RequestError
 from latentkit.write.stream import Patient
 
 _EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit stats sample_data/healthy-f16.safetensors
-
 latentkit kl sample_data/shards | head
-
 latentkit sample sample_data/shards -o latents --seed 7
 """
 
@@ -38,7 +37,9 @@ app = typer.Typer(
     name="latentkit",
     help="Measure and sample the diagonal Gaussian posterior of saved VAE-encoder outputs.",
     epilog=_EXAMPLES,
-    rich_markup_mode="rich",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -52,7 +53,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     del version
@@ -66,6 +67,7 @@ add_command(app, nll.nll, epilog=nll.EXAMPLES)
 add_command(app, sample.sample, epilog=sample.EXAMPLES)
 add_command(app, convert.convert, epilog=convert.EXAMPLES)
 add_command(app, guide.guide, epilog=guide.EXAMPLES)
+add_command(app, help.help, epilog=help.EXAMPLES)
 
 
 def main() -> None:
@@ -130,6 +132,9 @@ def _prepare_environment() -> None:
 
 def _usage_error(error: Exception) -> int:
     """Say a usage error that Typer found, or whatever else happened outside a command, in one sentence."""
+    if isinstance(error, RequestError):
+        complain(str(error))
+        return WRONG_REQUEST
     # Typer carries its own copy of Click since 0.26, and Click's classes before: both have these two.
     message, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if type(error).__name__ == "Abort":
@@ -139,9 +144,5 @@ def _usage_error(error: Exception) -> int:
             raise error
         complain(sentence_of(error))
         return DATA_FAILED
-    text = message()
-    if text:
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context is not None else "latentkit"
-        complain(f"{text.rstrip('.')}; see {where} --help")
+    complain(sentence_of_usage(error))
     return WRONG_REQUEST if status == 2 else int(status)

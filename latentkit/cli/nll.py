@@ -19,12 +19,8 @@ from latentkit.read.pairing import INDEX_NAME, Latents, affine_of, pair_latents
 from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit nll sample_data/healthy-f32.safetensors --latents sample_data/latents.safetensors
-
 latentkit sample sample_data/shards -o drawn && latentkit nll sample_data/shards --latents drawn
-
 latentkit nll sample_data/healthy-f32.safetensors --latents sample_data/latents.safetensors --top 5
 """
 

@@ -44,7 +44,7 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILES",
-        help="Files (safetensors, .npy, .npz, .pt), folders, globs, an index.json, @list.txt, or @- for stdin.",
+        help="Files, folders, globs, an index.json, @list.txt, or @- for stdin.",
         show_default=False,
     ),
 ]
@@ -66,7 +66,7 @@ class Reading:
         typer.Option(
             "--key",
             metavar="NAME",
-            help="Tensor with the moments; a name or a glob; repeatable.",
+            help="Tensor of moments, a name or a glob; repeatable.",
             rich_help_panel=_READING,
         ),
     ] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Reading:
         typer.Option(
             "--parameterization",
             metavar="KIND",
-            help="The scale half: logvar (default), std, var or softplus; none: latents (stats).",
+            help="The scale: logvar, std, var, softplus, none (stats).",
             rich_help_panel=_READING,
         ),
     ] = None
@@ -99,7 +99,7 @@ class Reading:
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", metavar="NAME", help="Read as this tool writes its cache: see guide caches.",
+            "--preset", metavar="NAME", help="Read as this tool writes: see latentkit guide caches.",
             rich_help_panel=_READING,
         ),
     ] = None  # fmt: skip
@@ -125,7 +125,7 @@ class Choosing:
     indices: Annotated[
         str | None,
         typer.Option(
-            "--indices", metavar="FILE", help="Only those in a CSV or JSON lines of file, tensor, index; - for stdin.",
+            "--indices", metavar="FILE", help="Only those that rows of file, tensor, index name; or -.",
             rich_help_panel=_CHOOSING,
         ),
     ] = None  # fmt: skip
@@ -242,9 +242,7 @@ class Writing:
 
 KeepGoing = Annotated[
     bool,
-    typer.Option(
-        "--keep-going", help="Pass over files that cannot be processed; list them at the end.", rich_help_panel=_FAULTS
-    ),
+    typer.Option("--keep-going", help="Pass over bad files, and list them at the end.", rich_help_panel=_FAULTS),
 ]
 
 

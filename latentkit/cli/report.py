@@ -32,12 +32,8 @@ if TYPE_CHECKING:
     from latentkit.report.page import Made
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit report sample_data/healthy-f16.safetensors -o report.html
-
 latentkit report sample_data/shards -o shards.html --scaling-factor 0.18215
-
 latentkit report sample_data/collapsed.safetensors -o collapsed.html --against sample_data/healthy-f32.safetensors
 """
 
@@ -53,7 +49,7 @@ def report(
     messages: Messages,
     merging: Merge = False,
 ) -> None:
-    """One HTML page on the encoder's health: findings, pictures, tables; it needs no network and prints well."""
+    """One HTML page on the encoder's health: findings, pictures, tables."""
     conditions = check_options(checking, computing)
     _check_page(writing.output)
     outputs = [writing.place, checking.save_normalization, faults.errors]

@@ -76,7 +76,7 @@ class RowOptions:
         typer.Option(
             "--on-nonfinite",
             metavar="RULE",
-            help="NaN and infinities in the data: warn, error or skip.",
+            help="NaN, infinities: warn, error or skip.",
             rich_help_panel=_ROWS,
         ),
     ] = OnNonfinite.warn
@@ -92,7 +92,7 @@ class RowWriting(Writing):
             "--output",
             "-o",
             metavar="OUT",
-            help="Write here; the suffix chooses the format. A folder (FOLDER/) takes a file for each input.",
+            help="The suffix chooses the format; FOLDER/: one an input.",
             rich_help_panel=_WRITING,
         ),
     ] = None
@@ -100,7 +100,7 @@ class RowWriting(Writing):
         bool,
         typer.Option(
             "--resume",
-            help="Into a folder: go on with an interrupted run, make what is not complete.",
+            help="Into a folder: go on with an interrupted run.",
             rich_help_panel=_WRITING,
         ),
     ] = False

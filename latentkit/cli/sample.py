@@ -39,13 +39,9 @@ if TYPE_CHECKING:
     from latentkit.sample.drawing import Drawn
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
-latentkit sample sample_data/healthy-f16.safetensors -o latents.safetensors --seed 7
-
-latentkit sample sample_data/shards -o latents --carry labels --scaling-factor 0.18215
-
-latentkit sample sample_data/video.safetensors -o mode.safetensors --mode --dtype float32
+latentkit sample sample_data/healthy-f16.safetensors -o out.safetensors --seed 7
+latentkit sample sample_data/shards -o latents --carry labels
+latentkit sample sample_data/video.safetensors -o mode.safetensors --mode
 """
 
 
@@ -112,9 +108,7 @@ class Placing:
     ] = False
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with an interrupted run: make what is not complete.", rich_help_panel=_PLACING
-        ),
+        typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=_PLACING),
     ] = False
     dtype: Annotated[
         Dtype | None,
@@ -140,7 +134,7 @@ class Placing:
     verify: Annotated[
         str | None,
         typer.Option(
-            "--verify", metavar="OUT", help="Write nothing: draw again, and say whether OUT holds just that.",
+            "--verify", metavar="OUT", help="Write nothing: draw again, and compare with OUT.",
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
@@ -153,7 +147,7 @@ class Normalizing(Factors):
     normalization: Annotated[
         str | None,
         typer.Option(
-            "--normalization", metavar="FILE", help="JSON of latents_mean and latents_std; before the factors.",
+            "--normalization", metavar="FILE", help="JSON of mean and std, as stats writes; before factors.",
             rich_help_panel="Scaling",
         ),
     ] = None  # fmt: skip
@@ -170,7 +164,7 @@ def sample(
     faults: Faults,
     messages: Messages,
 ) -> None:
-    """Draw latents from each sample's posterior, the same for a seed on any machine."""
+    """Draw latents, the same for a seed on any machine."""
     check_device_name(computing.device)
     clamp = computing.clamp()
     _check(drawing, placing, faults)

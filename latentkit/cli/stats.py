@@ -36,13 +36,9 @@ _PIECES = 1 << 15
 _DRAWN = StatsFormat.table, StatsFormat.markdown
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
 latentkit stats sample_data/healthy-f16.safetensors
-
 latentkit stats sample_data/shards --save-normalization normalization.json
-
-latentkit stats sample_data/video.safetensors --fail-if 'clamped_fraction > 0.001' -o channels.csv
+latentkit stats sample_data/shards --fail-if 'clamped_fraction > 0.001'
 """
 
 
@@ -59,7 +55,7 @@ def stats(
     faults: Faults,
     messages: Messages,
 ) -> None:
-    """Is the encoder healthy? Findings in words, the clamp, every channel, the scale of the latents."""
+    """Is the encoder healthy? Findings, the clamp, channels, scaling."""
     conditions = check_options(checking, computing)
     form = _format(writing.output, showing.format)
     outputs = [writing.place, merging.state, checking.save_normalization, faults.errors]

@@ -37,7 +37,7 @@ class Asking:
         list[Extra],
         typer.Option(
             "--with", metavar="NAME",
-            help="Also correlation of channels, shape (skewness, kurtosis), spectrum or duplicates; repeatable.",
+            help="Also correlation, shape, spectrum or duplicates; repeatable.",
             rich_help_panel=_ASKING,
         ),
     ] = field(default_factory=list)  # fmt: skip
@@ -54,7 +54,7 @@ class Checking(Factors):
     fail_if: Annotated[
         list[str],
         typer.Option(
-            "--fail-if", metavar="COND", help="Exit with 3 if this holds, such as 'nan_count > 0'; repeatable.",
+            "--fail-if", metavar="COND", help="Exit with 3 if it holds: 'nan_count > 0'; repeatable.",
             rich_help_panel=_CHECKING,
         ),
     ] = field(default_factory=list)  # fmt: skip
@@ -68,7 +68,7 @@ class Checking(Factors):
     target_std: Annotated[
         float,
         typer.Option(
-            "--target-std", metavar="S", help="Standard deviation of scaled latents; EDM2 takes 0.5.",
+            "--target-std", metavar="S", help="Spread of scaled latents; EDM2 takes 0.5.",
             rich_help_panel="Scaling",
         ),
     ] = 1.0  # fmt: skip
