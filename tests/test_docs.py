@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import make_first_look
 import pytest
 from conftest import Cli
 
@@ -99,3 +100,12 @@ def test_the_guide_has_every_preset_as_it_is() -> None:
             f"{preset.applied} | {preset.labels} |"
         )
         assert row in page
+
+
+def test_the_readme_shows_what_commands_print_today(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    # Its text alone: versions of rich draw the same a little differently.
+    pictures = make_first_look.picture(tmp_path), make_first_look.PICTURE.read_text(encoding="utf-8")
+    made, kept = ([re.sub(r"\s+", " ", text) for text in re.findall(r">([^<]+)</text>", svg)] for svg in pictures)
+    assert made == kept
+    assert make_first_look.readme(tmp_path) == (ROOT / "README.md").read_text(encoding="utf-8")
