@@ -325,6 +325,8 @@ def _named_as_drawn(key: str) -> bool:
 
 
 def _name(header: Header, key: str) -> str:
+    if key not in _NAMELESS.values():
+        return key
     stem, suffix = os.path.splitext(os.path.basename(header.path))
     return stem if _NAMELESS.get(suffix) == key else key
 
