@@ -79,6 +79,7 @@ NEAR = {
     "a value too many": (("kl", HEALTHY, "--symmetric=3"), "--symmetric takes no value"),
     "no files": (("stats",), "stats needs FILES, as in: latentkit stats sample_data/healthy-f16.safetensors"),
     "no latents": (("nll", HEALTHY), "nll needs --latents LATENTS; see latentkit nll --help"),
+    "topic": (("guide", "noize"), "guide has no page 'noize'; did you mean noise?"),
     "too many": (("guide", "a", "b"), "guide takes no further argument b; see latentkit guide --help"),
 }  # fmt: skip
 
@@ -103,3 +104,33 @@ def test_the_man_page_holds_every_option_and_renders_without_a_warning(cli: Cli)
     if shutil.which("groff"):
         shown = subprocess.run(["groff", "-man", "-Tutf8", "-ww"], input=page.encode(), capture_output=True, check=True)
         assert shown.stderr == b""
+
+
+COMPLETIONS = {
+    "command": ("latentkit st", "stats"),
+    "topic": ("latentkit guide noi", "noise"),
+    "layout": ("latentkit kl x --layout bl", "blc"),
+    "preset": ("latentkit kl x --preset lightn", "lightningdit"),
+    "parameterization": ("latentkit kl x --parameterization so", "softplus"),
+    "condition": ("latentkit stats x --fail-if collapsed_ch", "collapsed_channels"),
+    "key": (f"latentkit kl {HEALTHY} --key mo", "moments"),
+    "keys of a folder": (f"latentkit kl {HEALTHY.rpartition('/')[0]}/shards --columns la", "labels"),
+}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("line", "completed"), COMPLETIONS.values(), ids=COMPLETIONS)
+def test_shells_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shell: str, line: str, completed: str
+) -> None:
+    monkeypatch.setenv("_LATENTKIT_COMPLETE", f"complete_{shell}")
+    if shell == "bash":
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    else:
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
+        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    with pytest.raises(SystemExit):
+        app(args=[], prog_name="latentkit")
+    shown = capsys.readouterr().out
+    assert completed in shown

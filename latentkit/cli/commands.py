@@ -12,6 +12,7 @@ import typer
 from typer.models import OptionInfo
 
 from latentkit.cli import interrupts
+from latentkit.cli.completion import BY_NAME
 from latentkit.cli.help_text import Command
 from latentkit.cli.screen import complain, drop
 from latentkit.cli.usage import names_of, reader
@@ -72,6 +73,7 @@ def _prepared(parameter: inspect.Parameter) -> inspect.Parameter:
     named = option.metavar and option.rich_help_panel in FROM_ENVIRONMENT
     variable = f"LATENTKIT_{parameter.name.upper()}" if named else None
     option.envvar = variable
+    option.autocompletion = BY_NAME.get(parameter.name)
     kind = next((one for one in (annotation, *get_args(annotation)) if _is_read(one)), None)
     if kind is not None:
         # Typer takes an annotated option's first name for its default until it is registered.

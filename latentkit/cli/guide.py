@@ -1,10 +1,13 @@
 """``latentkit guide``: the documentation, at hand where there is no browser."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
+from latentkit.cli.completion import topics
+from latentkit.cli.help_text import nearest
 from latentkit.cli.options import Messages
 from latentkit.errors import RequestError
 
@@ -17,7 +20,9 @@ latentkit guide noise | less
 
 def guide(
     messages: Messages,
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="Page to show; without it: a list.")] = None,
+    topic: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC]", help="Page to show; without it: a list.", autocompletion=topics)
+    ] = None,
 ) -> None:
     """The documentation, one page a topic."""
     from importlib.resources import files
@@ -30,12 +35,35 @@ def guide(
             print(f"latentkit guide {name:<10} {title}")
         return
     if topic not in pages:
-        raise RequestError(f"guide has no page {topic!r}; it has {', '.join(sorted(pages))}")
+        raise RequestError(f"guide has no page {topic!r}; {nearest(topic, sorted(pages))}")
     text = pages[topic].read_text(encoding="utf-8")
     if not sys.stdout.isatty():
         print(text, end="")
         return
-    from rich.console import Console
-    from rich.markdown import Markdown
+    _show(text)
 
-    Console().print(Markdown(text))
+
+def _show(text: str) -> None:
+    """A page on a terminal: in a pager where it is longer than that; lines of code stay whole, to be copied."""
+    from contextlib import nullcontext
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Markdown
+    from rich.text import Text
+    from rich.theme import Theme
+
+    class Code(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            del console, options
+            yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
+
+    class Page(Markdown):
+        elements = Markdown.elements | {"fence": Code, "code_block": Code}
+
+    # The library shows code on black, which is a bar on a light screen.
+    console = Console(theme=Theme({"markdown.code": "cyan"}))
+    long = text.count("\n") > console.height
+    # less shows colours only when it is told to.
+    os.environ.setdefault("LESS", "-R")
+    with console.pager(styles=True) if long else nullcontext():
+        console.print(Page(text), crop=False)
