@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 #: What stands for a number that is undefined.
 DASH = "–"
@@ -52,3 +53,11 @@ def fixed(value: float, decimals: int) -> str:
 def count_of(count: int, noun: str) -> str:
     """``1 sample``, ``2,000 samples``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def near(wanted: str, names: Iterable[str]) -> str:
+    """The name that may have been meant, in brackets to stand behind one that is not there, or nothing."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(wanted, list(names), n=1, cutoff=0.7)
+    return f" (did you mean {found[0]}?)" if found else ""

@@ -16,6 +16,7 @@ from latentkit.read.header import Header, TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.metadata import Said, is_drawn, is_state, said_in
 from latentkit.read.presets import Preset, preset_called, recognised
+from latentkit.text import near
 
 #: Keys that name moments beyond doubt.
 MOMENTS_KEYS = ("moments", "parameters", "latent_dist.parameters")
@@ -336,13 +337,19 @@ def _matching(header: Header, pattern: str) -> list[TensorInfo]:
         return [header.tensors[pattern]]
     found = [tensor for key, tensor in sorted(header.tensors.items()) if fnmatch.fnmatchcase(key, pattern)]
     if not found:
-        raise RequestError(f"{header.path}: no tensor is called {pattern!r}; {describe(header)}; choose with --key")
+        raise RequestError(
+            f"{header.path}: no tensor is called {pattern!r}{near(pattern, header.tensors)}; "
+            f"{describe(header)}; choose with --key"
+        )
     return found
 
 
 def _named(header: Header, key: str, flag: str) -> TensorInfo:
     if key not in header.tensors:
-        raise RequestError(f"{header.path}: no tensor is called {key!r}; {describe(header)}; choose with {flag}")
+        raise RequestError(
+            f"{header.path}: no tensor is called {key!r}{near(key, header.tensors)}; "
+            f"{describe(header)}; choose with {flag}"
+        )
     return header.tensors[key]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, describe
+from latentkit.text import near
 
 #: Arrow's name of the type that holds each dtype's values: an integer stays one.
 _TYPES = {
@@ -59,7 +60,10 @@ def check_columns(
 def _check_column(key: str, posterior: Posterior, first: Posterior) -> None:
     tensor = posterior.header.tensors.get(key)
     if tensor is None:
-        raise RequestError(f"{posterior.file.path}: no tensor is called {key!r}; {describe(posterior.header)}")
+        raise RequestError(
+            f"{posterior.file.path}: no tensor is called {key!r}{near(key, posterior.header.tensors)}; "
+            f"{describe(posterior.header)}"
+        )
     if tensor.elements != posterior.samples or tensor.dtype not in _TYPES:
         raise DataError(
             f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "

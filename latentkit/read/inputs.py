@@ -15,11 +15,13 @@ import sys
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from latentkit.errors import DataError, RequestError
 from latentkit.read.header import CONTAINERS
+from latentkit.text import near
 
 SUFFIX = ".safetensors"
 #: What a search of folders takes; a zip file may hold anything, so it is to be named.
@@ -113,7 +115,7 @@ def _expand(argument: str, unreadable: list[str], others: list[InputFile]) -> It
     elif glob.has_magic(argument):
         yield from _matching(argument, unreadable, others)
     else:
-        raise RequestError(f"{argument}: no such file or folder")
+        raise RequestError(f"{argument}: no such file or folder{near(argument, _beside(argument))}")
 
 
 def _existing(path: str, unreadable: list[str], others: list[InputFile]) -> Iterator[InputFile]:
@@ -275,3 +277,11 @@ def stdin_bytes(argument: str) -> BinaryIO:
     if sys.stdin is None:
         raise RequestError(f"{argument}: standard input is closed; give a file, or a pipe")
     return sys.stdin.buffer
+
+
+def _beside(path: str) -> list[str]:
+    """What the folder of ``path`` holds."""
+    folder = os.path.dirname(path)
+    with suppress(OSError):
+        return [os.path.join(folder, name) for name in os.listdir(folder or ".")]
+    return []

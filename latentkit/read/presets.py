@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from latentkit.errors import RequestError
 from latentkit.read.header import FLOATS, Header, TensorInfo
+from latentkit.text import near
 
 # What is found out of so many tensors is kept.
 _FEW = 64
@@ -140,7 +141,8 @@ def preset_called(name: str) -> Preset:
     for preset in PRESETS:
         if preset.name == name:
             return preset
-    raise RequestError(f"--preset {name}: there is none; choose from {', '.join(one.name for one in PRESETS)}")
+    names = [preset.name for preset in PRESETS]
+    raise RequestError(f"--preset {name}: there is none{near(name, names)}; choose from {', '.join(names)}")
 
 
 def fitting(header: Header) -> list[Preset]:
