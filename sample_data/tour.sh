@@ -36,10 +36,8 @@ awk -F, 'NR > 1 { sum[$5] += $4; count[$5]++ }
     "$work/kl.csv" | sort
 
 step "Other ranks and parameterizations: video, tokens, mean + std"
-for file in video.safetensors "tokens.safetensors --layout blc" "mean-std.safetensors --parameterization std"; do
-    # Unquoted on purpose: file name and options are words of their own.
-    # shellcheck disable=SC2086
-    latentkit kl "$here"/$file --top 1 --no-header
+for file in video.safetensors tokens.safetensors mean-std.safetensors; do
+    latentkit kl "$here/$file" --top 1 --no-header
 done
 
 step "Clamp statistics of a healthy encoder, and of a file that crosses the clamp"

@@ -311,3 +311,14 @@ def test_one_name_for_two_outputs_is_refused(cli: Cli) -> None:
     for options in (("--save-normalization", "-"), ("--state", "-"), ("-o", "-", "--save-normalization", "-")):
         assert "standard output: is named for two outputs" in cli("stats", HEALTHY, *options).complaint
     assert cli("stats", HEALTHY, "-o", "a.json", "--save-normalization", "-").json["samples"] == 512
+
+
+def test_what_was_written_is_said_in_one_line(cli: Cli) -> None:
+    assert "latentkit: wrote a.json: 1 finding\n" in cli("stats", COLLAPSED, "-o", "a.json").err
+    assert cli("stats", COLLAPSED, "-o", "b.json", "--quiet").err == ""
+
+
+def test_a_suffix_that_sample_does_not_write_is_refused_and_makes_no_folder(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("sample", HEALTHY, "-o", "out.pt")
+    assert outcome.status == 2 and ".safetensors" in outcome.complaint
+    assert not (tmp_path / "out.pt").exists()

@@ -61,7 +61,7 @@ class Converting:
     samples_per_shard: Annotated[
         int | None,
         typer.Option(
-            "--samples-per-shard", metavar="N", min=1, help="Samples a file; unless said as many as 1 GiB holds.",
+            "--samples-per-shard", metavar="N", min=1, help="Samples per file; by default as many as 1 GiB holds.",
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
@@ -92,7 +92,7 @@ class Converting:
             "--workers",
             metavar="N",
             min=1,
-            help="Threads, up to 16; unless said, one a core.",
+            help="Threads, up to 16; by default one per core.",
             rich_help_panel=_PLACING,
         ),
     ] = None

@@ -189,6 +189,15 @@ def write(outputs: dict[str, Iterable[bytes]], result: Result, checking: Checkin
         raise gone
 
 
+def say_written(outputs: Iterable[str], result: Result, messages: Messages) -> None:
+    """One line for each file."""
+    from latentkit.health.findings import verdict
+
+    for path in outputs:
+        if not is_stream(path):
+            note(messages, f"wrote {path}: {verdict(result.findings)}")
+
+
 def finish(result: Result, conditions: Sequence[Condition]) -> None:
     """Say which conditions hold, and end with their status if one does."""
     broken = held(conditions, result.summary, result.findings)

@@ -178,7 +178,7 @@ class Computing:
             "--workers",
             metavar="N",
             min=1,
-            help="Threads, up to 16; unless said, one a core.",
+            help="Threads, up to 16; by default one per core.",
             rich_help_panel=_COMPUTING,
         ),
     ] = None
@@ -236,7 +236,7 @@ class Writing:
 
     @property
     def place(self) -> str:
-        """Where the result goes: standard output unless said."""
+        """Where the result goes: by default standard output."""
         return "-" if self.output is None else self.output
 
 

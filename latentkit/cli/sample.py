@@ -53,6 +53,8 @@ class Dtype(StrEnum):
 
 
 _PLACING = "Writing"
+# Of files that people may expect, and that would be no good names for a folder.
+_OTHER_SUFFIXES = ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".h5", ".zip", ".tar", ".json", ".csv", ".parquet"
 _DRAWING = "Drawing"
 
 
@@ -113,7 +115,7 @@ class Placing:
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="float16, bfloat16 or float32; unless said the input's.",
+            "--dtype", metavar="DTYPE", help="float16, bfloat16 or float32; by default the input's.",
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
@@ -312,6 +314,9 @@ def _plan(
     count = len(inputs) + found.failed
     if stream is not None and count > 1:
         raise RequestError(f"--stream names a single input, and there are {count}")
+    suffix = os.path.splitext(output)[1]
+    if suffix in _OTHER_SUFFIXES and not (is_stream(output) or os.path.isdir(output)):
+        raise RequestError(f"{output}: latents are written as .safetensors, or into a folder: no {suffix} is written")
     as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
     paths = [errors]
     if as_file and found.failed:

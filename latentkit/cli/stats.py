@@ -16,6 +16,7 @@ from latentkit.cli.health import (
     merge,
     note_device,
     note_nonfinite,
+    say_written,
     write,
 )
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
@@ -99,6 +100,7 @@ def _write(
 
             outputs[merging.state] = [to_bytes(result.state)]
         write(outputs, result, checking, writing)
+        say_written(outputs, result, messages)
     finally:
         # What took long is shown even where there is no room to write it.
         if form in _DRAWN:
