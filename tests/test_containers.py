@@ -464,3 +464,13 @@ finally:
     assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_a_preset_that_the_data_contradicts_gives_no_number(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "d" / f"{number}.npy", moments_of(1, seed=number)[0].numpy())
+    for command in (("kl", "d"), ("sample", "d", "-o", "out")):
+        outcome = cli(*command, "--preset", "array-std", "--quiet")
+        assert (outcome.status, "has a negative standard deviation" in outcome.complaint) == (1, True)
+    assert not (tmp_path / "out").exists()

@@ -1,12 +1,14 @@
 """Whether log-variances can be such: a look at a few, before the work begins."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from latentkit.compiled.tables import WIDE, values_of
 from latentkit.errors import LatentkitError
-from latentkit.read.blocks import plan_blocks, read_block
+from latentkit.measures.refuse import refuse_negative
+from latentkit.read.blocks import Block, Halves, plan_blocks, read_block
 from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Span
 
@@ -27,16 +29,13 @@ def no_logvars(least: float) -> str:
 def doubtful_logvars(spans: Sequence[Span]) -> str | None:
     """A sentence where log-variances look like something else, None where one is below 0 as it should be.
 
-    One block at each of a few places is read. What cannot be read the run itself will say.
+    Raises ``DataError`` where a preset's σ or variance is negative: nobody but the preset said that it is one. One
+    block at each of a few places is read; what cannot be read the run itself will say.
     """
-    spans = [span for span in spans if span.posterior.parameterization == "logvar"]
-    buffers, seen, least = Buffers(), 0, np.inf
-    for at in sorted({len(spans) * place // _PLACES for place in range(_PLACES)} if spans else ()):
-        block = next(plan_blocks([spans[at]]))
-        try:
-            halves = read_block(block, buffers)
-        except (LatentkitError, OSError):
-            return None
+    for block, halves in _looks([span for span in spans if span.posterior.preset is not None]):
+        refuse_negative(np.full(1, np.nan), block, halves)
+    seen, least = 0, np.inf
+    for _, halves in _looks([span for span in spans if span.posterior.parameterization == "logvar"]):
         stored = halves.view(halves.scale)
         values = stored if halves.dtype in WIDE else values_of(halves.dtype)[stored]
         if (values < 0).any():
@@ -44,3 +43,11 @@ def doubtful_logvars(spans: Sequence[Span]) -> str | None:
         finite = values[np.isfinite(values)]
         seen, least = seen + finite.size, min(least, float(finite.min(initial=np.inf)))
     return no_logvars(least) if seen >= LEAST_POSITIVE else None
+
+
+def _looks(spans: Sequence[Span]) -> Iterator[tuple[Block, Halves]]:
+    buffers = Buffers()
+    for at in sorted({len(spans) * place // _PLACES for place in range(_PLACES)} if spans else ()):
+        block = next(plan_blocks([spans[at]]))
+        with suppress(LatentkitError, OSError):
+            yield block, read_block(block, buffers)
