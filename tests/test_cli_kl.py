@@ -375,7 +375,7 @@ def test_the_table_sums_up(cli: Cli, awkward: Path) -> None:
     for word in (
         "KL of 4 finite values",
         "mean",
-        "99%",
+        "99 %",
         "not finite",
         "2 samples",
         "Histogram",

@@ -13,6 +13,7 @@ from latentkit.cli.row_columns import Table, open_table, row_columns, row_types
 from latentkit.cli.screen import note, say_kept
 from latentkit.errors import RequestError
 from latentkit.read.choice import Span
+from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.leftovers import at_work_in
 from latentkit.write.parts import NOTE_NAME, Part, digest_of, is_complete, place_note, read_note
@@ -125,6 +126,8 @@ def write_parts(
         except BaseException as error:
             say_kept(error, len(parts.all) - len(parts.waiting) + batch.placed, len(parts.all), messages)
             raise
+    if batch.placed:
+        note(messages, f"wrote {writing.place}: {count_of(batch.placed, 'file')}")
 
 
 def _whole(

@@ -171,7 +171,7 @@ def write_rows(
         write_parts(measured, table, table.parts, format, options, writing, keeper, messages)
         table.found.without(failures)
     else:
-        _write_rows(measured, table, format, options, writing, keeper, failures)
+        _write_rows(measured, table, format, options, writing, messages, keeper, failures)
     keeper.report(messages)
 
 
@@ -181,6 +181,7 @@ def _write_rows(
     format: RowFormat,
     options: RowOptions,
     writing: Writing,
+    messages: Messages,
     keeper: Nonfinite,
     failures: Failures,
 ) -> None:
@@ -194,7 +195,9 @@ def _write_rows(
 
         draw_rows(measured, table, options, format, keeper)
     else:
-        _write(measured, table, format, options, writing, keeper)
+        rows = _write(measured, table, format, options, writing, keeper)
+        if writing.output is not None and not is_stream(writing.output):
+            note(messages, f"wrote {writing.output}: {count_of(rows, 'row')}")
 
 
 def say_reading(found: Found, format: str, messages: Messages) -> None:
@@ -275,13 +278,17 @@ def _in_units(measured: "Measured", units: Units, *, per_channel: bool) -> "Meas
 
 def _write(
     measured: "Measured", table: Table, format: RowFormat, options: RowOptions, writing: Writing, keeper: Nonfinite
-) -> None:
+) -> int:
+    """Returns how many rows there are."""
+    rows = 0
     with placed(writing.place, overwrite=writing.overwrite) as descriptor:
         writer = open_table(descriptor, table, format, options)
         try:
             for columns in row_columns(measured, table, options.columns, options.top):
                 writer.write(columns)
+                rows += len(next(iter(columns.values())))
         except BaseException:
             writer.abandon()
             raise
         writer.end(keeper.facts)
+    return rows

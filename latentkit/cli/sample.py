@@ -256,6 +256,8 @@ def sample(
             if index:
                 with placed(os.path.join(output, INDEX_NAME), overwrite=placing.overwrite) as descriptor:
                     write_all(descriptor, index)
+        if outputs.placed:
+            note(messages, f"wrote {output}: {count_of(outputs.placed, 'file')}, {count_of(found.samples, 'sample')}")
 
 
 def _check(drawing: Drawing, placing: Placing, faults: Faults) -> None:
