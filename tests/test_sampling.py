@@ -1021,3 +1021,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
     with np.errstate(all="ignore"):
         print(json.dumps(hash_everything(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))))
+
+
+@pytest.mark.parametrize("option", [("--seed", 8), ("--draws", 2), ("--mode",), ("--temperature", 0.5)])
+def test_another_recipe_than_the_one_asked_for_is_named(cli: Cli, write: Write, option: tuple[object, ...]) -> None:
+    write("a.safetensors", moments=moments_of(3))
+    assert cli("sample", "a.safetensors", "-o", "out.safetensors", "--seed", 7).status == 0
+    assert cli("sample", "a.safetensors", "--verify", "out.safetensors", "--seed", 7).status == 0
+    outcome = cli("sample", "a.safetensors", "--verify", "out.safetensors", "--quiet", *option)
+    assert (outcome.status, "as its metadata says" in outcome.complaint) == (2, True)

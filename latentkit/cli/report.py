@@ -16,6 +16,7 @@ from latentkit.cli.health import (
     merge,
     note_device,
     note_nonfinite,
+    say_written,
     write,
 )
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
@@ -72,6 +73,8 @@ def report(
             result = examine(found, other, extras, checking, computing, messages, failures)
             names, against = (_names(part.without(failures)) if part else [] for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
+        if writing.output is not None:
+            say_written([writing.output], result, messages)
         note_nonfinite(result.summary, messages)
         finish(result, conditions)
 

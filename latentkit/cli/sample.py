@@ -93,6 +93,13 @@ class Drawing:
         ),
     ] = OnNonfinite.warn
 
+    @property
+    def asked(self) -> dict[str, object]:
+        """What is not as by default."""
+        usual = Drawing()
+        names = "seed", "draws", "mode", "temperature"
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
+
 
 @dataclass
 class Placing:
@@ -180,7 +187,7 @@ def sample(
             failures=failures,
         )
         if placing.verify is not None:
-            verify(found, placing.verify, computing, messages)
+            verify(found, placing.verify, drawing.asked, computing, messages)
             return
         refuse_equal_names(found.posteriors)
         recipe = recipe_of(

@@ -2,21 +2,23 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 
 from latentkit.cli.device import resolve_device
 from latentkit.cli.options import Computing, Messages
 from latentkit.cli.screen import note, track
+from latentkit.errors import RequestError
 from latentkit.read.choice import Posterior
 from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
 from latentkit.read.metadata import is_state
 from latentkit.read.plan import Found
-from latentkit.sample.verify import claims_of, refuse_difference, refuse_missing
+from latentkit.sample.verify import Claim, claims_of, refuse_difference, refuse_missing
 from latentkit.text import count_of, harmless
 
 
-def verify(found: Found, output: str, computing: Computing, messages: Messages) -> None:
-    """Draw every file of ``output`` again by its metadata.
+def verify(found: Found, output: str, asked: Mapping[str, object], computing: Computing, messages: Messages) -> None:
+    """Draw every file of ``output`` again by its metadata, which may not say other than what was ``asked`` for.
 
     Raises ``DataError`` at the first latent that differs, and for a folder that lacks some of the samples.
     """
@@ -24,6 +26,7 @@ def verify(found: Found, output: str, computing: Computing, messages: Messages) 
     device = resolve_device(computing.device, messages)
     held: Counter[Posterior] = Counter()
     for claim in claims_of(headers, found):
+        _refuse_other(claim, asked)
         for posterior in claim.altered:
             note(
                 messages,
@@ -41,3 +44,13 @@ def verify(found: Found, output: str, computing: Computing, messages: Messages) 
     print(
         harmless(f"{output}: {count_of(len(headers), 'file')}, {count_of(held.total(), 'sample')}: just what was drawn")
     )
+
+
+def _refuse_other(claim: Claim, asked: Mapping[str, object]) -> None:
+    for name, value in asked.items():
+        there = getattr(claim.recipe, name)
+        if value != there:
+            raise RequestError(
+                f"{claim.header.path}: was drawn with {name} {there}, as its metadata says, and not {value}; leave "
+                f"--{name} out to verify it as it is"
+            )
