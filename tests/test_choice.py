@@ -304,7 +304,7 @@ def test_caches_of_known_tools_are_recognised(name: str) -> None:
 
 
 def test_every_preset_is_tested_and_named_once() -> None:
-    by_files = {"uvit-coco", "stable-audio"}  # these need neighbours, see test_presets
+    by_files = {"uvit-coco", "stable-audio"}  # these need neighbours, see test_convert
     doubtful = {preset.name for preset in PRESETS if preset.doubtful}
     assert {preset.name for preset in PRESETS} == {name.split()[0] for name in CACHES} | by_files | doubtful
     assert len({preset.name for preset in PRESETS}) == len(PRESETS)

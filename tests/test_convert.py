@@ -61,8 +61,14 @@ def mar(root: Path) -> None:
 def uvit(root: Path) -> None:
     for i in range(3):
         save(root / f"{i}.npy", floats(8, 4, 4))
-        save(root / "text" / f"{i}_0.npy", floats(77, 8))
-        (root / f"{i}_0.npy").symlink_to(root / "text" / f"{i}_0.npy")
+        save(root / f"{i}_0.npy", floats(77, 768))
+
+
+def stable_audio(root: Path) -> None:
+    for i in range(3):
+        save(root / "0" / f"00000000000{i}.npy", floats(4, 16))
+        (root / "0" / f"00000000000{i}.json").write_text('{"seconds_total": 1}')
+    (root / "details.json").write_text("{}")
 
 
 def lightningdit(root: Path) -> None:
@@ -107,6 +113,8 @@ CACHES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], list[int] | Non
     "repa": (lambda root: edm2(root, "vae-sd"), (), [9, 7, 5, 8, 6], "bchw"),
     "edm2-zip": (edm2_zip, (), [0, 2, 4], "bchw"),
     "mar": (mar, (), [0, 0, 1], "bbchw"),
+    "uvit-coco": (uvit, (), None, "bchw"),
+    "stable-audio": (stable_audio, (), None, "bcl"),
     "lightningdit": (lightningdit, (), [0, 1, 2, 3, 1, 2, 3, 4], "bchw"),
     "fast-dit": (fast_dit, (), [7, 8, 9], "bchw"),
     "sd-scripts": (sd_scripts, (), None, "bchw"),
