@@ -155,3 +155,15 @@ def test_tensors_without_elements_have_their_place(tmp_path: Path) -> None:
     assert {key: info.offset - 8 - len(header) for key, info in found.items()} == {
         key: entry[2][0] for key, entry in entries.items()
     }
+
+
+def test_equal_headers_are_held_once_and_told_apart_by_their_size(write: Write, tmp_path: Path) -> None:
+    one, other = (write(f"{value}.safetensors", moments=torch.full((2, 8), value)) for value in (1.0, 2.0))
+    assert read_header(str(one)).tensors is read_header(str(other)).tensors
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(one.read_bytes()[:-4])
+    with pytest.raises(DataError, match="truncated"):
+        read_header(str(short))
+    for number in range(200):
+        path = write("last.safetensors", **{f"{number}": torch.zeros(1, 2)})
+        assert list(read_header(str(path)).tensors) == [f"{number}"]

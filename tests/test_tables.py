@@ -13,7 +13,7 @@ import pytest
 
 from latentkit.errors import RequestError
 from latentkit.write.json_rows import jsonable
-from latentkit.write.stream import write_all
+from latentkit.write.stream import Same, write_all
 from latentkit.write.tables import check_rows_format, open_rows
 
 TYPES = {"file": "string", "index": "int64", "kl": "double", "flag": "bool"}
@@ -60,6 +60,22 @@ def test_rows_read_back_as_they_were(tmp_path: Path, form: str, batches: list[li
         ]
     assert rows == ROWS
     assert [math.copysign(1, row["kl"]) for row in rows] == [1, 1, 1, -1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["plain", '100 %d, "%s"', "a\rb", "a\r\nb", "\udcff"], ids=ascii)
+def test_rows_of_one_file_are_those_of_any(tmp_path: Path, form: str, name: str) -> None:
+    columns = {"index": [0, 1, 2], "kl": [0.1 + 0.2, math.nan, -math.inf], "flag": [True, False, True]}
+    found = []
+    for names in (Same(name, 3), [name] * 3):
+        with (tmp_path / "out").open("wb") as file:
+            writer = open_rows(form, file.fileno(), TYPES)
+            writer.write({"file": names, **columns})
+            writer.end({})
+        found.append(read(tmp_path / "out", form))
+    assert str(found[0]) == str(found[1])
+    assert len(found[0]) == 3
+    assert list(Same(name, 3))[1:] == [*Same(name, 3)[1:]] == [Same(name, 3)[0]] * 2
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,7 +9,7 @@ from latentkit.cli.options import RowFormat
 from latentkit.read.choice import Posterior, Span
 from latentkit.read.columns import column_types, read_columns
 from latentkit.read.plan import Found
-from latentkit.write.stream import Columns
+from latentkit.write.stream import Columns, Same
 from latentkit.write.tables import RowWriter, open_rows
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def row_columns(measured: "Measured", table: Table, keys: Sequence[str], top: in
         count, width = values.shape
         extra = read_columns(span.posterior, keys, span.first, count)
         columns: dict[str, Sequence[Any]] = {
-            "file": [span.posterior.file.path] * (count * width),
-            "tensor": [span.posterior.key] * (count * width),
+            "file": Same(span.posterior.file.path, count * width),
+            "tensor": Same(span.posterior.key, count * width),
             "index": [index for index in range(span.first, span.first + count) for _ in range(width)],
         }
         if table.axis:

@@ -4,6 +4,7 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from math import prod
 from typing import Any, NamedTuple
@@ -91,7 +92,7 @@ def read_header(path: str) -> Header:
             f"{path}: not a regular file, and tensors are read out of order; save it to a file first",
             kind="unreadable",
         )
-    container = import_module(f"latentkit.read.containers.{container_of(path) or 'safetensors'}")
+    container = _module(container_of(path) or "safetensors")
     descriptor = os.open(path, OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
@@ -105,6 +106,11 @@ def read_header(path: str) -> Header:
     return Header(path, (status.st_size, status.st_mtime_ns), found.digest, found.tensors, found.metadata)
 
 
+@cache
+def _module(container: str) -> Any:
+    return import_module(f"latentkit.read.containers.{container}")
+
+
 def container_of(path: str) -> str | None:
     """The container that the suffix of ``path`` names."""
-    return CONTAINERS.get(os.path.splitext(path)[1].lower())
+    return CONTAINERS.get(path[path.rfind(".") :].lower())

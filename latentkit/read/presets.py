@@ -73,7 +73,7 @@ class Preset:
     def fits_path(self, path: str) -> bool:
         """Whether a file of this name and with these neighbours may be one."""
         # Every pattern has its suffixes in it as they are: most files need no more than this look.
-        if os.path.splitext(path)[1][1:] not in self.path:
+        if path[path.rfind(".") + 1 :] not in self.path:
             return False
         # A folder's name is evidence from within it too.
         return re.search(self.path, os.path.abspath(path).replace(os.sep, "/")) is not None and (

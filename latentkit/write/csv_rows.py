@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from latentkit.text import harmless
-from latentkit.write.stream import Columns, write_all
+from latentkit.write.stream import Columns, Same, write_all
 
 # Written when it is of so many characters, and after so many seconds: its reader may wait for it.
 _TOGETHER, _LATEST = 1 << 15, 0.1
@@ -32,7 +32,8 @@ class CsvRows:
 
     def __init__(self, descriptor: int, types: Mapping[str, object], *, header: bool = True) -> None:
         self._descriptor = descriptor
-        self._text = io.StringIO()
+        self._held: list[str] = []
+        self._length = 0
         self._shown = harmless if os.isatty(descriptor) else str
         self._names = [name for name, type in types.items() if type == "string"]
         self._written = -math.inf
@@ -40,10 +41,14 @@ class CsvRows:
 
     def write(self, columns: Columns) -> None:
         self._begin()
-        columns = {**columns, **{name: list(map(self._shown, columns[name])) for name in self._names}}
-        self._put(zip(*columns.values(), strict=True), {name for key in self._names for name in columns[key]})
+        names = [columns[name] for name in self._names]
+        if names and all(isinstance(column, Same) for column in names):
+            self._hold(self._numbered([self._shown(column[0]) for column in names], columns))
+        else:
+            columns = {**columns, **{name: list(map(self._shown, columns[name])) for name in self._names}}
+            self._hold(_text(zip(*columns.values(), strict=True), {name for column in names for name in column}))
         # Batches may be single rows of many small files.
-        if self._text.tell() >= _TOGETHER or time.monotonic() - self._written >= _LATEST:
+        if self._length >= _TOGETHER or time.monotonic() - self._written >= _LATEST:
             self._flush()
 
     def end(self, facts: Mapping[str, Any]) -> None:
@@ -56,24 +61,35 @@ class CsvRows:
         """Rows that are complete reach the pipe, whatever came then."""
         self._flush()
 
+    def _hold(self, text: str) -> None:
+        self._held.append(text)
+        self._length += len(text)
+
     def _flush(self) -> None:
-        data = self._text.getvalue().encode(errors="surrogateescape")
+        data = "".join(self._held).encode(errors="surrogateescape")
         # First, lest an interrupted write be begun anew.
-        self._text.seek(0)
-        self._text.truncate()
+        self._held, self._length = [], 0
         if data:
             write_all(self._descriptor, data)
             self._written = time.monotonic()
 
     def _begin(self) -> None:
         if self._header:
-            self._put([self._header], self._header)
+            self._hold(_text([self._header], self._header))
             self._header = ()
 
-    def _put(self, rows: Iterable[Sequence[Any]], names: Iterable[str]) -> None:
-        """Put rows with such names in them into the text."""
-        # Before Python 3.13 a carriage return alone is not quoted, though it ends a row for those who read.
-        if any("\r" in name for name in names):
-            csv.writer(self._text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
-        else:
-            csv.writer(self._text, lineterminator="\n").writerows(rows)
+    def _numbered(self, names: Sequence[str], columns: Columns) -> str:
+        """Rows of one file and tensor, which come first and are made into text once: there may be millions."""
+        numbers = [column for name, column in columns.items() if name not in self._names]
+        start = _text([names], names).removesuffix("\n").replace("%", "%%")
+        row = ",".join([start, *["%r"] * len(numbers)]) + "\n"
+        return "".join(map(row.__mod__, zip(*numbers, strict=True)))
+
+
+def _text(rows: Iterable[Sequence[Any]], names: Iterable[str]) -> str:
+    """Rows with such names in them as text."""
+    # Before Python 3.13 a carriage return alone is not quoted, though it ends a row for those who read.
+    alone = any("\r" in name for name in names)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if alone else csv.QUOTE_MINIMAL).writerows(rows)
+    return text.getvalue()

@@ -2,11 +2,28 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 #: Columns of equal length, in the order they are written.
 Columns = Mapping[str, Sequence[Any]]
+
+
+class Same(Sequence[Any]):
+    """A column of ``count`` rows that all say ``value``."""
+
+    def __init__(self, value: Any, count: int) -> None:
+        self.value, self._count = value, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        return [self.value] * len(range(self._count)[row]) if isinstance(row, slice) else self.value
+
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self.value, self._count)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
