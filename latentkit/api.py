@@ -145,7 +145,7 @@ def sample(
     Args:
         draws: so many, along a new first axis.
         mode: the means, without noise.
-        dtype: ``float16``, ``bfloat16``, ``float32``, or with ``mode`` ``float64``, a name or a dtype; unless said the
+        dtype: ``float16``, ``bfloat16``, ``float32``, or with ``mode`` ``float64``, a name or a dtype; by default the
             input's, and float32 for 8-bit and float64. NumPy has no bfloat16: arrays hold its numbers as float32.
         normalization, scaling_factor, shift_factor: as the options of the command line.
         reading: see ``open``; of arrays in memory ``stream`` says what their noise goes by.

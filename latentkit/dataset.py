@@ -45,7 +45,7 @@ class LatentDataset(Dataset[Item]):
 
     Args:
         source, reading: as of ``latentkit.open``.
-        columns: keys of tensors that hold one value a sample, such as labels. Items are then tuples.
+        columns: keys of tensors that hold one value per sample, such as labels. Items are then tuples.
         seed, mode, temperature, dtype, scaling_factor, shift_factor, normalization, clamp: as of ``latentkit.sample``.
 
     Workers of a ``DataLoader`` are served whether forked or spawned, and so are distributed samplers. A loader asks
@@ -182,7 +182,7 @@ class LatentIterableDataset(IterableDataset[Item]):
         source, options: as of ``LatentDataset``.
         shuffle: chunks in an order that the seed and the epoch say, and so the samples of each.
         chunk: so many samples are read at once.
-        rank, world_size: which part of how many this process takes; unless said those of ``torch.distributed``, or of
+        rank, world_size: which part of how many this process takes; by default those of ``torch.distributed``, or of
             the environment that ``torchrun`` makes.
 
     Processes, and in each the workers of a ``DataLoader``, share the samples: each comes once, and the numbers that

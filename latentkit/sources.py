@@ -118,7 +118,7 @@ class Posteriors(Sequence[Posterior]):
             )
 
     def columns(self, *keys: str) -> dict[str, list[Any]]:
-        """A row a sample, by column: file, tensor, index, and tensors of one value a sample, such as labels."""
+        """A row per sample, by column: file, tensor, index, and tensors of one value per sample, such as labels."""
         names = ["file", "tensor", "index"]
         check_columns(self.found.posteriors, keys, names, Failures())
         columns: dict[str, list[Any]] = {name: [] for name in [*names, *keys]}
@@ -176,7 +176,7 @@ def open(
         key, mean_key, logvar_key, layout, parameterization, preset: as the options of the command line, and so are
         limit, every, indices: which samples.
         relative_to: a folder that files are named from, for their noise.
-        stream: what the noise of arrays in memory goes by, in place of a file's name; ``memory`` unless said.
+        stream: what the noise of arrays in memory goes by, in place of a file's name; by default ``memory``.
 
     Arrays are NumPy's or torch's, of 8 to 64 bits, on any device; what is not in the host's memory is copied there.
 

@@ -116,7 +116,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.channel_dim = encoder, decoder, channel_dim
 
     def loss(self, images: Tensor, kl_weight: float) -> Tensor:
-        """Mean squared error a pixel plus the weighted KL a latent element."""
+        """Mean squared error per pixel plus the weighted KL per latent element."""
         mean, logvar = self.encoder(images).chunk(2, dim=self.channel_dim)
         latents = mean + torch.exp(logvar / 2) * torch.randn_like(mean)
         return F.mse_loss(self.decoder(latents), images) + kl_weight * kl(mean, logvar).mean()
@@ -311,7 +311,7 @@ def digit_files(out: Path) -> None:
 
 
 def photo_files(out: Path) -> None:
-    """One VAE of photo patches, saved as mean and std, as a mean and logvar pair, and as one file an image."""
+    """One VAE of photo patches, saved as mean and std, as a mean and logvar pair, and as one file per image."""
     photos = load_photos()
     vae = train(
         lambda: conv_vae(3, 4, IMAGE_STRIDES),

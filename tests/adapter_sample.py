@@ -76,7 +76,7 @@ def sample(
     inner: int = 1,
     out_dtype: str | None = None,
 ) -> NDArray[Any]:
-    """Latents as bits; of a shift and a scaling a channel, ``inner`` elements of each follow one another."""
+    """Latents as bits; of a shift and a scaling per channel, ``inner`` elements of each follow one another."""
     means, spread, _ = decoded(mean, scale, dtype, parameterization, clamp)
     out = np.empty(mean.size, drawing.BITS[out_dtype or dtype])
     shifts, scalings = (np.array(each, np.float32).reshape(-1) for each in (shift, scaling))

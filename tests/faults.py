@@ -120,7 +120,7 @@ def record(fault: str, run: str, expected: str, seen: object) -> None:
 
 
 def table() -> str:
-    """The matrix, a row a fault."""
+    """The matrix, a row per fault."""
     limits = (48, 72, 60, 100)
     rows = [[cell.replace("latentkit: ", "") for cell in row] for row in [("fault", "run", "expected", "seen"), *ROWS]]
     rows = [

@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, tuple[str, NDArray[np.generic]]]:
 
 
 def affine(options: dict[str, Any], channels_first: tuple[int, ...]) -> tuple[Any, Any]:
-    """Shift and scale, in float64, a value a channel where there is a normalization."""
+    """Shift and scale, in float64, a value per channel where there is a normalization."""
     shift, scale = options.get("shift-factor", 0.0), options.get("scaling-factor", 1.0)
     if "normalization" in options:
         mean = np.array(options["normalization"]["latents_mean"]).reshape(channels_first)

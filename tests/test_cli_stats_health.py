@@ -285,7 +285,7 @@ def test_two_encoders_side_by_side(cli: Cli) -> None:
     assert ("active", 1) not in found and ("sd", 0) not in found
     sentences = [entry["sentence"] for entry in against["differences"]]
     assert "channel 0: active, and collapsed there" in sentences
-    assert "over all: the KL is 1.857 nats an element, 0.1067 there" in sentences
+    assert "over all: the KL is 1.857 nats per element, 0.1067 there" in sentences
 
 
 def test_the_same_encoder_differs_in_nothing(cli: Cli) -> None:

@@ -265,7 +265,7 @@ def test_what_is_not_there_as_it_was_written_is_not_placed(
         (
             ("two.safetensors", "-o", "x.safetensors", "--key", "m*"),
             2,
-            "convert takes one tensor of many samples a file",
+            "convert takes one tensor of many samples per file",
         ),
         (("a.safetensors",), 2, "missing -o OUT"),
         (("a.safetensors", "-o", "x.npy", "--samples-per-shard", "2"), 2, "give a folder"),

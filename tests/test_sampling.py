@@ -125,7 +125,7 @@ WAYS = [
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 def test_batches_and_workers_change_no_byte(cli: Cli, write: Write, tmp_path: Path, dtype: str) -> None:
-    moments = moments_of(150, 4, 20, 20, dtype=dtype)  # 1,600 elements a sample: 81 samples in a block
+    moments = moments_of(150, 4, 20, 20, dtype=dtype)  # 1,600 elements per sample: 81 samples in a block
     write("in.safetensors", moments=moments)
     draws = [drawn_by_reference(moments, dtype, "in.safetensors", draw=draw, temperature=0.5) for draw in range(2)]
     for way in WAYS:

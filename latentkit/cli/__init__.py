@@ -1,1 +1,1 @@
-"""The command line: one file a command, over options, plans and pictures that they share."""
+"""The command line: one file per command, over options, plans and pictures that they share."""

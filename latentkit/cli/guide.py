@@ -24,7 +24,7 @@ def guide(
         str | None, typer.Argument(metavar="[TOPIC]", help="Page to show; without it: a list.", autocompletion=topics)
     ] = None,
 ) -> None:
-    """The documentation, one page a topic."""
+    """The documentation, one page per topic."""
     from importlib.resources import files
 
     del messages

@@ -1,4 +1,4 @@
-"""Options that several commands share: a dataclass a group, so that they mean the same everywhere."""
+"""Options that several commands share: a dataclass per group, so that they mean the same everywhere."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

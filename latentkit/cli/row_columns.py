@@ -1,4 +1,4 @@
-"""Rows of ``kl`` and ``nll`` as columns: one row a value, with its file, tensor and index."""
+"""Rows of ``kl`` and ``nll`` as columns: one row per value, with its file, tensor and index."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -61,7 +61,7 @@ class RowOptions:
     columns: Annotated[
         list[str],
         typer.Option(
-            "--columns", metavar="KEY", help="Tensor of one value a sample to add; repeatable.", rich_help_panel=_ROWS
+            "--columns", metavar="KEY", help="Tensor of one value per sample to add; repeatable.", rich_help_panel=_ROWS
         ),
     ] = field(default_factory=list)
     top: Annotated[

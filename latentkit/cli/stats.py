@@ -144,5 +144,5 @@ def _format(output: str | None, format: StatsFormat | None) -> StatsFormat:
         raise RequestError(f"--format {format} is drawn on standard output: leave out -o, or choose another format")
     suffix = Path(output).suffix.lower().removeprefix(".")
     if format is None and suffix not in ("json", "csv"):
-        raise RequestError(f"{output}: stats are written as .json (everything) or .csv (a row a channel); or --format")
+        raise RequestError(f"{output}: stats are written as .json (all) or .csv (a row per channel); or --format")
     return format or StatsFormat(suffix)

@@ -21,7 +21,7 @@ _MOST_ROWS = 12
 
 
 def extra_tables(extras: "ExtraFigures", channels: Sequence[int]) -> "Iterator[Titled]":
-    """What was asked for, of these channels where there is a row a channel."""
+    """What was asked for, of these channels where there is a row per channel."""
     if extras.correlation is not None:
         yield _correlation(extras.correlation)
     if extras.shape is not None:
@@ -75,7 +75,7 @@ def _power(spectrum: "Spectrum") -> "Titled":
     count = len(spectrum.frequencies)
     rows = min(count, _MOST_ROWS)
     shown = [place * (count - 1) // max(1, rows - 1) for place in range(rows)]
-    table = dense_table("cycles a pixel", "power")
+    table = dense_table("cycles per pixel", "power")
     for place, cell in zip(shown, aligned(spectrum.overall[place] for place in shown), strict=True):
         table.add_row(f"{spectrum.frequencies[place]:.3f}", cell)
     which = f"{rows} of {count} frequencies; -o FILE.json has all, and each channel's" if rows < count else None

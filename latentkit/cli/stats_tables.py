@@ -180,7 +180,7 @@ _LEFT_OUT = (
 
 
 def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -> tuple[str, Table]:
-    """A row a channel, and one for all: as many columns as the screen has room for, so that no number is cut."""
+    """A row per channel, and one for all: as many columns as the screen has room for, so that no number is cut."""
     has_scale = overall.logvar is not None
     columns = _channel_columns([*groups, overall], has_scale=has_scale)
     for leaving in ("", *_LEFT_OUT):

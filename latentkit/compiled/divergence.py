@@ -15,7 +15,7 @@ Shape = tuple[int, int, int]  # step, width, length
 def kl_of_codes(
     mean: Stored, scale: Stored, starts: Ints, shape: Shape, half_squares: Floats, half_remainders: Floats, out: Floats
 ) -> None:
-    """KL to the prior, in nats, of rows of bit patterns: two look-ups and a sum an element."""
+    """KL to the prior, in nats, of rows of bit patterns: two look-ups and a sum per element."""
     step, width, length = shape
     mean_buffer, scale_buffer = np.empty(PART, mean.dtype), np.empty(PART, scale.dtype)
     for row in range(starts.size):

@@ -41,7 +41,7 @@ def formula(function: Function) -> Function:
 
 
 def loop(function: Function) -> Function:
-    """What the interpreter calls: it runs without the interpreter's lock, and is compiled once a machine."""
+    """What the interpreter calls: it runs without the interpreter's lock, and is compiled once per machine."""
     compiled: Any = formula(function)
     if not numba.config.DISABLE_JIT:
         compiled._cache = _Cache(function)

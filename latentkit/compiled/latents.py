@@ -208,7 +208,7 @@ def decode_floats(
 
 @formula
 def _mapped(latents: Singles, shift: Singles, scale: Singles, inner: int, first: int, count: int) -> None:
-    """(z − shift) · scale, of a value a channel or one for all; ``first`` is where in the tensor the part begins."""
+    """(z − shift) · scale, of a value per channel or one for all; ``first`` is where in the tensor the part begins."""
     if shift.size == 1:
         for j in range(count):
             latents[j] = (latents[j] - shift[0]) * scale[0]

@@ -12,7 +12,7 @@ LOG_2PI = 1.8378770664093453
 
 @formula
 def _undo(drawn: Floats, shift: Floats, factor: Floats, inner: int, first: int, count: int) -> None:
-    """z / factor + shift of elements ``first`` on of a sample: one value a channel, or for all, or no values at all."""
+    """z / factor + shift of elements ``first`` on of a sample: one value per channel, or for all, or none."""
     if shift.size == 1:
         for j in range(count):
             drawn[j] = drawn[j] / factor[0] + shift[0]

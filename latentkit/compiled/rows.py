@@ -1,7 +1,7 @@
 """Rows: the elements whose terms are summed into one value, in parts that stay in a core's first cache.
 
 A row is a sample's latents, or those of one of its channels: ``length`` elements in runs of ``width``, which begin
-``step`` elements apart from ``start`` on. With ``bchw`` a sample is one run; with ``blc`` it has a run a token. Parts
+``step`` elements apart from ``start`` on. With ``bchw`` a sample is one run; with ``blc`` it has a run per token. Parts
 and lanes are fixed by the row alone, so that a sum's bits depend on nothing else.
 """
 

@@ -34,7 +34,7 @@ class Unit:
         return self.rows.layout.startswith("b")
 
     @property
-    def samples_a_row(self) -> int:
+    def samples_per_row(self) -> int:
         """Of one member."""
         return self.members[0].samples // self.rows.samples
 
@@ -64,7 +64,7 @@ def choose_rows(units: Iterable[Unit], choice: SampleChoice) -> list[tuple[Unit,
     """The spans of rows to be written, in order: a list of samples stands for the rows that they are in, each once."""
     by_rows = {unit.rows: unit for unit in units}
     named = {
-        (member.file.path, member.key): (unit.rows, unit.samples_a_row)
+        (member.file.path, member.key): (unit.rows, unit.samples_per_row)
         for unit in by_rows.values()
         for member in unit.members
     }
@@ -79,7 +79,7 @@ def choose_rows(units: Iterable[Unit], choice: SampleChoice) -> list[tuple[Unit,
 
 def samples_of(unit: Unit, span: Span) -> list[Span]:
     """The samples that rows are of, as the input has them."""
-    each = unit.samples_a_row
+    each = unit.samples_per_row
     return [Span(member, span.first * each, span.count * each) for member in unit.members]
 
 
@@ -94,7 +94,7 @@ def _units(group: list[Posterior], carry: Sequence[str], *, labels: bool) -> lis
     if batched and len(group) > 1:
         others = [posterior for posterior in group if posterior is not batched[0]]
         raise RequestError(
-            f"{header.path}: convert takes one tensor of many samples a file, and there are {batched[0].key!r} and "
+            f"{header.path}: convert takes one tensor of many samples per file, and there are {batched[0].key!r} and "
             f"{others[0].key!r}; choose with --key, and copy the other with --carry"
         )
     by_key = {} if batched else {posterior.key: posterior for posterior in group}
@@ -139,7 +139,7 @@ def _counted_by_rows(posterior: Posterior) -> Posterior:
 
 
 def _beside(posterior: Posterior) -> list[str]:
-    """What stands a row a sample beside what the preset reads, as LightningDiT's mirrors do."""
+    """What stands a row per sample beside what the preset reads, as LightningDiT's mirrors do."""
     if posterior.preset is None or not posterior.layout.startswith("b"):
         return []
     return [key for key in posterior.preset.beside if key in posterior.header.tensors and key != posterior.key]

@@ -54,7 +54,7 @@ def _of_group(ours: Group, theirs: Group) -> _Found:
     if ours.kl and theirs.kl:
         kls = ours.kl.element, theirs.kl.element
         if _ratio(*kls) > RATIO and abs(kls[0] - kls[1]) > COLLAPSED_KL:
-            yield "kl_element", kls, f"the KL is {kls[0]:.4g} nats an element, {kls[1]:.4g} there"
+            yield "kl_element", kls, f"the KL is {kls[0]:.4g} nats per element, {kls[1]:.4g} there"
     states = state_of(ours), state_of(theirs)
     if "" not in states and states[0] != states[1]:
         yield "active", _numbers(lambda group: bool(group.active), ours, theirs), f"{states[0]}, and {states[1]} there"

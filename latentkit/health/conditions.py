@@ -230,18 +230,18 @@ FIGURES: dict[str, Figure] = {
         _EVERYTHING,
     ),
     "collapsed_channels": Figure(
-        "channels that are not active and whose KL is below 0.01 nats an element",
+        "channels that are not active and whose KL is below 0.01 nats per element",
         lambda summary, _: _known(summary, summary.collapsed_channels),
         _EVERYTHING,
     ),
-    "kl_mean": Figure("KL a sample, in nats", _of_kl("sample"), _EVERYTHING),
-    "kl_element": Figure("KL an element, in nats", _of_kl("element"), _EVERYTHING),
+    "kl_mean": Figure("KL per sample, in nats", _of_kl("sample"), _EVERYTHING),
+    "kl_element": Figure("KL per element, in nats", _of_kl("element"), _EVERYTHING),
     "kl_total": Figure("KL of all samples, in nats", _of_kl("total"), _EVERYTHING),
     "channel.kl_min": Figure(
-        "KL an element of the channel with the least, in nats", _of_channels(min, _kl_element), _EVERYTHING
+        "KL per element of the channel with the least, in nats", _of_channels(min, _kl_element), _EVERYTHING
     ),
     "channel.kl_max": Figure(
-        "KL an element of the channel with the most, in nats", _of_channels(max, _kl_element), _EVERYTHING
+        "KL per element of the channel with the most, in nats", _of_channels(max, _kl_element), _EVERYTHING
     ),
     "channel.sd_min": Figure(
         "standard deviation of the narrowest channel's latents", _of_channels(min, _sd), _EVERYTHING

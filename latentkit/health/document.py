@@ -1,4 +1,4 @@
-"""The figures of ``stats`` as others read them: a JSON document of a published schema, and a row a channel.
+"""The figures of ``stats`` as others read them: a JSON document of a published schema, and a row per channel.
 
 ``stats_schema.json`` describes the document. Names stay; what is new is added. A change that would break a reader
 raises the number in ``SCHEMA``.

@@ -21,7 +21,7 @@ _LINE = 79
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """One factor and shift for all, and a mean and standard deviation a channel, that give latents ``target_std``."""
+    """One factor and shift for all, and a mean and standard deviation per channel, that give latents ``target_std``."""
 
     target_std: float
     scaling_factor: float
@@ -60,7 +60,7 @@ def for_all(factors: Factors, digits: int = 6) -> str:
 
 
 def for_each(factors: Factors, digits: int = 6) -> str:
-    """``latents_mean`` and ``latents_std``, a value a channel, as JSON and Python dict."""
+    """``latents_mean`` and ``latents_std``, a value per channel, as JSON and Python dict."""
     entries = {"latents_mean": factors.latents_mean, "latents_std": factors.latents_std}
     return _literal({name: [_rounded(value, digits) for value in values] for name, values in entries.items()})
 

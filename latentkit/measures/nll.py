@@ -80,7 +80,7 @@ def nll(
     """½ Σ (log 2π + l + (x − m)² e^(−l)) of each sample, ``(n, 1)``.
 
     x is ``latents / scale + shift`` in float64: ``latents`` are stored numbers, end to end, and ``factors`` shift and
-    scale, a value a channel or one for all (none: as they are).
+    scale, a value per channel or one for all (none: as they are).
     """
     one = operand(halves, parameterization, clamp)
     if one.table is not None:

@@ -27,7 +27,7 @@ class Operand(NamedTuple):
 def operand(
     halves: Halves, parameterization: str, clamp: Clamp, *, per_channel: bool = False, samples: int | None = None
 ) -> Operand:
-    """A row a sample, or a row for each channel of each; of one sample so many as ``samples`` says."""
+    """A row per sample, or a row for each channel of each; of one sample so many as ``samples`` says."""
     starts, shape = halves.channels if per_channel else halves.samples
     if samples is not None and halves.dims[0] != samples:
         starts = np.tile(starts, samples)

@@ -1,4 +1,4 @@
-"""A shift and a scale a channel, or one for all: what maps raw latents to those a diffusion model trains on.
+"""A shift and a scale per channel, or one for all: what maps raw latents to those a diffusion model trains on.
 
 Scaling factors, normalization files and the metadata of drawn latents all become this one type:
 ``(z − shift) · scale``.
@@ -85,7 +85,7 @@ def from_json(text: str, where: str) -> Affine:
 
 
 def from_normalization(path: str) -> Affine:
-    """A normalization file: JSON with ``latents_mean`` and ``latents_std``, a value a channel (diffusers' names).
+    """A normalization file: JSON with ``latents_mean`` and ``latents_std``, a value per channel (diffusers' names).
 
     The map is ``(z − latents_mean) / latents_std``.
     """
@@ -95,7 +95,7 @@ def from_normalization(path: str) -> Affine:
         mean, std = _numbers(entries["latents_mean"]), _numbers(entries["latents_std"])
     except _UNREADABLE as error:
         raise RequestError(
-            f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number a channel'
+            f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number per channel'
         ) from error
     least = 1 / sys.float_info.max
     if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not min(std) > least:

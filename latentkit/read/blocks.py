@@ -160,7 +160,7 @@ class Halves(NamedTuple):
 
     @property
     def samples(self) -> Rows:
-        """A row a sample."""
+        """A row per sample."""
         n, outer, channels, inner = self.dims
         starts = np.arange(n, dtype=np.int64) * (outer * self.run_step)
         return Rows(starts, (self.run_step, channels * inner, outer * channels * inner))

@@ -20,7 +20,7 @@ HELD_AS: dict[str, Any] = {
     "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64,
 }  # fmt: skip
 
-#: Bytes an element.
+#: Bytes per element.
 DTYPE_BYTES = {name: np.dtype(dtype).itemsize for name, dtype in HELD_AS.items()}
 
 _CHUNK_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""Tensors that hold one value a sample, such as labels: further columns of a table."""
+"""Tensors that hold one value per sample, such as labels: further columns of a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[s
 def check_columns(
     posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str], failures: Failures
 ) -> None:
-    """Raise unless every file has each key, of one type and one value a sample, and none is a column's name already.
+    """Raise unless every file has each key, of one type and one value per sample, and none is a column's name already.
 
     A file that has not goes to ``failures``.
     """

@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 16 << 20
 #: Dtypes that a posterior may be stored in.
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
-#: Bits an element, in the library's own order of dtypes.
+#: Bits per element, in the library's own order of dtypes.
 ELEMENT_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,

@@ -20,7 +20,7 @@ _LEVELS = 12
 
 
 def heat_map(names: Sequence[str], rows: Sequence[Sequence[float | None]], is_signed: Sequence[bool], alt: str) -> str:
-    """A row a figure, a column a channel; each row has its own scale, from its least to its greatest.
+    """A row per figure, a column per channel; each row has its own scale, from its least to its greatest.
 
     Signed rows have another colour below zero. Cells of None stay empty.
     """

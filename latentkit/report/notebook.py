@@ -1,4 +1,4 @@
-"""An examination in short, as HTML for a notebook: the findings and a row a channel."""
+"""An examination in short, as HTML for a notebook: the findings and a row per channel."""
 
 from latentkit.health.examination import Result
 from latentkit.health.findings import verdict
@@ -21,7 +21,7 @@ def in_short(result: Result) -> str:
     if summary.parameterization != "none":
         columns["log-variance"] = [row.logvar.mean if row.logvar else None for row in rows]
         columns["clamped"] = [row.clamp.below + row.clamp.above if row.clamp else None for row in rows]
-        columns["KL a sample"] = [row.kl.sample if row.kl else None for row in rows]
+        columns["KL per sample"] = [row.kl.sample if row.kl else None for row in rows]
         columns["active"] = ["" if row.active is None else "yes" if row.active else "no" for row in rows]
     columns["scaling_factor"] = [row.drawn.scaling_factor for row in rows]
     listed = table(f"{count_of(summary.samples, 'sample')}, by channel", columns, has_total=True)

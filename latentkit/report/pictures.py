@@ -99,7 +99,7 @@ def ranking(
     unit: str,
     alt: str,
 ) -> str:
-    """A bar a channel, in the order given. One with a word beside it has another colour too, and ``others`` are
+    """A bar per channel, in the order given. One with a word beside it has another colour too, and ``others`` are
     marked across the bars. Of many channels, the first and the last.
     """
     half = MOST_BARS // 2

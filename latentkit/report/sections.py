@@ -97,7 +97,7 @@ def channel_map(document: Document) -> str:
 
 
 def channels(document: Document) -> str:
-    """A row a channel, and one for all."""
+    """A row per channel, and one for all."""
     groups = [*document["per_channel"], document["overall"]]
     columns: dict[str, Sequence[Any]] = {
         "channel": [str(group["channel"]) if group["channel"] is not None else "all" for group in groups]
@@ -180,7 +180,7 @@ def normalization(document: Document) -> str:
         return ""
     part = {name: _numbers(value) for name, value in document["normalization"].items()}
     factors = Factors(**part)
-    blocks = (("One factor for all channels", for_all(factors)), ("Or a mean and sd a channel", for_each(factors)))
+    blocks = (("One factor for all channels", for_all(factors)), ("Or a mean and sd per channel", for_each(factors)))
     return section(
         "Normalization",
         f"<p>These give latents a mean of 0 and a standard deviation of {factors.target_std:g}.</p>",

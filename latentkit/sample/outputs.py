@@ -59,7 +59,7 @@ def resharded(spans: Sequence[Span], folder: str, carry: Sequence[str], samples:
         first = keys.setdefault(span.posterior.file, span.posterior)
         if first is not span.posterior:
             raise RequestError(
-                f"{first.file.path}: --samples-per-shard takes one tensor a file, and there are {first.key!r} and "
+                f"{first.file.path}: --samples-per-shard takes one tensor per file, and there are {first.key!r} and "
                 f"{span.posterior.key!r}; choose with --key"
             )
         check_joinable(spans[0].posterior, span.posterior)

@@ -27,8 +27,8 @@ class Statistics:
         clamp: bounds of the log-variance.
 
     One thread at a time; each worker has its own, and they are merged at the end, in any order: counts are whole
-    numbers, sums are exact. Memory, for each dtype that occurs: half a MiB a channel, 16 MiB at most (counts become 64
-    bits wide, and take twice that, after 2^31 elements a channel).
+    numbers, sums are exact. Memory, for each dtype that occurs: half a MiB per channel, 16 MiB at most (counts become
+    64 bits wide, and take twice that, after 2^31 elements per channel).
     """
 
     def __init__(self, channels: int, parameterization: str = "logvar", clamp: Clamp = DEFAULT_CLAMP) -> None:
@@ -109,7 +109,7 @@ class Statistics:
                     raise ValueError(f"its counts of {dtype} differ from channel to channel")
                 elements += int(totals.max())
         if elements < samples or (elements > 0) != (samples > 0):
-            raise ValueError(f"it counts {samples} samples, and {elements} elements a channel")
+            raise ValueError(f"it counts {samples} samples, and {elements} elements per channel")
         self.extrema.restore(_below("extrema", arrays), names)
 
     def summary(self) -> Summary:

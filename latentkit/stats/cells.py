@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from latentkit.stats.quantity import Quantity
 from latentkit.stats.sums import Floats
 
-#: Channels up to which there is a count for each 16-bit pattern, or upper half of one of float32: half a MiB a channel,
-#: mean and scale together.
+#: Channels up to which there is a count for each 16-bit pattern, or upper half of one of float32: half a MiB per
+#: channel, mean and scale together.
 EXACT_CHANNELS = 32
 # Channels up to which cells are as narrow as that, and beyond which counts have half the memory: figures take more.
 _NARROW, _MANY = 256, 1024

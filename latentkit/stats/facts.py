@@ -15,7 +15,7 @@ MOST_COUNTED = 1 << 53
 
 class Facts:
     """Counts of classes, (C, 5) as ``TALLIES`` names them; ``beneath`` (C, K, 2), how many finite numbers are less than
-    each threshold and how many at most that; and exact sums of x, x², h(l) and e^l, four a channel.
+    each threshold and how many at most that; and exact sums of x, x², h(l) and e^l, four per channel.
     """
 
     def __init__(self, channels: int, thresholds: int) -> None:

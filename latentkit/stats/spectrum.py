@@ -14,10 +14,10 @@ from latentkit.compiled import centred
 from latentkit.stats.centred import Chunk, Totals
 from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints, fill
 
-#: Bins a cycle a pixel. The grid is fixed, so that samples of any size, and other runs, fall on the same frequencies.
-BINS_A_CYCLE = 64
-# Up to the corner of the spectrum, √½ cycles a pixel.
-_BINS = round(math.sqrt(0.5) * BINS_A_CYCLE) + 1
+#: Bins per cycle per pixel: a fixed grid, so that samples of any size, and other runs, fall on the same frequencies.
+BINS_PER_CYCLE = 64
+# Up to the corner of the spectrum, √½ cycles per pixel.
+_BINS = round(math.sqrt(0.5) * BINS_PER_CYCLE) + 1
 #: The free axis of this letter is a sequence of tokens, whose neighbours are none in space.
 TOKENS = "l"
 
@@ -41,7 +41,7 @@ class Spectrum:
     ``lag1`` has an entry an axis, by its letter in the layout: Σ (z − μ)(z' − μ) over neighbours, a pair, by the
     variance. Noise of neighbours is independent, and so in the variance alone.
 
-    ``power`` is of each channel, ``overall`` the channels' mean, by ``frequencies`` in cycles a pixel (multiples of
+    ``power`` is of each channel, ``overall`` the channels' mean, by ``frequencies`` in cycles per pixel (multiples of
     1 / 64; those that no sample has are left out). It is |DFT|² / (H W) of the latents about their channel's mean,
     averaged over samples and over all directions, noise included, and divided by the variance: 1 at every frequency
     for white noise, and 1 on average over all frequencies for any latents. It is empty without axes h and w.
@@ -61,7 +61,7 @@ class Spectrum:
 
 
 class SpectrumSums:
-    """Power by bin and products of neighbours, of each of C channels: 3 KiB a channel."""
+    """Power by bin and products of neighbours, of each of C channels: 3 KiB per channel."""
 
     def __init__(self, channels: int) -> None:
         self._channels = channels
@@ -218,7 +218,7 @@ class _Power:
         power = sums[:, seen] / self._frequencies[seen] + (variances / max(1, self._totals.count))[:, None]
         # By Parseval's theorem.
         variance = _over(sums.sum(1) + variances, self._totals)
-        return seen / BINS_A_CYCLE, power / variance[:, None]
+        return seen / BINS_PER_CYCLE, power / variance[:, None]
 
     def parts(self) -> Arrays:
         sums = self._totals.parts("planes") | self._power.parts("power")
@@ -251,7 +251,7 @@ class _Grid:
 @lru_cache(maxsize=64)
 def _grid(height: int, width: int) -> _Grid:
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).ravel()
-    bins = np.floor(radius * BINS_A_CYCLE + 0.5).astype(np.int64)
+    bins = np.floor(radius * BINS_PER_CYCLE + 0.5).astype(np.int64)
     # Columns but the first, and of an even width the last, stand for their mirror image too.
     twice = np.full(width // 2 + 1, 2.0)
     twice[0] = 1

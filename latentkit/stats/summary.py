@@ -23,7 +23,7 @@ QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 #: Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders" (2016), section 5.1: a latent is active when the
 #: variance of its posterior mean over the data is above this.
 ACTIVE_VARIANCE = 0.01
-#: A channel that is not active is called collapsed when its KL, in nats an element, is below this.
+#: A channel that is not active is called collapsed when its KL, in nats per element, is below this.
 COLLAPSED_KL = 0.01
 
 #: Bins of the log-variance histogram, and the share of elements at either end that may lie beyond them: a few far out

@@ -1,4 +1,4 @@
-"""Rows as JSON: an object a line, or one document."""
+"""Rows as JSON: an object per line, or one document."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def jsonable(value: Any) -> Any:
 
 
 class JsonLines:
-    """One JSON object a row and line."""
+    """One JSON object per row, on a line of its own."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

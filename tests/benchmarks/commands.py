@@ -250,7 +250,7 @@ def compare(name: str, folder: Path, rounds: int, beside: Path | None, *, peers:
 
 
 def show(name: str, took: dict[str, list[Took]], floors: dict[int, list[float]]) -> None:
-    """A row a way, and what a second worker is worth, as a part of what it is worth to the floor."""
+    """A row per way, and what a second worker is worth, as a part of what it is worth to the floor."""
     single, least = (statistics.median(values) for values in floors.values())
     middle = {way: statistics.median(each.work for each in values) for way, values in took.items()}
     print(f"**{name}**, 1 GiB: floor {least:.3f} s ({single:.3f} s on one core)\n")

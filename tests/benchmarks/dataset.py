@@ -1,6 +1,6 @@
-"""Items a second of LatentDataset beside the usual dataset: safe_open, get_slice, diffusers' posterior, for each item.
+"""Items per second of LatentDataset beside the usual dataset: safe_open, get_slice, diffusers' posterior for each item.
 
-python tests/benchmarks/dataset.py [SAMPLES A SHARD] [DTYPE]
+python tests/benchmarks/dataset.py [SAMPLES PER SHARD] [DTYPE]
 """
 
 import sys

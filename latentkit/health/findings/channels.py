@@ -59,7 +59,7 @@ def collapsed(summary: Summary) -> Iterator[Finding]:
         "collapsed",
         Severity.serious,
         f"{channels(groups)} {are(count)} collapsed: the variance of {plural(count, 'its mean', 'their means')} is "
-        f"{up_to}{variance:.3g} (active: above {ACTIVE_VARIANCE:g}) and the KL {up_to}{kl:.3g} nats an element "
+        f"{up_to}{variance:.3g} (active: above {ACTIVE_VARIANCE:g}) and the KL {up_to}{kl:.3g} nats per element "
         f"(collapsed: below {COLLAPSED_KL:g})",
         kl,
         COLLAPSED_KL,
