@@ -161,6 +161,7 @@ def test_markdown_has_tables_that_are_not_cut(cli: Cli, command: str) -> None:
     assert outcome.status == 0
     rows = [line for line in outcome.out.splitlines() if line.startswith("|")]
     assert len(rows) > 3 and any(re.fullmatch(r"\|[-|]+\|", row) for row in rows)
+    assert "= 4 mean" in outcome.out and "= 4 mean" not in outcome.err
 
 
 def test_kl_on_a_terminal_is_a_summary_and_not_a_million_rows(terminal: Terminal) -> None:
@@ -231,6 +232,38 @@ def test_no_color_is_honoured(terminal: Terminal, monkeypatch: pytest.MonkeyPatc
     ]
     assert colours == []
     assert seen.text == terminal(*COMMANDS[command]).text
+
+
+MARKED = {"kl nothing": "31", "kl a.safetensors -o kl.csv": "36", "kl nan.safetensors -o nan.csv": "33"}
+
+
+@pytest.mark.parametrize(("command", "colour"), MARKED.items(), ids=MARKED)
+def test_errors_doubts_and_notes_have_their_colours(
+    terminal: Terminal, write: Write, monkeypatch: pytest.MonkeyPatch, command: str, colour: str
+) -> None:
+    write("a.safetensors", moments=moments_of())
+    write("nan.safetensors", moments=moments_of() * torch.nan)
+    mark = f"\x1b[{colour}m\x1b[1mlatentkit:\x1b[0m "
+    assert mark in terminal(*command.split()).screen
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert mark not in terminal(*command.split(), "--overwrite" if "-o" in command else "-v").screen
+
+
+def test_color_goes_before_the_environment_and_changes_no_format(
+    cli: Cli, terminal: Terminal, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a.safetensors", moments=moments_of())
+    monkeypatch.setenv("LATENTKIT_COLOR", "auto")  # which the option sets, and this test sets back
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = cli("kl", "a.safetensors", "--format", "table").out
+    assert "\x1b" not in plain
+    assert STYLE.sub("", cli("kl", "a.safetensors", "--format", "table", "--color", "always").out) == plain
+    assert "\x1b[" in cli("--color", "always", "help", "kl").out
+    assert cli("kl", "a.safetensors", "--color", "always").rows != []
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("LATENTKIT_COLOR", "always")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in terminal("stats", "a.safetensors", "--color", "never").screen
 
 
 def test_force_color_changes_no_format(cli: Cli, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

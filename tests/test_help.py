@@ -67,7 +67,7 @@ def test_every_option_and_command_on_a_page_is_there() -> None:
 NEAR = {
     "command": (("kll",), "there is no command 'kll'; did you mean kl or nll?"),
     "help": (("help", "stat"), "there is no command 'stat'; did you mean stats?"),
-    "option": (("kl", HEALTHY, "--colums", "x"), "kl has no option --colums; did you mean --columns?"),
+    "option": (("kl", HEALTHY, "--colums", "x"), "kl has no option --colums; did you mean --columns or --color?"),
     "option of another": (("kl", HEALTHY, "--seed", "1"), "kl has no option --seed: it is one of sample"),
     "short option": (("kl", HEALTHY, "-z"), "kl has no option -z; see latentkit kl --help"),
     "value": (("kl", HEALTHY, "--units", "nat"), "--units nat: not one of nats, bits, bits-per-dim; "
@@ -95,6 +95,14 @@ def test_the_environment_gives_defaults_and_what_is_typed_goes_first(cli: Cli, m
     outcome = cli("kl", HEALTHY)
     assert (outcome.status, outcome.complaint) == (2, "latentkit: LATENTKIT_WORKERS many: must be a whole number")
     assert cli("kl", HEALTHY, "--workers", "1", "--limit", "1", "--quiet").status == 0
+
+
+def test_verbose_names_defaults_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTKIT_CLAMP_MIN", "-20")
+    monkeypatch.setenv("LATENTKIT_WORKERS", "1")
+    monkeypatch.setenv("LATENTKIT_COLOR", "never")
+    said = [line for line in cli("kl", HEALTHY, "--verbose", "--workers", "2").err.splitlines() if "LATENTKIT" in line]
+    assert said == ["latentkit: --clamp-min -20, by LATENTKIT_CLAMP_MIN"]
 
 
 def test_the_man_page_holds_every_option_and_renders_without_a_warning(cli: Cli) -> None:

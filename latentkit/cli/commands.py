@@ -1,6 +1,7 @@
 """Registering commands: option groups become options, errors become a sentence and an exit status."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from copy import copy
@@ -14,7 +15,7 @@ from typer.models import OptionInfo
 from latentkit.cli import interrupts
 from latentkit.cli.completion import BY_NAME
 from latentkit.cli.help_text import Command
-from latentkit.cli.screen import complain, drop
+from latentkit.cli.screen import NOTE, complain, drop
 from latentkit.cli.usage import names_of, reader
 from latentkit.errors import LatentkitError, RequestError
 
@@ -22,8 +23,8 @@ DATA_FAILED = 1
 WRONG_REQUEST = 2
 CONDITION_HELD = 3
 
-#: Groups whose options take a default from LATENTKIT_NAME: how all is read and computed, whatever the command.
-FROM_ENVIRONMENT = ("Reading", "Computing")
+#: Groups whose options take a default from LATENTKIT_NAME: how all is read, computed and shown, whatever the command.
+FROM_ENVIRONMENT = ("Reading", "Computing", "Messages")
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str) -> None:
@@ -38,15 +39,20 @@ def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str)
         group = groups.get(name)
         parameters += _options_of(group) if group else [parameter.replace(annotation=hints[name])]
 
-    def run(**values: Any) -> None:
+    def run(_context: typer.Context, **values: Any) -> None:
         arguments = dict(values)
+        if values.get("verbose"):
+            _say_defaults(_context)
         for name, group in groups.items():
             arguments[name] = group(**{option.name: arguments.pop(option.name) for option in fields(group)})
         _guarded(lambda: function(**arguments), debug=bool(values.get("debug")))
 
     run.__doc__ = function.__doc__
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [_prepared(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)) for parameter in parameters]
+        [
+            inspect.Parameter("_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *(_prepared(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)) for parameter in parameters),
+        ]
     )
     app.command(function.__name__, cls=Command, epilog=epilog, no_args_is_help=False)(run)
 
@@ -83,6 +89,13 @@ def _prepared(parameter: inspect.Parameter) -> inspect.Parameter:
         if issubclass(kind, Enum):
             option.autocompletion = names_of(kind)
     return parameter.replace(annotation=Annotated[annotation, option])
+
+
+def _say_defaults(context: Any) -> None:
+    """Which options have their values from the environment; how it looks is seen."""
+    for option in context.command.params:
+        if option.name != "color" and context.get_parameter_source(option.name).name == "ENVIRONMENT":
+            complain(f"{option.opts[0]} {os.environ[option.envvar]}, by {option.envvar}", NOTE)
 
 
 def _is_read(kind: Any) -> bool:

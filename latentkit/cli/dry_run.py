@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from latentkit.cli.screen import dense_table, put, stdout_console
+from latentkit.cli.screen import dense_table, stdout_screen
 from latentkit.read.plan import Found
 from latentkit.write.safetensors import free_space
 
@@ -25,4 +25,4 @@ def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()
     table = dense_table("plan", "", left=("plan",))
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), "unknown" if value is None else f"{value:,}")
-    put(stdout_console(), "Nothing was computed or written", table, found.readings)
+    stdout_screen().put("Nothing was computed or written", table, found.readings)

@@ -52,6 +52,8 @@ def _show(text: str) -> None:
     from rich.text import Text
     from rich.theme import Theme
 
+    from latentkit.cli.screen import console_of
+
     class Code(CodeBlock):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             del console, options
@@ -61,7 +63,7 @@ def _show(text: str) -> None:
         elements = Markdown.elements | {"fence": Code, "code_block": Code}
 
     # The library shows code on black, which is a bar on a light screen.
-    console = Console(theme=Theme({"markdown.code": "cyan"}))
+    console = console_of(sys.stdout, theme=Theme({"markdown.code": "cyan"}))
     long = text.count("\n") > console.height
     # less shows colours only when it is told to.
     os.environ.setdefault("LESS", "-R")

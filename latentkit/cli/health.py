@@ -9,7 +9,7 @@ import typer
 from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import resolve_device
 from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
-from latentkit.cli.screen import complain, note, track
+from latentkit.cli.screen import complain, note, track, warn
 from latentkit.cli.stats_options import Asking, Checking
 from latentkit.device import check_device_name
 from latentkit.errors import DataError, RequestError
@@ -158,7 +158,7 @@ def note_nonfinite(summary: "Summary", messages: Messages) -> None:
             if nonfinite == 1
             else "values are NaN, or infinite means: they are"
         )
-        note(messages, f"{nonfinite:,} {words} counted and left out of the figures")
+        warn(messages, f"{nonfinite:,} {words} counted and left out of the figures")
 
 
 def write(outputs: dict[str, Iterable[bytes]], result: Result, checking: Checking, writing: Writing) -> None:

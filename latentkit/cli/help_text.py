@@ -1,5 +1,6 @@
 """The help of each command: examples first, a line an option; and a man page made of the same."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import Enum
@@ -72,7 +73,8 @@ def sections(command: Any, ctx: Any) -> Iterator[Section]:
     last = "Options" if commands else "Messages"
     for parameter in command.get_params(ctx):
         argument = parameter.param_type_name == "argument"
-        heading = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or "Options"
+        panel = None if commands else getattr(parameter, "rich_help_panel", None)
+        heading = "Arguments" if argument else panel or "Options"
         heading = last if "--help" in parameter.opts else heading
         help = _OF_TYPER.get(parameter.name, parameter.help) or ""
         groups.setdefault(heading, []).append((_name(parameter), help + _default(parameter)))
@@ -110,9 +112,9 @@ def show(command: Any, ctx: Any) -> None:
     """Print the help of ``command``."""
     from rich.text import Text
 
-    from latentkit.cli.screen import stdout_console
+    from latentkit.cli.screen import console_of
 
-    console = stdout_console()
+    console = console_of(sys.stdout)
     width = min(console.width, _WIDEST)
     console.print(Text.assemble(("Usage: ", "bold"), usage(command, program(ctx))))
     console.print(command.help.partition("\n")[0], "", Text("Examples", "bold"), sep="\n")

@@ -9,7 +9,7 @@ import typer
 
 from latentkit.cli.faults import listed
 from latentkit.cli.options import FactFormat, Faults, Files, KeepGoing, Messages, Reading
-from latentkit.cli.screen import dense_table, note_unreadable, put, stdout_console
+from latentkit.cli.screen import dense_table, note_unreadable, stdout_screen
 from latentkit.errors import LatentkitError
 from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
@@ -19,7 +19,7 @@ from latentkit.read.presets import fitting
 from latentkit.text import harmless
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from latentkit.cli.screen import Screen
 
 # Rows of a table: a terminal is slow to draw, and nobody reads more.
 _MOST_SHOWN = 200
@@ -48,9 +48,9 @@ def info(
         if (format or (FactFormat.table if sys.stdout.isatty() else FactFormat.json)) is FactFormat.json:
             _print_json(_headers(found, failures), selection)
             return
-        console = stdout_console(markdown=format is FactFormat.markdown)
+        screen = stdout_screen(markdown=format is FactFormat.markdown)
         for file, header in _headers(found, failures):
-            _draw(console, file, header, selection)
+            _draw(screen, file, header, selection)
 
 
 def _headers(found: list[InputFile], failures: Failures) -> Iterator[tuple[InputFile, Header]]:
@@ -105,7 +105,7 @@ def _print_json(headers: Iterator[tuple[InputFile, Header]], selection: Selectio
             print("\n]}")
 
 
-def _draw(console: "Console", file: InputFile, header: Header, selection: Selection) -> None:
+def _draw(screen: "Screen", file: InputFile, header: Header, selection: Selection) -> None:
     facts = _facts(file, header, selection)
     chosen = {key for posterior in facts["posteriors"] for key in (posterior["key"], posterior["scale_key"])}
     lines = [f"{posterior['read']} ({posterior['reason']})" for posterior in facts["posteriors"]]
@@ -125,4 +125,4 @@ def _draw(console: "Console", file: InputFile, header: Header, selection: Select
     for tensor in tensors:
         mark = "moments" if tensor["key"] in chosen else ""
         table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
-    put(console, f"{file.path} ({facts['bytes']:,} bytes)", table, lines[:_MOST_SHOWN])
+    screen.put(f"{file.path} ({facts['bytes']:,} bytes)", table, lines[:_MOST_SHOWN])

@@ -20,6 +20,7 @@ from latentkit.cli.commands import (
     sentence_of,
 )
 from latentkit.cli.help_text import Group
+from latentkit.cli.options import Color
 from latentkit.cli.screen import complain
 from latentkit.cli.usage import sentence_of_usage
 from latentkit.errors import RequestError
@@ -55,8 +56,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    color: Color = None,
 ) -> None:
-    del version
+    del version, color
 
 
 add_command(app, info.info, epilog=info.EXAMPLES)

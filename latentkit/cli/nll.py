@@ -29,9 +29,7 @@ def nll(
     files: Files,
     latents: Annotated[
         str,
-        typer.Option(
-            "--latents", metavar="LATENTS", help="File with the latents, or a folder that mirrors the inputs."
-        ),
+        typer.Option("--latents", metavar="LATENTS", help="The latents: a file, or a folder that mirrors the inputs."),
     ],
     reading: Reading,
     choosing: Choosing,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from latentkit.cli.options import Messages, OnNonfinite
-from latentkit.cli.screen import note
+from latentkit.cli.screen import warn
 from latentkit.errors import DataError
 from latentkit.failures import Failures
 from latentkit.read.choice import Span
@@ -69,4 +69,4 @@ class Nonfinite:
     def report(self, messages: Messages) -> None:
         if self.count:
             done = "left out" if self._rule is OnNonfinite.skip else "their rows say nan or inf"
-            note(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")
+            warn(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")

@@ -1,11 +1,13 @@
 """Options that several commands share: a dataclass per group, so that they mean the same everywhere."""
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from latentkit.cli.usage import reader
 from latentkit.read.choice import Selection
 from latentkit.read.samples import SampleChoice
 from latentkit.read.selection import selection_of
@@ -34,11 +36,20 @@ class FactFormat(StrEnum):
     markdown = "markdown"
 
 
+class When(StrEnum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class OnNonfinite(StrEnum):
     warn = "warn"
     error = "error"
     skip = "skip"
 
+
+#: Where --color keeps what it says; it is also its default.
+COLOR = "LATENTKIT_COLOR"
 
 Files = Annotated[
     list[str],
@@ -260,9 +271,23 @@ class Faults:
     ] = None  # fmt: skip
 
 
+def _remember(when: When | None) -> None:
+    if when is not None:
+        os.environ[COLOR] = when.value
+
+
+Color = Annotated[
+    When | None,
+    typer.Option(
+        "--color", metavar="WHEN", help="auto (on a terminal), always or never.", rich_help_panel=_MESSAGES,
+        callback=_remember, is_eager=True, envvar=COLOR, parser=reader(When, "--color", COLOR),
+    ),
+]  # fmt: skip
+
+
 @dataclass
 class Messages:
-    """What is said on stderr."""
+    """What is said on stderr, and how it looks."""
 
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=_MESSAGES)] = False
     verbose: Annotated[
@@ -271,3 +296,4 @@ class Messages:
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_MESSAGES)
     ] = False
+    color: Color = None

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from latentkit.cli.options import RowFormat
 from latentkit.cli.row_columns import elements_of, ranked_columns
-from latentkit.cli.screen import aligned, dense_table, put, stdout_console
+from latentkit.cli.screen import aligned, dense_table, stdout_screen
 from latentkit.text import harmless
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def draw_rows(
         if options.top is None:
             whole.add(values.ravel())
             element.add(values.ravel() / elements_of(span.posterior, table.axis))
-    console = stdout_console(markdown=format is RowFormat.markdown)
+    screen = stdout_screen(markdown=format is RowFormat.markdown)
     largest = _largest(list(top.ranked()), table, options)
     unit = options.units.value
     if options.top is not None:
-        put(console, f"Largest {table.measure} [{unit}]", largest, table.found.readings)
+        screen.put(f"Largest {table.measure} [{unit}]", largest, table.found.readings)
         return
     per_element = element if unit != "bits-per-dim" else None
     title = f"{table.measure.upper()} of {whole.count:,} finite values [{unit}]"
-    put(console, title, _summary(whole, per_element, table, keeper), table.found.readings)
+    screen.put(title, _summary(whole, per_element, table, keeper), table.found.readings)
     if whole.count > 1 and whole.min < whole.max:
-        put(console, "Histogram", _histogram(whole, max(8, min(60, console.width - 50))))
-    put(console, f"Largest {table.measure} [{unit}]", largest)
+        screen.put("Histogram", _histogram(whole, max(8, min(60, screen.console.width - 50))))
+    screen.put(f"Largest {table.measure} [{unit}]", largest)
 
 
 def _summary(whole: "Spread", element: "Spread | None", table: "Table", keeper: "Nonfinite") -> "RichTable":

@@ -14,7 +14,7 @@ from latentkit.cli.interrupts import deferred
 from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
 from latentkit.cli.row_columns import Table, open_table, row_columns
-from latentkit.cli.screen import note, note_unreadable
+from latentkit.cli.screen import note, note_unreadable, warn
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Span
@@ -51,7 +51,7 @@ class RowOptions:
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="table (terminal), csv (pipe), jsonl, json, parquet or markdown.",
+            help="table, csv, jsonl, json, parquet or markdown.",
             rich_help_panel=_ROWS,
         ),
     ] = None
@@ -92,7 +92,7 @@ class RowWriting(Writing):
             "--output",
             "-o",
             metavar="OUT",
-            help="The suffix chooses the format; FOLDER/: one an input.",
+            help="The suffix chooses the format; FOLDER/: one per input.",
             rich_help_panel=_WRITING,
         ),
     ] = None
@@ -202,7 +202,7 @@ def _write_rows(
 
 def say_reading(found: Found, format: str, messages: Messages) -> None:
     """How the input was read and what was passed over: on stderr, but where the result says it itself."""
-    if format not in ("table", "json"):
+    if format not in ("table", "json", "markdown"):
         for reading in found.readings:
             note(messages, reading)
     note_unreadable(found.unreadable, messages)
@@ -233,7 +233,7 @@ def warn_of_misreading(found: Found, messages: Messages) -> None:
 
     doubt = doubtful_logvars(found.spans)
     if doubt is not None:
-        note(messages, doubt)
+        warn(messages, doubt)
 
 
 def _format(writing: RowWriting, format: RowFormat | None) -> RowFormat:

@@ -16,7 +16,7 @@ from latentkit.cli.faults import listed
 from latentkit.cli.interrupts import deferred
 from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, OnNonfinite, Reading
 from latentkit.cli.rows import say_reading, warn_of_misreading
-from latentkit.cli.screen import note, say_kept, track
+from latentkit.cli.screen import note, say_kept, track, warn
 from latentkit.cli.verify import verify
 from latentkit.device import check_device_name
 from latentkit.errors import RequestError
@@ -298,9 +298,9 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, messages: Mess
         share = clamped / sum(span.count * prod(span.posterior.axes.view[1:]) for span in found.spans)
         note(messages, f"{clamped:,} log-variances ({share:.2g} of all) were clamped")
     if nonfinite:
-        note(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
+        warn(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
     if overflowed:
-        note(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
+        warn(messages, f"{count_of(overflowed, 'latent')} too large for the output's dtype became infinite")
 
 
 def _output(placing: Placing) -> str:

@@ -5,10 +5,13 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import typer
 
 from latentkit.cli.interrupts import check, deferred
-from latentkit.cli.options import Messages
+from latentkit.cli.options import COLOR, Messages
 from latentkit.text import harmless, number, sentence
 
 if TYPE_CHECKING:
@@ -29,10 +32,25 @@ _LOG_LINE_SECONDS = 30.0
 _NO_LIMIT = 10_001
 
 
-def complain(words: str) -> None:
+#: What an error, a doubt and anything else is marked by.
+ERROR, WARNING, NOTE = "red", "yellow", "cyan"
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether ``stream`` is to have colours: as --color says, NO_COLOR or FORCE_COLOR, or else on a terminal."""
+    when = os.environ.get(COLOR)
+    if when in ("always", "never"):
+        return when == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
+
+
+def complain(words: str, colour: str = ERROR) -> None:
     """Something for people, on stderr: one line. A stream that takes no more changes nothing."""
+    name = typer.style("latentkit:", fg=colour, bold=True) if coloured(sys.stderr) else "latentkit:"
     try:
-        print(f"latentkit: {sentence(words)}", file=sys.stderr, flush=True)
+        print(f"{name} {sentence(words)}", file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
 
@@ -46,7 +64,13 @@ def drop(stream: TextIO) -> None:
 def note(messages: Messages, words: str) -> None:
     """Something the user should know, on stderr."""
     if not messages.quiet:
-        complain(words)
+        complain(words, NOTE)
+
+
+def warn(messages: Messages, words: str) -> None:
+    """Something that puts the result in doubt, on stderr."""
+    if not messages.quiet:
+        complain(words, WARNING)
 
 
 def note_unreadable(places: Sequence[str], messages: Messages) -> None:
@@ -59,40 +83,54 @@ def note_unreadable(places: Sequence[str], messages: Messages) -> None:
 def say_kept(error: BaseException, kept: int, files: int, messages: Messages) -> None:
     """How many outputs are complete where ``error`` ended the work early."""
     if isinstance(error, KeyboardInterrupt):
-        note(messages, f"interrupted: {kept:,} of {files:,} files kept")
+        warn(messages, f"interrupted: {kept:,} of {files:,} files kept")
     elif kept:
-        note(messages, f"stopped: {kept:,} of {files:,} files kept")
+        warn(messages, f"stopped: {kept:,} of {files:,} files kept")
 
 
 def detail(messages: Messages, words: str) -> None:
     """Something for those who asked with --verbose, on stderr."""
     if messages.verbose:
-        complain(words)
+        complain(words, NOTE)
 
 
-def stdout_console(*, markdown: bool = False) -> "Console":
-    """Where tables are drawn: as wide as the terminal, or as COLUMNS says, or 80. Markdown is not cut into lines."""
+def console_of(stream: TextIO, **options: Any) -> "Console":
+    """Draws on ``stream``, in colour where it takes any: as wide as the terminal, or as COLUMNS says, or 80."""
     from rich.console import Console
 
-    if not markdown:
-        return Console(highlight=False, markup=False, emoji=False)
-    return Console(highlight=False, markup=False, emoji=False, width=_NO_LIMIT, color_system=None, record=False)
+    colours = "standard" if coloured(stream) else None
+    settings = {"color_system": colours, "no_color": False, "highlight": False, "markup": False, "emoji": False}
+    return Console(file=stream, **settings | options)
 
 
-def put(console: "Console", title: str, body: "RenderableType | None", caption: Sequence[str] = ()) -> None:
-    """A table between its title and caption, which are as wide as the screen and not as the table."""
-    from rich.table import Table
-    from rich.text import Text
+@dataclass
+class Screen:
+    """Where tables are drawn: a terminal, or ``markdown`` for a page, which is not cut into lines."""
 
-    markdown = console.width == _NO_LIMIT
-    console.print(Text(f"**{harmless(title)}**" if markdown else harmless(title), style="bold"))
-    if isinstance(body, Table) and markdown:
-        _make_markdown(body)
-    if body is not None:
-        console.print(body)
-    if caption:
-        console.print(remark(caption))
-    console.print()
+    console: "Console"
+    markdown: bool = False
+
+    def put(self, title: str, body: "RenderableType | None", caption: Sequence[str] = ()) -> None:
+        """A table between its title and caption, which are as wide as the screen and not as the table."""
+        from rich.table import Table
+        from rich.text import Text
+
+        title = harmless(title)
+        self.console.print(Text(f"**{title}**" if self.markdown else title, style="bold"))
+        if isinstance(body, Table) and self.markdown:
+            _make_markdown(body)
+        if body is not None:
+            self.console.print(body)
+        if caption:
+            self.console.print(remark(caption))
+        self.console.print()
+
+
+def stdout_screen(*, markdown: bool = False) -> Screen:
+    """Standard output as a screen."""
+    if markdown:
+        return Screen(console_of(sys.stdout, width=_NO_LIMIT, color_system=None), markdown=True)
+    return Screen(console_of(sys.stdout))
 
 
 def _make_markdown(table: "Table") -> None:
@@ -192,11 +230,10 @@ def _with_bar(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]:
 
 
 def _progress() -> "Progress":
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=console_of(sys.stderr), transient=True)
 
 
 def _with_lines(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]:
@@ -210,4 +247,4 @@ def _with_lines(items: Iterable[tuple[Item, int]], total: int) -> Iterator[Item]
             said = now
             rate = done / (now - start)
             left = (total - done) / rate
-            complain(f"{done / total:.0%} done, {rate / 2**20:,.0f} MiB/s, {left:,.0f} s left")
+            complain(f"{done / total:.0%} done, {rate / 2**20:,.0f} MiB/s, {left:,.0f} s left", NOTE)

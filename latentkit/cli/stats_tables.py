@@ -8,7 +8,7 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, dense_table, put, remark, stdout_console
+from latentkit.cli.screen import aligned, dense_table, remark, stdout_screen
 from latentkit.cli.stats_extras import extra_tables
 from latentkit.cli.stats_logvars import clamp_table, histogram
 from latentkit.health.comparison import Difference, differences, state_of
@@ -22,6 +22,7 @@ from latentkit.text import count_of, fixed, harmless, number
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from latentkit.cli.screen import Screen
     from latentkit.health.examination import Result
     from latentkit.stats.summary import Group, Summary
 
@@ -47,27 +48,28 @@ def draw(
     markdown: bool = False,
 ) -> None:
     """Draw on stdout what fits a screen, or all; ``channels``: those asked for; ``against``: the other's name."""
-    console, summary = stdout_console(markdown=markdown), result.summary
+    screen, summary = stdout_screen(markdown=markdown), result.summary
+    console = screen.console
     other = result.against[0] if result.against else None
     found = differences(summary, other) if other else []
     rest = _LINES - _height(console, _overview(result)) - _height(console, _clamp_of(summary)) - _BETWEEN
-    shown = _draw_findings(console, result, found, against, None if full or markdown else rest, markdown=markdown)
-    _draw_summary(console, result)
+    shown = _draw_findings(screen, result, found, against, None if full or markdown else rest)
+    _draw_summary(screen, result)
     room = _MANY if full or markdown else rest - shown - 6
     groups, which = _shown(summary, channels, room)
     if groups and (full or other is None):
-        put(console, *_channels(console, groups, summary.overall), [which] if which else [])
+        screen.put(*_channels(console, groups, summary.overall), [which] if which else [])
     if full:
-        _draw_rest(console, result)
+        _draw_rest(screen, result)
     groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
     for title, body, caption in extra_tables(summary.extras, [group.channel or 0 for group in groups]):
-        put(console, title, body, [caption] if caption else [])
+        screen.put(title, body, [caption] if caption else [])
     if sentences := left_out(plain(summary.extras)):
         console.print(remark(sentences))
         console.print()
     if other is not None and against is not None:
         groups, which = _shown(summary, channels, _MANY if full else _EITHER_END)
-        _draw_comparison(console, groups, which, result, against, found, full=full)
+        _draw_comparison(screen, groups, which, result, against, found, full=full)
     if full:
         _draw_normalization(console, result)
     else:
@@ -84,15 +86,10 @@ def _height(console: "Console", body: "RenderableType") -> int:
 
 
 def _draw_findings(
-    console: "Console",
-    result: "Result",
-    found: Sequence[Difference],
-    against: str | None,
-    room: int | None,
-    *,
-    markdown: bool,
+    screen: "Screen", result: "Result", found: Sequence[Difference], against: str | None, room: int | None
 ) -> int:
     """The verdict and the findings, without their sources where ``room`` is so many lines; returns the lines taken."""
+    console, markdown = screen.console, screen.markdown
     words = verdict(result.findings).capitalize()
     if against is not None:
         ours = "no finding" if not faults(result.findings) else words
@@ -116,7 +113,7 @@ def _draw_findings(
     return used + 1
 
 
-def _draw_summary(console: "Console", result: "Result") -> None:
+def _draw_summary(screen: "Screen", result: "Result") -> None:
     """How much there is, the overview, and the counts at the clamp."""
     summary, overall = result.summary, result.summary.overall
     sizes = (
@@ -124,9 +121,9 @@ def _draw_summary(console: "Console", result: "Result") -> None:
         f"{count_of(summary.channels, 'channel')}"
     )
     readings = result.state.readings
-    put(console, sizes, _overview(result), [*readings[:1], *([f"and {len(readings) - 1} more"] * (len(readings) > 1))])
+    screen.put(sizes, _overview(result), [*readings[:1], *([f"and {len(readings) - 1} more"] * (len(readings) > 1))])
     if overall.clamp is not None:
-        put(console, *clamp_table(summary, overall.clamp))
+        screen.put(*clamp_table(summary, overall.clamp))
 
 
 def _overview(result: "Result") -> Table:
@@ -235,13 +232,13 @@ def _share(group: "Group") -> str:
     return "–" if group.kl is None or math.isnan(group.kl.share) else f"{group.kl.share:.1%}"
 
 
-def _draw_rest(console: "Console", result: "Result") -> None:
+def _draw_rest(screen: "Screen", result: "Result") -> None:
     summary = result.summary
     if summary.overall.logvar is not None:
         title = "Histogram of the log-variance; a wall is a bound of the clamp"
-        put(console, title, histogram(summary, console.width), result.state.readings[1:])
+        screen.put(title, histogram(summary, screen.console.width), result.state.readings[1:])
         if (hazards := _hazards(result)) is not None:
-            put(console, "What the usual formulas would lose in 16 bits: elements, and samples by KL", hazards)
+            screen.put("What the usual formulas would lose in 16 bits: elements, and samples by KL", hazards)
 
 
 def _hazards(result: "Result") -> Table | None:
@@ -298,7 +295,7 @@ _COMPARED: dict[str, tuple[str, "Callable[[Group], float]"]] = {
 
 
 def _draw_comparison(
-    console: "Console",
+    screen: "Screen",
     groups: Sequence["Group"],
     which: str | None,
     result: "Result",
@@ -310,8 +307,9 @@ def _draw_comparison(
     assert result.against is not None
     other, readings = result.against
     title = f"Beside {count_of(other.samples, 'sample')} of {name}"
-    put(console, title, _comparison(groups, result.summary, other, found), [which] if which else readings)
+    screen.put(title, _comparison(groups, result.summary, other, found), [which] if which else readings)
     most = _MANY if full else _EITHER_END // 2
+    console = screen.console
     for difference in found[:most]:
         console.print(Text(f"• {difference.sentence}"))
     if len(found) > most:

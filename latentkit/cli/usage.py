@@ -43,7 +43,9 @@ def _no_option(context: Any, option: str) -> str:
     return f"{said}{_guess(option, names)}" if option.startswith("--") else f"{said}; see {program(context)} --help"
 
 
-def reader(kind: Any, option: str, variable: str | None, low: float | None, high: float | None) -> Callable[[Any], Any]:
+def reader(
+    kind: Any, option: str, variable: str | None, low: float | None = None, high: float | None = None
+) -> Callable[[Any], Any]:
     """What reads the value of ``option``, a number or one of a few names, and says what is wrong with another."""
 
     def read(value: Any) -> Any:
