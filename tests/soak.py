@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 SHARDS = 200
-COMMAND = [sys.executable, "-m", "latentkit"]
+COMMAND = [sys.executable, "-X", "faulthandler", "-m", "latentkit"]
 SAMPLE = ["sample", "in", "-o", "out/", "--seed", "7", "--carry", "labels"]
 FORMS = {
     "mirrored": [*SAMPLE, "--draws", "16"],
@@ -62,7 +62,11 @@ def round_of(more: list[str], folder: Path, longest: float, seen: Counter[str]) 
             run.wait(wait)
         except subprocess.TimeoutExpired:
             run.send_signal(number)
-        _, words = run.communicate(timeout=120)
+        try:
+            _, words = run.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGABRT)  # every thread says where it hangs
+            raise AssertionError(f"no end after signal {number} at {wait:.3f} s: {run.communicate()[1]}") from None
         seen["runs"] += 1
         seen[f"status {run.returncode}"] += 1
         seen["runs that said what they kept"] += "latentkit: interrupted: " in words
