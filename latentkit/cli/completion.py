@@ -62,6 +62,6 @@ def topics() -> list[str]:
 
 #: What completes the options of these names.
 BY_NAME = {
-    "key": keys, "mean_key": keys, "logvar_key": keys, "columns": keys, "carry": keys, "layout": layouts,
-    "preset": presets, "fail_if": conditions, "device": devices,
+    "key": keys, "mean_key": keys, "logvar_key": keys, "columns": keys, "by": keys, "carry": keys,
+    "layout": layouts, "preset": presets, "fail_if": conditions, "device": devices,
 }  # fmt: skip

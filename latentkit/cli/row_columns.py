@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from latentkit.cli.row_parts import Parts
     from latentkit.cli.rows import RowOptions
     from latentkit.measures.ranking import Ranked
+    from latentkit.read.labels import Labels
 
     Measured = Iterator[tuple[Span, NDArray[np.float64]]]
 
@@ -32,7 +33,7 @@ class Table:
     """What the rows hold: the measure's name, and the axis that a sample's several values run over.
 
     ``made_with``, and ``beside`` for each posterior, are what else the values come from. ``parts`` are the places of
-    rows that do not go into one.
+    rows that do not go into one, and ``labels`` those that samples are summed up by.
     """
 
     measure: str
@@ -41,6 +42,7 @@ class Table:
     made_with: tuple[object, ...] = ()
     beside: Mapping[Posterior, object] = field(default_factory=dict)
     parts: "Parts | None" = None
+    labels: "Labels | None" = None
 
 
 def row_types(table: Table, keys: Sequence[str]) -> dict[str, str]:

@@ -64,6 +64,10 @@ class RowOptions:
             "--columns", metavar="KEY", help="Tensor of one value per sample to add; repeatable.", rich_help_panel=_ROWS
         ),
     ] = field(default_factory=list)
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="KEY", help="A row per label, of a tensor of labels.", rich_help_panel=_ROWS),
+    ] = None
     top: Annotated[
         int | None,
         typer.Option("--top", metavar="K", min=1, help="Only the K largest, descending.", rich_help_panel=_ROWS),
@@ -134,9 +138,16 @@ def check_rows(
             raise RequestError(
                 f"--top {options.top}: at most {MOST_RANKED:,} rows are ranked; leave it out to write all of them"
             )
+    if options.by is not None:
+        _check_by(writing, options, table)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
     check_columns(table.found.posteriors, options.columns, names, failures)
     table = replace(table, found=table.found.without(failures))
+    if options.by is not None:
+        from latentkit.read.labels import find_labels
+
+        labels = find_labels(table.found, options.by, failures)
+        table = replace(table, labels=labels, found=table.found.without(failures))
     read = [*table.found.read, *others]
     if writing.is_folder:
         from latentkit.cli.row_parts import plan_parts
@@ -146,6 +157,16 @@ def check_rows(
         raise RequestError("--resume goes on with a folder of parts, one for each input: give -o FOLDER/")
     check_outputs([writing.place, errors], overwrite=writing.overwrite, read=read)
     return format, table
+
+
+def _check_by(writing: RowWriting, options: RowOptions, table: Table) -> None:
+    """Refuse what has no place in a row per label."""
+    if options.columns:
+        raise RequestError("--by gives a row per label, and --columns go beside samples: leave out one of them")
+    if table.axis == "channel":
+        raise RequestError("--by pools a sample's channels: leave out --per-channel; stats --by gives each label's")
+    if writing.is_folder or writing.resume:
+        raise RequestError("--by sums up the samples of all inputs: give -o a file, not a folder, without --resume")
 
 
 @deferred()
@@ -164,7 +185,7 @@ def write_rows(
     if options.on_nonfinite is OnNonfinite.error:
         measured = refuse_nonfinite(measured, failures)
     if failures.keep_going:
-        measured = _with_columns(measured, options.columns, failures)
+        measured = _with_columns(measured, [*options.columns, *([options.by] if options.by else [])], failures)
     if table.parts is not None:
         from latentkit.cli.row_parts import write_parts
 
@@ -190,7 +211,13 @@ def _write_rows(
 
         measured = of_whole_files(measured, table.found.spans, failures)
     measured = keeper.watch(measured)
-    if format in _DRAWN:
+    if table.labels is not None:
+        from latentkit.cli.label_rows import put_labels
+        from latentkit.measures.by_label import by_label
+
+        groups = by_label(measured, table.labels)
+        put_labels(groups, table.labels, table, format, options, writing, messages, keeper)
+    elif format in _DRAWN:
         from latentkit.cli.row_table import draw_rows
 
         draw_rows(measured, table, options, format, keeper)

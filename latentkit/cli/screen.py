@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -157,6 +157,32 @@ def dense_table(*headings: str, left: Collection[str] = (), padding: int = 1) ->
         table.add_column(
             harmless(heading), justify="left" if is_left else "right", overflow="fold", no_wrap=not is_left
         )
+    return table
+
+
+def fitting_table(
+    console: "Console",
+    columns: "Mapping[str, Sequence[RenderableType]]",
+    leave_out: Sequence[str],
+    left: Collection[str] = (),
+    *,
+    has_total: bool = False,
+) -> "Table":
+    """As many columns as the screen has room for, so that no number is cut: those of ``leave_out`` go, in this order.
+
+    ``has_total``: the last row stands apart.
+    """
+    kept = dict(columns)
+    for leaving in ("", *leave_out):
+        kept.pop(leaving, None)
+        table = dense_table(*kept, left=left)
+        rows = list(zip(*kept.values(), strict=True))
+        for number_of, cells in enumerate(rows):
+            if has_total and number_of == len(rows) - 1:
+                table.add_section()
+            table.add_row(*cells)
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
     return table
 
 

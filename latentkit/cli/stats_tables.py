@@ -8,7 +8,7 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, dense_table, remark, stdout_screen
+from latentkit.cli.screen import aligned, dense_table, fitting_table, remark, stdout_screen
 from latentkit.cli.stats_extras import extra_tables
 from latentkit.cli.stats_logvars import clamp_table, histogram
 from latentkit.health.comparison import Difference, differences, state_of
@@ -180,15 +180,7 @@ def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -
     """A row per channel, and one for all: as many columns as the screen has room for, so that no number is cut."""
     has_scale = overall.logvar is not None
     columns = _channel_columns([*groups, overall], has_scale=has_scale)
-    for leaving in ("", *_LEFT_OUT):
-        columns.pop(leaving, None)
-        table = dense_table(*columns, left=("state",))
-        for number_of, cells in enumerate(zip(*columns.values(), strict=True)):
-            if number_of == len(groups):
-                table.add_section()
-            table.add_row(*cells)
-        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
-            break
+    table = fitting_table(console, columns, _LEFT_OUT, left=("state",), has_total=True)
     return "Channels: means, log-variance l, KL per element [nats]" if has_scale else "Channels: latents", table
 
 

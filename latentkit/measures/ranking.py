@@ -3,7 +3,7 @@
 import math
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ class Spread:
         if len(finite):
             self._spool.write(finite.tobytes())
             self.count += len(finite)
-            self._total = _sum((self._total, *finite.tolist()))
+            self._total = sum_of((self._total, *finite.tolist()))
             self.min, self.max = min(self.min, float(finite.min())), max(self.max, float(finite.max()))
 
     @property
@@ -116,14 +116,14 @@ class Spread:
         if self.count < 2:
             return math.nan
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = _sum(float(np.square(chunk - self.mean).sum()) for chunk in self._chunks())
+            squares = sum_of(float(np.square(chunk - self.mean).sum()) for chunk in self._chunks())
         return math.sqrt(squares / (self.count - 1))
 
     def quantiles(self, fractions: Sequence[float]) -> list[float]:
         """Exact quantiles as ``numpy.quantile(…, method='inverted_cdf')`` defines them; NaN when there is no value."""
         if not self.count:
             return [math.nan] * len(fractions)
-        return [self._select(rank_of(fraction, self.count)) for fraction in fractions]
+        return [selected(self._chunks, rank_of(fraction, self.count)) for fraction in fractions]
 
     def histogram(self, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Counts over ``bins`` bins from the least to the greatest value, and the bins' edges.
@@ -143,23 +143,6 @@ class Spread:
             counts += np.histogram(chunk, edges)[0]
         return counts, edges
 
-    def _select(self, rank: int) -> float:
-        """The value of this rank, found 16 bits of its order-preserving pattern at a time."""
-        prefix = 0
-        for shift in (48, 32, 16, 0):
-            counts = np.zeros(1 << 16, np.int64)
-            for chunk in self._chunks():
-                keys = _ordered(chunk)
-                if shift < 48:
-                    keys = keys[keys >> np.uint64(shift + 16) == np.uint64(prefix)]
-                digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
-                counts += np.bincount(digits.astype(np.intp), minlength=1 << 16)
-            below = np.cumsum(counts)
-            digit = int(np.searchsorted(below, rank, side="right"))
-            rank -= int(below[digit - 1]) if digit else 0
-            prefix = prefix << 16 | digit
-        return _value(prefix)
-
     def _chunks(self) -> Iterator[NDArray[np.float64]]:
         self._spool.seek(0)
         while data := self._spool.read(8 * _CHUNK):
@@ -172,7 +155,26 @@ def rank_of(fraction: float, count: int) -> int:
     return max(0, math.ceil(fraction * count) - 1)
 
 
-def _sum(values: Iterable[float]) -> float:
+def selected(chunks: Callable[[], Iterable[NDArray[np.float64]]], rank: int) -> float:
+    """The value of this rank, found 16 bits of its order-preserving pattern at a time; ``chunks`` go through all."""
+    prefix = 0
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for chunk in chunks():
+            keys = _ordered(chunk)
+            if shift < 48:
+                keys = keys[keys >> np.uint64(shift + 16) == np.uint64(prefix)]
+            digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
+            counts += np.bincount(digits.astype(np.intp), minlength=1 << 16)
+        below = np.cumsum(counts)
+        digit = int(np.searchsorted(below, rank, side="right"))
+        rank -= int(below[digit - 1]) if digit else 0
+        prefix = prefix << 16 | digit
+    return _value(prefix)
+
+
+def sum_of(values: Iterable[float]) -> float:
+    """The exact sum, rounded once; infinite beyond float64."""
     try:
         return math.fsum(values)
     except OverflowError:

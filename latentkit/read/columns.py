@@ -1,12 +1,15 @@
 """Tensors that hold one value per sample, such as labels: further columns of a table."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import Posterior, describe
 from latentkit.text import near
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Arrow's name of the type that holds each dtype's values: an integer stays one.
 _TYPES = {
@@ -17,21 +20,23 @@ _TYPES = {
 
 def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: int) -> dict[str, list[Any]]:
     """The values of samples ``first`` to ``first + count`` from each tensor in ``keys``."""
+    return {key: read_column(posterior, key, first, count).tolist() for key in keys}
+
+
+def read_column(posterior: Posterior, key: str, first: int, count: int) -> "NDArray[Any]":
+    """Those of one tensor, 16-bit floats as float64."""
     import numpy as np
 
     from latentkit.read.bytes import HELD_AS, read_at
 
-    columns = {}
-    for key in keys:
-        tensor = posterior.header.tensors[key]
-        values = np.empty(count, HELD_AS[tensor.dtype])
-        read_at(posterior.header, tensor, first, values)
-        if tensor.dtype in ("F16", "BF16"):
-            from latentkit.compiled.tables import values_of
+    tensor = posterior.header.tensors[key]
+    values: NDArray[Any] = np.empty(count, HELD_AS[tensor.dtype])
+    read_at(posterior.header, tensor, first, values)
+    if tensor.dtype in ("F16", "BF16"):
+        from latentkit.compiled.tables import values_of
 
-            values = values_of(tensor.dtype)[values]
-        columns[key] = values.tolist()
-    return columns
+        values = values_of(tensor.dtype)[values]
+    return values
 
 
 def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[str, str]:
@@ -40,24 +45,28 @@ def column_types(posteriors: Sequence[Posterior], keys: Sequence[str]) -> dict[s
 
 
 def check_columns(
-    posteriors: Sequence[Posterior], keys: Sequence[str], taken: Sequence[str], failures: Failures
+    posteriors: Sequence[Posterior],
+    keys: Sequence[str],
+    taken: Sequence[str],
+    failures: Failures,
+    option: str = "--columns",
 ) -> None:
     """Raise unless every file has each key, of one type and one value per sample, and none is a column's name already.
 
-    A file that has not goes to ``failures``.
+    A file that has not goes to ``failures``; ``option`` is what asks for them.
     """
     for key in keys:
         if key in taken:
-            raise RequestError(f"--columns {key}: the table has a column {key!r} already")
+            raise RequestError(f"{option} {key}: the table has a column {key!r} already")
         first = posteriors[0]
         for posterior in posteriors:
             with failures.passing_over(posterior.file.path):
                 if first.file.path in failures:
                     first = posterior
-                _check_column(key, posterior, first)
+                _check_column(key, posterior, first, option)
 
 
-def _check_column(key: str, posterior: Posterior, first: Posterior) -> None:
+def _check_column(key: str, posterior: Posterior, first: Posterior, option: str) -> None:
     tensor = posterior.header.tensors.get(key)
     if tensor is None:
         raise RequestError(
@@ -73,7 +82,7 @@ def _check_column(key: str, posterior: Posterior, first: Posterior) -> None:
     like = first.header.tensors[key]
     if _TYPES[tensor.dtype] != _TYPES[like.dtype]:
         raise RequestError(
-            f"--columns {key}: {like.dtype} in {first.file.path} and {tensor.dtype} in {posterior.file.path} have no "
+            f"{option} {key}: {like.dtype} in {first.file.path} and {tensor.dtype} in {posterior.file.path} have no "
             f"common type; read such files apart",
             tensor=key,
         )
