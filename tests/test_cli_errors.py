@@ -234,6 +234,11 @@ WRONG_USAGE = {
     ),
     "unknown option of sample": (("sample", "a.safetensors", "-o", "out", "--sed", "7"), ("--sed", "--seed")),
     "no output": (("sample", "a.safetensors"), ("-o",)),
+    "latents as another file": (
+        ("sample", "a.safetensors", "-o", "out.foo"),
+        ("out.foo: .foo is not written", "/ for a folder"),
+    ),
+    "moments as another file": (("convert", "a.safetensors", "-o", "out.npz"), (".safetensors, .npy, or /",)),
     "no latents": (("nll", "a.safetensors"), ("--latents",)),
     "no such file": (("kl", "nosuch.safetensors"), ("nosuch.safetensors: no such file or folder",)),
     "no such folder": (("kl", "nosuch/"), ("nosuch/: no such file or folder",)),
@@ -246,9 +251,9 @@ WRONG_USAGE = {
     "unknown format": (("kl", "a.safetensors", "--format", "xml"), ("xml", "csv")),
     "unknown suffix": (
         ("kl", "a.safetensors", "-o", "out.xlsx"),
-        ("out.xlsx: no format goes by this suffix", "--format"),
+        ("out.xlsx: end it with .csv", "--format"),
     ),
-    "no suffix": (("kl", "a.safetensors", "-o", "out"), ("out: no format goes by this suffix",)),
+    "no suffix": (("kl", "a.safetensors", "-o", "out"), ("out: end it with .csv", "/ ends a folder")),
     "table in a file": (("kl", "a.safetensors", "-o", "out.csv", "--format", "table"), ("--format table",)),
     "stats as Parquet": (("stats", "a.safetensors", "-o", "out.parquet"), ("out.parquet", ".json")),
     "unknown device": (("kl", "a.safetensors", "--device", "gpu"), ("--device gpu", "cuda")),

@@ -9,7 +9,7 @@ import pytest
 from conftest import files_below
 
 from latentkit.errors import RequestError
-from latentkit.write.places import check_outputs
+from latentkit.write.places import check_outputs, is_folder
 from latentkit.write.placing import Placement, commit_all, is_stream, place_together, placed
 
 
@@ -357,3 +357,26 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(RequestError, match="cannot be written to"):
         check_outputs([str(tmp_path / "deep/a.csv")], overwrite=False)
+
+
+FOLDERS = {
+    "out": True,
+    "out/": True,
+    "out.foo/": True,
+    "run-v1.5": True,
+    "v2.0.1": True,
+    "there.pt": True,
+    "a.npy": False,
+}
+
+
+@pytest.mark.parametrize(("path", "folder"), FOLDERS.items(), ids=FOLDERS)
+def test_a_folder_is_there_or_has_no_suffix(tmp_path: Path, path: str, folder: bool) -> None:
+    (tmp_path / "there.pt").mkdir()
+    assert is_folder(str(tmp_path / path) + "/" * path.endswith("/"), [".safetensors", ".npy"]) is folder
+
+
+@pytest.mark.parametrize("path", ["out.pt", "out.foo", "out.SAFETENSORS", "run.v2/out.tar", "out.h5"])
+def test_the_suffix_of_a_file_that_is_not_written_makes_no_folder(path: str) -> None:
+    with pytest.raises(RequestError, match=r" is not written; end it with .safetensors, .npy, or / for a folder"):
+        is_folder(path, [".safetensors", ".npy"])

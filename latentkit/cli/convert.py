@@ -21,7 +21,7 @@ from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.complete import found_at, is_older, is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs
+from latentkit.write.places import check_outputs, is_folder
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space, shards_index
 from latentkit.write.stream import write_all
@@ -103,8 +103,8 @@ class Converting:
 
         if not self.output or is_stream(self.output):
             raise RequestError("missing -o OUT: a .safetensors or .npy file, or a folder")
-        suffix = os.path.splitext(self.output)[1]
-        if suffix in (".safetensors", ".npy") and not os.path.isdir(self.output):
+        if not is_folder(self.output, [f".{format}" for format in ArrayFormat]):
+            suffix = os.path.splitext(self.output)[1]
             if self.samples_per_shard is not None:
                 raise RequestError(f"{self.output}: --samples-per-shard writes several files; give a folder")
             if self.format not in (None, ArrayFormat(suffix[1:])):

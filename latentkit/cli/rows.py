@@ -279,7 +279,7 @@ def _format(writing: RowWriting, format: RowFormat | None) -> RowFormat:
         return RowFormat.csv
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
-        raise RequestError(f"{output}: no format goes by this suffix; use {', '.join(SUFFIXES)}, or --format")
+        raise RequestError(f"{output}: end it with {', '.join(SUFFIXES)} or give --format; / ends a folder")
     return RowFormat(SUFFIXES[suffix])
 
 

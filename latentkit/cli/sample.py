@@ -30,7 +30,7 @@ from latentkit.sample.resume import incomplete
 from latentkit.text import count_of
 from latentkit.write.complete import is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs
+from latentkit.write.places import check_outputs, is_folder
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space
 from latentkit.write.stream import write_all
@@ -53,8 +53,6 @@ class Dtype(StrEnum):
 
 
 _PLACING = "Writing"
-# Of files that people may expect, and that would be no good names for a folder.
-_OTHER_SUFFIXES = ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".h5", ".zip", ".tar", ".json", ".csv", ".parquet"
 _DRAWING = "Drawing"
 
 
@@ -323,10 +321,7 @@ def _plan(
     count = len(inputs) + found.failed
     if stream is not None and count > 1:
         raise RequestError(f"--stream names a single input, and there are {count}")
-    suffix = os.path.splitext(output)[1]
-    if suffix in _OTHER_SUFFIXES and not (is_stream(output) or os.path.isdir(output)):
-        raise RequestError(f"{output}: latents are written as .safetensors, or into a folder: no {suffix} is written")
-    as_file = is_stream(output) or (output.endswith(".safetensors") and not os.path.isdir(output))
+    as_file = is_stream(output) or not is_folder(output, [".safetensors"])
     paths = [errors]
     if as_file and found.failed:
         raise RequestError(f"{output}: one file, and there are {count} inputs; give a folder")

@@ -1,8 +1,9 @@
 """Whether outputs can be placed, and lose nothing: seen before any work."""
 
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,22 @@ from latentkit.write.placing import descriptor_of, is_stream
 
 # What a name may have where the file system does not say.
 _LONGEST_NAME = 255
+
+# What ends a file's name; in ``run-v1.5`` it is a version.
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{,11}")
+
+
+def is_folder(path: str, suffixes: Sequence[str]) -> bool:
+    """Whether ``path`` is a folder for outputs: it is there, or a slash ends it, or it has no suffix.
+
+    Raises ``RequestError`` for a suffix that is none of ``suffixes``, which are those of files that can be written.
+    """
+    if path.endswith(("/", os.sep)) or os.path.isdir(path):
+        return True
+    suffix = os.path.splitext(path)[1]
+    if suffix not in suffixes and _SUFFIX.fullmatch(suffix):
+        raise RequestError(f"{path}: {suffix} is not written; end it with {', '.join(suffixes)}, or / for a folder")
+    return suffix not in suffixes
 
 
 def check_outputs(paths: Iterable[str | None], *, overwrite: bool, read: Iterable[str] = ()) -> None:
