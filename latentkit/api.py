@@ -101,8 +101,9 @@ def nll(
     """NLL of latents under each sample's posterior in nats: float64, (samples,), or (samples, draws).
 
     ``latents``: a path as of ``nll --latents``, or an array: of the shape of the means, or with an axis of draws in
-    front; of several inputs end to end, as ``sample`` gives them. Factors that they were scaled by are undone; of a
-    file its metadata says so by itself. ``reading``: see ``open``. Raises ``LatentkitError``.
+    front; of several inputs end to end, as ``sample`` gives them. Factors that they were scaled by are undone: those of
+    a file's metadata, or said here, or, as ``sample`` uses them, those of the moments' metadata. ``reading``: see
+    ``open``. Raises ``LatentkitError``.
     """
     clamp, device = _checked(clamp, device, batch_size, workers)
     posteriors = opened(source, reading)
@@ -147,7 +148,7 @@ def sample(
         mode: the means, without noise.
         dtype: ``float16``, ``bfloat16``, ``float32``, or with ``mode`` ``float64``, a name or a dtype; by default the
             input's, and float32 for 8-bit and float64. NumPy has no bfloat16: arrays hold its numbers as float32.
-        normalization, scaling_factor, shift_factor: as the options of the command line.
+        normalization, scaling_factor, shift_factor: as the options of the command line; else as the metadata says.
         reading: see ``open``; of arrays in memory ``stream`` says what their noise goes by.
 
     Raises ``LatentkitError``.

@@ -212,7 +212,8 @@ def test_a_search_passes_over_what_the_preset_of_others_does_not_read(cli: Cli, 
     assert [row["file"] for row in outcome.rows] == [f"d/{cache}"]
     assert "passed over 2 files that the preset does not read, such as d/" in outcome.err
     # What is named is read, or refused, by itself.
-    assert len(cli("kl", "d/" + cache, "d/" + list(others)[1]).rows) > 1
+    named = cli("kl", "d/" + cache, "d/" + list(others)[1])
+    assert len(named.rows) > 1 or "features of texts" in named.complaint
 
 
 def test_drawn_latents_of_a_known_tool_are_found_beside_its_prompts(cli: Cli, tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """convert: the bytes of any cache, in order, with labels, names and meaning."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from caches import edm2, floats, mar
 from conftest import DTYPES, Cli, files_below, moments_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file
-from test_containers import npy_of
 from test_exclude import write_rows
 
 from latentkit.convert.labels import KINDS
@@ -24,139 +22,11 @@ from latentkit.read.presets import PRESETS
 from latentkit.write.placing import Placement
 
 Write = Callable[..., Path]
-RNG = np.random.default_rng(0)
-
-
-def floats(*shape: int) -> Any:
-    return RNG.standard_normal(shape, np.float32)
-
-
-def save(path: Path, array: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, array)
-
-
-def edm2(root: Path, folder: str = "") -> None:
-    names = [f"0000{i % 2}/img-mean-std-0000000{i}.npy" for i in range(5)]
-    for name in names:
-        save(root / folder / name, np.abs(floats(8, 4, 4)))
-    (root / folder / "dataset.json").write_text(json.dumps({"labels": [[name, 9 - i] for i, name in enumerate(names)]}))
-
-
-def edm2_zip(root: Path) -> None:
-    root.mkdir()
-    with zipfile.ZipFile(root / "edm2.zip", "w") as archive:
-        for i in range(3):
-            archive.writestr(f"00000/img-mean-std-0000000{i}.npy", npy_of(np.abs(floats(8, 4, 4))))
-        labels = [[f"00000/img-mean-std-0000000{i}.npy", i * 2] for i in range(3)]
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
-
-
-def mar(root: Path) -> None:
-    for name in ("n2/b.JPEG", "n1/z.JPEG", "n1/a.JPEG"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        np.savez(root / f"{name}.npz", moments=floats(8, 4, 4), moments_flip=floats(8, 4, 4))
-
-
-def uvit(root: Path) -> None:
-    for i in range(3):
-        save(root / f"{i}.npy", floats(8, 4, 4))
-        save(root / f"{i}_0.npy", floats(77, 768))
-
-
-def stable_audio(root: Path) -> None:
-    for i in range(3):
-        save(root / "0" / f"00000000000{i}.npy", floats(4, 16))
-        (root / "0" / f"00000000000{i}.json").write_text('{"seconds_total": 1}')
-    (root / "details.json").write_text("{}")
-
-
-def lightningdit(root: Path) -> None:
-    root.mkdir()
-    for i in range(2):
-        tensors = {
-            "latents": torch.from_numpy(floats(4, 8, 2, 2)),
-            "latents_flip": torch.from_numpy(floats(4, 8, 2, 2)),
-        }
-        save_file({**tensors, "labels": torch.arange(4) + i}, root / f"latents_rank00_shard00{i}.safetensors")
-
-
-def fast_dit(root: Path) -> None:
-    for i in range(3):
-        save(root / "imagenet256_features" / f"{i}.npy", floats(1, 4, 4, 4))
-        save(root / "imagenet256_labels" / f"{i}.npy", np.array([7 + i]))
-
-
-def sd_scripts(root: Path) -> None:
-    root.mkdir()
-    for i, size in enumerate((4, 6, 4)):
-        key = {f"latents_{size}x4": floats(4, size, 4), f"original_size_{size}x4": np.array([32, 32])}
-        np.savez(root / f"{i}_0032x0032_sd3.npz", **key, **{f"crop_ltrb_{size}x4": np.zeros(4, int)})
-
-
-def musubi(root: Path) -> None:
-    root.mkdir()
-    for i in range(2):
-        tensors = {"latents_2x4x4_bfloat16": torch.from_numpy(floats(4, 2, 4, 4)).bfloat16()}
-        save_file(tensors, root / f"{i}_wan.safetensors", {"architecture": "wan", "format_version": "1.0.1"})
-
-
-def simpletuner(root: Path) -> None:
-    root.mkdir()
-    for i in range(2):
-        torch.save(torch.from_numpy(floats(4, 4, 4)), root / f"{i}.pt")
-
-
-#: How each is written, arguments beside its folder, the labels, and the layout of what comes of it.
-CACHES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], list[int] | None, str]] = {
-    "edm2": (edm2, (), [9, 7, 5, 8, 6], "bchw"),
-    "repa": (lambda root: edm2(root, "vae-sd"), (), [9, 7, 5, 8, 6], "bchw"),
-    "edm2-zip": (edm2_zip, (), [0, 2, 4], "bchw"),
-    "mar": (mar, (), [0, 0, 1], "bbchw"),
-    "uvit-coco": (uvit, (), None, "bchw"),
-    "stable-audio": (stable_audio, (), None, "bcl"),
-    "lightningdit": (lightningdit, (), [0, 1, 2, 3, 1, 2, 3, 4], "bchw"),
-    "fast-dit": (fast_dit, (), [7, 8, 9], "bchw"),
-    "sd-scripts": (sd_scripts, (), None, "bchw"),
-    "musubi-tuner": (musubi, (), None, "bcthw"),
-    "simpletuner": (simpletuner, ("--preset", "simpletuner"), None, "bchw"),
-}
-
-
-def source(root: Path, name: str) -> Path:
-    return {"edm2-zip": root / "edm2.zip", "fast-dit": root / "imagenet256_features"}.get(name, root)
 
 
 def metadata(path: Path) -> dict[str, str]:
     with safe_open(path, "np") as file:
         return file.metadata() or {}
-
-
-@pytest.mark.parametrize("name", CACHES)
-def test_a_cache_gives_the_same_values_in_order_with_labels_and_meaning(cli: Cli, tmp_path: Path, name: str) -> None:
-    make, told, labels, layout = CACHES[name]
-    make(tmp_path / "in")
-    place = source(tmp_path / "in", name)
-    outcome = cli("convert", place, "-o", "out", *told)
-    assert (outcome.status, outcome.out) == (0, "")
-    assert ", verified" in outcome.err
-    first, *_ = shards = sorted((tmp_path / "out").glob("*.safetensors"))
-    said = metadata(first)
-    assert (said["converted_from"], said["layout"]) == (name, layout)
-    if labels is not None:
-        assert load_torch(first)["labels"].tolist() == labels
-    entries = [entry for shard in shards for entry in json.loads(metadata(shard)["names"])]
-    assert (
-        all((place / (each if isinstance(each, str) else each[0])).exists() for each in entries) or name == "edm2-zip"
-    )
-    if said["parameterization"] == "none":
-        figures = [cli("stats", path, "-q", *told).json for path, told in ((place, told), ("out", ()))]
-        assert figures[0]["channels"] == figures[1]["channels"]
-        assert "holds drawn latents" in cli("kl", "out").complaint
-        return
-    values = [cli("kl", path, "-q").values("kl") for path in (place, "out")]
-    assert values[0] == values[1]
-    assert len(values[0]) > 2
 
 
 def test_every_way_of_keeping_labels_is_a_presets() -> None:

@@ -139,8 +139,7 @@ def convert(
         found = replace(found, posteriors=used, spans=spans, read=(*found.read, *choice.lists))
         outputs = plan_outputs(chosen, labels, place)
         say_reading(found, "safetensors", messages)
-        if any(posterior.parameterization == "logvar" for posterior in used):
-            warn_of_misreading(found, messages)
+        warn_of_misreading(found, messages)
         _write(outputs, found, place, converting, choosing, messages)
 
 

@@ -13,7 +13,7 @@ from latentkit.cli.row_columns import Table
 from latentkit.cli.rows import RowOptions, RowWriting, check_rows, say_reading, warn_of_misreading, write_rows
 from latentkit.cli.screen import note, track
 from latentkit.device import check_device_name
-from latentkit.posterior.affine import from_factors
+from latentkit.posterior.affine import IDENTITY, Affine, from_factors
 from latentkit.read.choice import Posterior
 from latentkit.read.pairing import INDEX_NAME, Latents, affine_of, pair_latents
 from latentkit.read.plan import find_posteriors
@@ -70,6 +70,7 @@ def nll(
         say_reading(found, format, messages)
         warn_of_misreading(found, messages)
         _say_rounding(pairs, messages)
+        _say_factors(pairs, affines, flagged, messages)
         results = nll_values(
             found.spans,
             pairs,
@@ -82,6 +83,19 @@ def nll(
         )
         total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
         write_rows(track(results, total, messages), table, format, rows, writing, messages, failures)
+
+
+def _say_factors(
+    pairs: dict[Posterior, Latents], affines: dict[Posterior, Affine], flagged: Affine | None, messages: Messages
+) -> None:
+    """Where neither flags nor the latents say how they were scaled, but the moments' metadata does."""
+    scaled = {affines[each] for each in affines if "affine" not in pairs[each].header.metadata and flagged is None}
+    for affine in scaled - {IDENTITY}:
+        note(
+            messages,
+            f"latents with scaling factor {affine.scale[0]:g}, shift factor {affine.shift[0]:g}, by the metadata of "
+            f"the moments; --scaling-factor 1 if they have none",
+        )
 
 
 def _say_rounding(pairs: dict[Posterior, Latents], messages: Messages) -> None:

@@ -32,7 +32,8 @@ def doubtful_logvars(spans: Sequence[Span]) -> str | None:
     Raises ``DataError`` where a preset's σ or variance is negative: nobody but the preset said that it is one. One
     block at each of a few places is read; what cannot be read the run itself will say.
     """
-    for block, halves in _looks([span for span in spans if span.posterior.preset is not None]):
+    by_preset = [span for span in spans if span.posterior.preset and span.posterior.parameterization in ("std", "var")]
+    for block, halves in _looks(by_preset):
         refuse_negative(np.full(1, np.nan), block, halves)
     seen, least = 0, np.inf
     for _, halves in _looks([span for span in spans if span.posterior.parameterization == "logvar"]):

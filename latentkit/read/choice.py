@@ -35,6 +35,13 @@ _NAMELESS = {".npy": "array", ".pt": "tensor", ".pth": "tensor"}
 _MOST_LISTED = 480
 
 _DRAWN_KEYS = re.compile(r"(^|\.)(latents?([._].*|\d*)|.*_latents|encoded_video)$")
+# What caches hold beside latents: features of their captions (U-ViT's are files i_0.npy), and statistics of all.
+_TEXT_KEYS = re.compile(
+    r"(.*[._])?(varlen|prompts?|captions?|te?xt|t5|byt5|clip|clipl|llm|llama|vl|ctx|hidden|pool|pooled)([._\d].*)?"
+    r"|\d+_\d+|empty_context",
+    re.IGNORECASE,
+)
+_STATISTICS = re.compile(r"(.*[._-])?stat(istic)?s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +213,7 @@ def _without_preset(file: InputFile, header: Header, selection: Selection, layou
     """By flags and keys; ``layout`` is that of the metadata."""
     if selection.parameterization == "none":
         if not selection.latents:
-            raise RequestError(_drawn(header.path, "its metadata says so"))
+            raise RequestError(_drawn_alone(header.path, "its metadata says so"))
         return _latents(file, header, selection, layout)
     if selection.mean_key is not None and selection.scale_key is not None:
         mean = _named(header, selection.mean_key, "--mean-key")
@@ -226,11 +233,13 @@ def _meaning(scale_key: str) -> str:
     return next((meaning for word, meaning in _SCALE_NAMES.items() if re.search(rf"(^|_){word}s?$", name)), "logvar")
 
 
-def _drawn(where: str, why: str) -> str:
-    return (
-        f"{where} holds drawn latents ({why}), not moments; if its second half of channels is a scale, say which with "
-        f"--parameterization (stats and report read latents)"
-    )
+def _drawn(where: str, why: str, way_out: str) -> str:
+    return f"{where} holds drawn latents ({why}), not moments; {way_out}"
+
+
+def _drawn_alone(where: str, why: str) -> str:
+    """Where nothing but latents was kept: no flag finds a posterior in them."""
+    return _drawn(where, why, "stats and report read them; for moments encode again, keeping mean and log-variance")
 
 
 def _by_preset(file: InputFile, header: Header, selection: Selection, preset: Preset) -> list[Posterior]:
@@ -243,7 +252,7 @@ def _by_preset(file: InputFile, header: Header, selection: Selection, preset: Pr
     kind = selection.parameterization or preset.parameterization
     if kind == "none" and not selection.latents:
         where = f"{header.path}: tensor {tensors[0].key!r}"
-        raise RequestError(_drawn(where, f"preset {preset.name}: {preset.evidence}"))
+        raise RequestError(_drawn_alone(where, f"preset {preset.name}: {preset.evidence}"))
     told, reason = replace(selection, parameterization=kind), f"preset {preset.name}: {preset.evidence}"
     read = _as_latents if kind == "none" else _moments
     return [read(file, header, tensor, told, preset.layout_of(tensor), reason) for tensor in tensors]
@@ -302,18 +311,29 @@ def _by_default(file: InputFile, header: Header, selection: Selection, layout: s
     # An empty tensor is a marker, and one of a single axis holds no channels.
     floats = [tensor for tensor in tensors.values() if tensor.is_float and len(tensor.shape) > 1 and tensor.elements]
     floats = floats or [tensor for tensor in tensors.values() if tensor.is_float]
+    if floats and not (floats := [tensor for tensor in floats if not _is_text(header, tensor)]):
+        raise RequestError(
+            f"{header.path}: holds features of texts (its name says so), not moments; {describe(header)}; --key and "
+            f"--layout read them all the same"
+        )
     if len(floats) == 1:
         return _moments(file, header, floats[0], selection, layout, ONLY_FLOAT)
     pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
     if len(pairs) == 1:
         mean, scale, meaning = pairs[0]
+        if _STATISTICS.fullmatch(_stem(header)):
+            raise RequestError(
+                f"{header.path}: holds statistics of latents (its name says so), not moments; --mean-key {mean} and "
+                f"--logvar-key {scale} read them all the same"
+            )
         return _pair(file, header, tensors[mean], tensors[scale], selection, layout, meaning, "a pair by its keys")
     raise RequestError(_ambiguous(header, floats))
 
 
 def _ambiguous(header: Header, floats: list[TensorInfo]) -> str:
     if not floats:
-        return f"{header.path}: no floating-point tensor to read moments from; {describe(header)}"
+        way_out = next(filter(None, map(_put_in_order, header.tensors.values())), "")
+        return f"{header.path}: no floating-point tensor to read moments from; {describe(header)}{way_out}"
     candidates = [tensor for tensor in floats if not _named_as_drawn(tensor.key)] or floats
     return (
         f"{header.path}: cannot tell which tensor holds the moments; {describe(header)}; choose with "
@@ -321,15 +341,30 @@ def _ambiguous(header: Header, floats: list[TensorInfo]) -> str:
     )
 
 
+def _put_in_order(tensor: TensorInfo) -> str:
+    """What to do about one whose elements do not stand in order, by its container's name for that."""
+    if tensor.dtype.endswith("(strided)"):
+        return "; load it with torch, and save its .contiguous()"
+    return "; load it, and save np.ascontiguousarray(it)" if tensor.dtype.endswith("Fortran order") else ""
+
+
 def _named_as_drawn(key: str) -> bool:
     return key not in MOMENTS_KEYS and _DRAWN_KEYS.search(key) is not None
+
+
+def _is_text(header: Header, tensor: TensorInfo) -> bool:
+    # Features are (words, width), or (1, words, width).
+    return len(tensor.shape) < 4 and _TEXT_KEYS.fullmatch(_name(header, tensor.key)) is not None
 
 
 def _name(header: Header, key: str) -> str:
     if key not in _NAMELESS.values():
         return key
-    stem, suffix = os.path.splitext(os.path.basename(header.path))
-    return stem if _NAMELESS.get(suffix) == key else key
+    return _stem(header) if _NAMELESS.get(os.path.splitext(header.path)[1]) == key else key
+
+
+def _stem(header: Header) -> str:
+    return os.path.splitext(os.path.basename(header.path))[0]
 
 
 def _matching(header: Header, pattern: str) -> list[TensorInfo]:
@@ -357,8 +392,15 @@ def _moments(
     file: InputFile, header: Header, tensor: TensorInfo, selection: Selection, layout: str | None, reason: str
 ) -> Posterior:
     where = f"{header.path}: tensor {tensor.key!r}"
-    if selection.parameterization is None and (is_drawn(header) or _named_as_drawn(_name(header, tensor.key))):
-        raise RequestError(_drawn(where, "latentkit drew it" if is_drawn(header) else "its name says so"))
+    if selection.parameterization is None and is_drawn(header):
+        way_out = "its moments are in the file that it was drawn from; stats --parameterization none reads it"
+        raise RequestError(_drawn(where, "latentkit drew it", way_out))
+    if selection.parameterization is None and _named_as_drawn(_name(header, tensor.key)):
+        way_out = (
+            "if its second half of channels is a scale, say which with --parameterization; stats and report read "
+            "latents with --parameterization none"
+        )
+        raise RequestError(_drawn(where, "its name says so", way_out))
     axes, layout = _axes(where, tensor, selection.layout, layout)
     if axes.channels % 2:
         raise DataError(
@@ -393,7 +435,7 @@ def _axes(where: str, tensor: TensorInfo, layout: str | None, by_file: str | Non
     if not tensor.is_float:
         raise DataError(
             f"{where} is {tensor.dtype}, shape {list(tensor.shape)}; moments are floating-point (F64 to F8), their "
-            f"elements in order"
+            f"elements in order{_put_in_order(tensor)}"
         )
     usual = default_layout(len(tensor.shape) - len(draws))
     fitting = by_file if by_file and len(by_file) == len(tensor.shape) else None

@@ -74,14 +74,19 @@ def _is_layout_here(header: Header) -> bool:
     return any(len(tensor.shape) == axes for tensor in header.tensors.values() if tensor.is_float)
 
 
+def factors_in(header: Header) -> tuple[float | None, float | None]:
+    """diffusers' ``scaling_factor`` and ``shift_factor`` as the metadata has them; None for what is none."""
+    return _number(header, "scaling_factor") or None, _number(header, "shift_factor")
+
+
 def common_factors(headers: Iterable[Header]) -> tuple[float | None, float | None]:
-    """diffusers' ``scaling_factor`` and ``shift_factor`` as the metadata of files has them, which must agree.
+    """The factors that the metadata of files has, which must agree.
 
     Raises ``RequestError`` where they do not.
     """
     first: tuple[str, tuple[float | None, float | None]] | None = None
     for header in headers:
-        factors = _number(header, "scaling_factor") or None, _number(header, "shift_factor")
+        factors = factors_in(header)
         if first is None:
             first = header.path, factors
         elif factors != first[1]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
-from latentkit.posterior.affine import IDENTITY, Affine, from_json
+from latentkit.posterior.affine import Affine, from_factors, from_json
 from latentkit.read.choice import Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, container_of, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, SUFFIX, InputFile, find_inputs
-from latentkit.read.metadata import RECIPE_ENTRY
+from latentkit.read.metadata import RECIPE_ENTRY, factors_in
 
 #: The index that lists files of latents sharded anew.
 INDEX_NAME = "latents.safetensors.index.json"
@@ -148,13 +148,16 @@ def latents_in(posteriors: Sequence[Posterior], header: Header, key: str) -> dic
 
 
 def affine_of(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:
-    """The affine to undo: the metadata's, or the one ``flagged``; raises ``RequestError`` where they do not agree."""
+    """The affine to undo: that of the latents' metadata, or ``flagged``, or that of the moments', as ``sample`` has it.
+
+    Raises ``RequestError`` where the first two do not agree.
+    """
     where = f"{latents.header.path}: tensor {latents.tensor.key!r}"
     text = latents.header.metadata.get("affine")
     recorded = from_json(text, where) if text is not None else None
     if flagged is not None and recorded is not None and flagged != recorded:
         raise RequestError(f"{where}: its metadata says the affine {text}, not what the flags say; leave the flags out")
-    affine = recorded or flagged or IDENTITY
+    affine = recorded or flagged or from_factors(*factors_in(posterior.header))
     if affine.channels() not in (1, posterior.axes.channels):
         raise RequestError(
             f"{where}: its affine is for {affine.channels()} channels, its posterior has {posterior.axes.channels}"

@@ -16,6 +16,7 @@ _FEW = 64
 _NUMBERED = r"\d+\.npy$"
 _RESOLUTION = r"(_\d+x\d+)?"
 _ARRAY = r"\.(npy|pt|pth)$"
+_SIZES = re.compile(r"_(?:\d+x)?(\d+)x(\d+)(?:_|$)")
 
 
 class Kind(NamedTuple):
@@ -60,7 +61,7 @@ class Preset:
         odd = self.parameterization != "none" and layout is not None and tensor.shape[layout.index("c")] % 2
         alike = all(size in (None, there) for size, there in zip(self.axes, tensor.shape, strict=False))
         is_one = tensor.dtype in FLOATS and 0 not in tensor.shape and alike and not odd
-        return layout if is_one and re.fullmatch(self.keys, tensor.key) else None
+        return layout if is_one and re.fullmatch(self.keys, tensor.key) and _is_as_named(tensor) else None
 
     def fits_contents(self, tensors: Sequence[Kind], metadata: frozenset[str]) -> bool:
         """Whether a file of such tensors and entries may be one."""
@@ -84,6 +85,12 @@ class Preset:
     def reading(self) -> tuple[str, Sequence[str], str]:
         """What two presets must have in common to give the same numbers."""
         return self.keys, tuple(self.layouts), self.parameterization
+
+
+def _is_as_named(tensor: Kind | TensorInfo) -> bool:
+    """Whether its last axes are those that its key names, if any: musubi-tuner has tokens of pixels by such keys."""
+    named = _SIZES.search(tensor.key)
+    return named is None or tensor.shape[-2:] == (int(named[1]), int(named[2]))
 
 
 _IMAGE_OR_VIDEO = ("chw", "cthw")
@@ -126,12 +133,19 @@ PRESETS = (
            "latent_image"),
     Preset("simpletuner", "bghira/SimpleTuner", "a .pt of one bare tensor", _IMAGE_OR_VIDEO, "none", r"\.pt$", "tensor",
            applied="scale and shift, by most models", doubtful=True),
+    Preset("diffsynth", "modelscope/DiffSynth-Studio", "a .pth of dicts, the first with input_latents",
+           ["bchw", "bcthw"], "none", r"\.pth$", r"0\.input_latents", axes=(1,),
+           applied="mean and std of each channel"),
+    Preset("diffsynth-tensors", "modelscope/DiffSynth-Studio until June 2025", "latents in a ….tensors.pth", ["cthw"],
+           "none", r"\.tensors\.pth$", "latents", applied="not known"),
     Preset("comfyui", "ComfyUI, Save Latent", "its key is latent_tensor", ["bchw", "bcthw"], "none",
            r"\.(latent|safetensors)$", "latent_tensor"),
     Preset("array-std", "any tool, as EDM2 and REPA write", "an .npy or .pt of three axes", ["chw"], "std", _ARRAY,
            "array|tensor", doubtful=True),
     Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy or .pt of three axes", ["chw"],
            "logvar", _ARRAY, "array|tensor", doubtful=True),
+    Preset("array-one", "any tool, as fast-DiT writes", "a numbered .npy of one image", ["bchw"], "none",
+           rf"(^|/){_NUMBERED}", "array", axes=(1,), doubtful=True),
     Preset("array-mirrors", "any tool, of each image and its mirror", "an .npy of five axes, the second of 2",
            ["bbchw"], "logvar", r"\.npy$", "array", axes=(None, 2), doubtful=True),
     Preset("array-latents", "any tool that saves what it drew", "an .npy or .pt of three axes", ["chw"], "none", _ARRAY,

@@ -46,7 +46,9 @@ def contents(path: str, descriptor: int, file_size: int) -> Contents:
 
 def _refuse_others(path: str, start: bytes) -> None:
     if start[:2] == b"\x1f\x8b":
-        raise DataError(f"{path}: is compressed with gzip, so it cannot be read in place; unpack it (gzip -dc) first")
+        raise DataError(
+            f"{path}: is compressed with gzip, so it cannot be read in place; unpack it: gunzip < FILE > OTHER.pt"
+        )
     if start != b"PK\3\4":
         raise DataError(
             f"{path}: not a file of torch.save as it has been since torch 1.6; load it with torch and save it again"

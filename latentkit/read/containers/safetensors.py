@@ -68,6 +68,11 @@ def _header_length(path: str, first_bytes: bytes, file_size: int) -> int:
         raise DataError(
             f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header", kind="damaged"
         )
+    if first_bytes[:4] == b"PK\3\4":
+        raise DataError(
+            f"{path}: a zip file, as torch.save and np.savez write; give it the suffix .pt or .npz (of diffusion-pipe: "
+            f"see latentkit guide caches)"
+        )
     length = int.from_bytes(first_bytes[:8], "little")
     if length > max(MAX_HEADER_BYTES, file_size) or first_bytes[8:] != b"{":
         raise DataError(
