@@ -1,6 +1,7 @@
 """``latentkit stats`` at the command line; the statistics themselves are tested in test_statistics.py."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,21 @@ def test_a_file_holds_what_standard_output_holds(cli: Cli, write: Write, tmp_pat
     outcome = cli("stats", "a.safetensors", "-o", "s.json")
     assert (outcome.status, outcome.out) == (0, "")
     assert (tmp_path / "s.json").read_text() == cli("stats", "a.safetensors").out
+
+
+@pytest.mark.parametrize("count", [9, 100_020], ids=["exact", "in cells"])
+def test_kl_and_stats_have_one_mean_over_the_samples_where_it_is_finite(cli: Cli, write: Write, count: int) -> None:
+    moments = moments_of(count, 1, 1, 1)
+    moments[3, 0, 0, 0] = torch.nan
+    moments[4, 0] = torch.inf
+    write("a.safetensors", moments=moments)
+    finite = [value for value in cli("kl", "a.safetensors").values("kl") if math.isfinite(value)]
+    assert len(finite) == count - 2
+    assert cli("stats", "a.safetensors", "--state", "a.state").json["overall"]["kl"]["sample"] == pytest.approx(
+        math.fsum(finite) / len(finite), rel=1e-12
+    )
+    merged = cli("stats", "--merge", "a.state").json["overall"]["kl"]["sample"]
+    assert merged == pytest.approx(math.fsum(finite) / len(finite), rel=1e-12)
 
 
 def test_nonfinite_values_are_a_note(cli: Cli) -> None:

@@ -157,7 +157,7 @@ def test_a_state_that_contradicts_itself_is_a_sentence(good: Path, tmp_path: Pat
         if name.endswith(("cells", "_at", ".tops", ".tallies")):
             damaged(tensors | {name: tensor + 10**9}, facts)
         if name.endswith(("limbs", "least", "beneath", "cells", "counts", "highest", "_at")):
-            damaged(tensors | {name: tensor[:1].clone()}, facts)
+            damaged(tensors | {name: tensor[:-1].clone()}, facts)
         if name.endswith((".counts", "beneath", "tallies")):
             damaged(tensors | {name: tensor + 1}, facts)
         if name.endswith(("counts", "beneath", "tallies")):
@@ -165,7 +165,8 @@ def test_a_state_that_contradicts_itself_is_a_sentence(good: Path, tmp_path: Pat
             damaged(tensors | {name: tensor.to(torch.int64) + (1 << 62)}, facts)
         if not name.endswith(".odd"):
             damaged(tensors | {name: torch.zeros(3, dtype=torch.float8_e5m2)}, facts)
-    for name, value in (("version", 3), ("version", 5), ("channels", 0), ("channels", 5), ("channels", 1 << 20),
+    damaged(tensors | {"kl.total.tops": tensors["kl.total.tops"] + 1}, facts)
+    for name, value in (("version", 4), ("version", 6), ("channels", 0), ("channels", 5), ("channels", 1 << 20),
                         ("channels", True), ("samples", -1), ("samples", 11), ("samples", 10**40), ("samples", 12.0),
                         ("nonfinite_samples", -1), ("nonfinite_samples", 10**40), ("clamp", [1]), ("clamp", [3, 2]),
                         ("parameterization", "x"), ("readings", 3)):  # fmt: skip
@@ -189,8 +190,8 @@ def test_no_flipped_bit_of_a_state_is_taken_for_right(good: Path, tmp_path: Path
 
 
 def test_a_state_of_another_version_says_what_to_do(good: Path, tmp_path: Path) -> None:
-    (tmp_path / "old.state").write_bytes(good.read_bytes().replace(b'\\"version\\": 4', b'\\"version\\": 3'))
-    with pytest.raises(DataError, match="version is 3, and this latentkit reads 4; make it again"):
+    (tmp_path / "old.state").write_bytes(good.read_bytes().replace(b'\\"version\\": 5', b'\\"version\\": 3'))
+    with pytest.raises(DataError, match="version is 3, and this latentkit reads 5; make it again"):
         from_file(str(tmp_path / "old.state"))
 
 

@@ -135,12 +135,11 @@ def _overview(result: "Result") -> Table:
     for name, spread in ((first, overall.mean), ("log-variance", overall.logvar)):
         if spread is not None:
             rows.append((name, (spread.min, spread.mean, spread.sd, spread.quantiles[median], spread.max)))
-    what, mean = ("KL", overall.kl.sample) if overall.kl is not None else ("mean square", math.nan)
-    values = result.state.per_sample
+    what, values = "mean square" if overall.kl is None else "KL", result.state.per_sample
     if values.count:
         least, most = values.lowest[0][0], values.highest[0][0]
         # Where values are counted in cells, what is rounded down may be less than the least.
-        rows.append((f"{what} per sample", (least, mean, math.nan, max(values.quantile(0.5), least), most)))
+        rows.append((f"{what} per sample", (least, values.mean, math.nan, max(values.quantile(0.5), least), most)))
     if overall.kl is not None:
         rows.append(("KL per element", (math.nan, overall.kl.element, math.nan, math.nan, math.nan)))
     rows.append(("aggregate's KL", (math.nan, overall.aggregate_kl, math.nan, math.nan, math.nan)))

@@ -10,6 +10,7 @@ from latentkit.measures.ranking import rank_of
 from latentkit.read.choice import Span
 from latentkit.stats.extrema import Place
 from latentkit.stats.facts import MOST_COUNTED
+from latentkit.stats.sums import ExactSums
 
 #: Up to so many values are kept as they are, 0.8 MiB; more are counted in cells.
 MOST_EXACT = 100_000
@@ -21,6 +22,9 @@ KEPT = 20
 _TOGETHER = 1 << 14
 # Top halves of the patterns of float32 numbers from 0 up, infinity excluded.
 _CELLS = 0x7F80
+
+# More than float32 numbers and sums are rounded by.
+_ROUNDING = 1e-6
 
 #: A value and whose it is.
 Extreme = tuple[float, Place]
@@ -34,8 +38,8 @@ class SampleValues:
     exact; more are counted by the top 16 bits of a float32 (0.8 %). The extremes have their places.
 
     Bounded memory, and it merges: any order and split gives the same. ``exact`` are the values, ascending, and None
-    where there are too many; then ``counts`` are of the cells. ``highest`` and ``lowest`` are the ``KEPT`` samples
-    furthest out, worst first, and of equal ones the first by place.
+    where there are too many; then ``counts`` are of the cells. ``total`` is their sum. ``highest`` and ``lowest`` are
+    the ``KEPT`` samples furthest out, worst first, and of equal ones the first by place.
     """
 
     def __init__(self) -> None:
@@ -43,6 +47,7 @@ class SampleValues:
         self._counts: NDArray[np.int64] = np.zeros(_CELLS, np.int64)
         self._extremes: tuple[list[Extreme], list[Extreme]] = ([], [])
         self._nonfinite = 0
+        self._total = ExactSums(1)
         # Many small inputs are taken together.
         self._waiting: list[tuple[NDArray[np.float64], Span]] = []
         self._waiting_count = 0
@@ -55,6 +60,7 @@ class SampleValues:
         nonfinite: int,
         highest: list[Extreme],
         lowest: list[Extreme],
+        total: ExactSums,
     ) -> "SampleValues":
         """One that holds what another had; raises ``ValueError`` where that contradicts itself."""
         if not (counts.min() >= 0 <= nonfinite and counts.max() <= MOST_COUNTED):
@@ -70,8 +76,10 @@ class SampleValues:
             if exact is not None and [value for value, _ in extremes] != exact[:: int(-sign)][:KEPT].tolist():
                 raise ValueError("the samples that it names are not those furthest out")
         one = cls()
-        one._exact, one._nonfinite, one._extremes = exact, nonfinite, (highest, lowest)
+        one._exact, one._nonfinite, one._extremes, one._total = exact, nonfinite, (highest, lowest), total
         one._counts[:] = counts
+        if not one._may_have(float(total.total[0])):
+            raise ValueError("the sum of its values of samples is not theirs")
         return one
 
     @property
@@ -105,6 +113,24 @@ class SampleValues:
         """Samples whose value is finite."""
         return int(self.counts.sum()) if self.exact is None else len(self.exact)
 
+    @property
+    def total(self) -> ExactSums:
+        self._take_waiting()
+        return self._total
+
+    @property
+    def mean(self) -> float:
+        """Of the samples whose value is finite; NaN where there is none."""
+        return float(self.total.total[0]) / self.count if self.count else math.nan
+
+    def _may_have(self, total: float) -> bool:
+        """Whether the values can come to ``total``, as far as the cells say; the last one has no end."""
+        if self._exact is not None:
+            least = most = sum(self._exact.tolist())
+        else:
+            least, most = self._counts @ _EDGES[:-1], math.inf if self._counts[-1] else self._counts @ _EDGES[1:]
+        return bool(least * (1 - _ROUNDING) <= total <= most * (1 + _ROUNDING))
+
     def add(self, values: NDArray[np.float64], span: Span) -> None:
         """Take the values of a span's samples, ``(samples,)``."""
         self._waiting.append((values, span))
@@ -116,6 +142,7 @@ class SampleValues:
         """Count values, ``(samples,)``, without their places."""
         finite = values[np.isfinite(values)]
         self._nonfinite += len(values) - len(finite)
+        self._total.add(finite[:, np.newaxis])
         self._take(finite)
 
     def _take(self, finite: NDArray[np.float64]) -> None:
@@ -155,6 +182,7 @@ class SampleValues:
             self._take(np.zeros(0))
             self._counts += other.counts
         self._nonfinite += other.nonfinite
+        self._total.merge(other.total)
         self._extremes = (
             _furthest(self.highest + other.highest, 1.0),
             _furthest(self.lowest + other.lowest, -1.0),

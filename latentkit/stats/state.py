@@ -22,9 +22,9 @@ from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Place, place_rows, places_of
 from latentkit.stats.sample_values import Extreme, SampleValues
 from latentkit.stats.summary import Summary
-from latentkit.stats.sums import Arrays
+from latentkit.stats.sums import Arrays, ExactSums, fill
 
-_VERSION = 4
+_VERSION = 5
 # Far more than any state has but for names without end: a larger one is not written, nor read.
 _MOST_BYTES = 1 << 30
 # What stands in the file for its own SHA-256 while that is computed.
@@ -45,8 +45,11 @@ class State:
         return [] if self.extras is None else self.extras.names
 
     def summary(self) -> Summary:
-        """All figures."""
+        """All figures; the mean KL per sample is that of ``kl``, over the samples where it is finite."""
         summary = self.statistics.summary()
+        if summary.overall.kl is not None and self.per_sample.count + self.per_sample.nonfinite:
+            kl = replace(summary.overall.kl, sample=self.per_sample.mean)
+            summary = replace(summary, overall=replace(summary.overall, kl=kl))
         return summary if self.extras is None else replace(summary, extras=self.extras.figures())
 
     def merge(self, other: "State") -> None:
@@ -85,6 +88,7 @@ def to_bytes(state: State) -> bytes:
         arrays[f"{what}.values"] = values.exact
     else:
         arrays[f"{what}.cells"], arrays[f"{what}.counts"] = seen, values.counts[seen]
+    arrays |= values.total.parts(f"{what}.total")
     for name, extremes in (("highest", values.highest), ("lowest", values.lowest)):
         arrays[f"{what}.{name}"] = np.array([value for value, _ in extremes], np.float64)
         arrays[f"{what}.{name}_at"] = place_rows([place for _, place in extremes], number_of)
@@ -209,7 +213,10 @@ def _sample_values(facts: dict[str, Any], arrays: Arrays, names: Sequence[tuple[
         places = places_of(arrays[f"{what}.{name}_at"], names)
         pairs = zip(arrays[f"{what}.{name}"].tolist(), places, strict=True)
         extremes.append([(value, place) for value, place in pairs if place is not None])
-    return SampleValues.restored(exact, counts, int(facts["nonfinite_samples"]), *extremes)
+    total = ExactSums(1)
+    fill(total.parts(f"{what}.total"), arrays)
+    highest, lowest = extremes
+    return SampleValues.restored(exact, counts, int(facts["nonfinite_samples"]), highest, lowest, total)
 
 
 def _fill_cells(counts: NDArray[np.int64], arrays: Arrays, what: str) -> None:

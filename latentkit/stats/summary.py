@@ -93,7 +93,8 @@ class Hazards:
 class Divergence:
     """KL to the standard normal in nats, over finite means, and over log-variances that are finite or clamped.
 
-    ``element`` is a mean, ``sample`` is ``total`` by the number of samples, ``share`` is of all channels' total.
+    ``element`` is a mean, ``sample`` is ``total`` by the number of samples (over all channels it is, in a state, the
+    mean of those whose KL is finite), ``share`` is of all channels' total.
     """
 
     element: float
