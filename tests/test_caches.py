@@ -211,6 +211,31 @@ def test_what_is_beside_text_features_in_a_file_is_found(cli: Cli, tmp_path: Pat
     assert [row["tensor"] for row in cli("kl", ".").rows] == ["z"] * 5
 
 
+def test_statistics_of_lightningdit_normalize_as_its_loader_does(cli: Cli, tmp_path: Path) -> None:
+    mean, std = tensor(1, 2, 1, 1), tensor(1, 2, 1, 1).abs() + 0.5
+    torch_file(tmp_path / "latents_stats.pt", {"mean": mean, "std": std})
+    safetensors(tmp_path / "a.safetensors", moments=moments_of(6))
+    assert cli("sample", "a.safetensors", "-o", "raw.safetensors").status == 0
+    given = "--normalization", "latents_stats.pt", "--scaling-factor", "0.5"
+    assert cli("sample", "a.safetensors", "-o", "out.safetensors", *given).status == 0
+    raw, out = (load_file(tmp_path / f"{name}.safetensors")["latents"] for name in ("raw", "out"))
+    assert torch.allclose(out, (raw - mean) / std * 0.5, rtol=1e-5, atol=1e-6)
+    torch_file(tmp_path / "other.pt", {"mean": mean})
+    given = "--normalization", "other.pt"
+    assert (
+        "no normalization: statistics" in cli("sample", "a.safetensors", "-o", "b.safetensors", *given, "-q").complaint
+    )
+
+
+def test_what_is_left_out_is_said(cli: Cli, tmp_path: Path) -> None:
+    caches.sd_scripts(tmp_path / "in")
+    left = "left out: alpha_mask, crop_ltrb, latents_flipped, original_size; --carry KEY copies them"
+    assert left in cli("convert", "in", "-o", "out").err
+    carried = cli("convert", "in", "-o", "all", "--carry", "*")
+    assert "left out" not in carried.err
+    assert "latents_flipped" in load_file(tmp_path / "all/latents-00001-of-00002.safetensors")
+
+
 # ---- traps --------------------------------------------------------------------------------------------------------
 
 

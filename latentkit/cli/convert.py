@@ -11,10 +11,10 @@ import typer
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.interrupts import deferred
-from latentkit.cli.options import Choosing, Faults, Files, Messages, Reading
+from latentkit.cli.options import Carry, Choosing, Faults, Files, Messages, Overwrite, Reading, Workers
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
-from latentkit.convert.units import choose_rows, samples_of, units_of
+from latentkit.convert.units import choose_rows, left_out, samples_of, units_of
 from latentkit.errors import RequestError
 from latentkit.read.plan import Found, find_posteriors
 from latentkit.text import count_of
@@ -42,6 +42,8 @@ class ArrayFormat(StrEnum):
 
 
 _PLACING = "Writing"
+# Keys of tensors that are left out, in a note.
+_MOST_NAMED = 8
 
 
 @dataclass
@@ -65,13 +67,7 @@ class Converting:
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
-    carry: Annotated[
-        list[str],
-        typer.Option(
-            "--carry", metavar="KEY", help="Copy this tensor through (a glob too); repeatable.",
-            rich_help_panel=_PLACING,
-        ),
-    ] = field(default_factory=list)  # fmt: skip
+    carry: Carry = field(default_factory=list)
     no_labels: Annotated[
         bool, typer.Option("--no-labels", help="Leave out the labels that the cache has.", rich_help_panel=_PLACING)
     ] = False
@@ -79,23 +75,12 @@ class Converting:
         str | None,
         typer.Option("--relative-to", metavar="DIR", help="Names are relative to it.", rich_help_panel=_PLACING),
     ] = None
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
-    ] = False
+    overwrite: Overwrite = False
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Make only what an interrupted run did not.", rich_help_panel=_PLACING),
     ] = False
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=1,
-            help="Threads, up to 16; by default one per core.",
-            rich_help_panel=_PLACING,
-        ),
-    ] = None
+    workers: Workers = None
 
     @property
     def place(self) -> "Place":
@@ -140,6 +125,9 @@ def convert(
         outputs = plan_outputs(chosen, labels, place)
         say_reading(found, "safetensors", messages)
         warn_of_misreading(found, messages)
+        if left := left_out(unit for unit, _ in chosen):
+            more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""
+            note(messages, f"left out: {', '.join(left[:_MOST_NAMED])}{more}; --carry KEY copies them")
         _write(outputs, found, place, converting, choosing, messages)
 
 

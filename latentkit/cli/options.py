@@ -160,6 +160,18 @@ class Choosing:
         return SampleChoice(self.limit, self.every, self.indices, self.exclude)
 
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Threads, up to 16; by default one per core.",
+        rich_help_panel=_COMPUTING,
+    ),
+]
+
+
 @dataclass
 class Computing:
     """How and where posteriors are computed."""
@@ -183,16 +195,7 @@ class Computing:
         ),
     ] = None
 
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=1,
-            help="Threads, up to 16; by default one per core.",
-            rich_help_panel=_COMPUTING,
-        ),
-    ] = None
+    workers: Workers = None
 
     def clamp(self) -> tuple[float, float]:
         import math
@@ -227,6 +230,16 @@ class Factors:
         return self.scaling_factor is not None or self.shift_factor is not None
 
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_WRITING)]
+
+Carry = Annotated[
+    list[str],
+    typer.Option(
+        "--carry", metavar="KEY", help="Copy this tensor through (a glob too); repeatable.", rich_help_panel=_WRITING
+    ),
+]
+
+
 @dataclass
 class Writing:
     """Where results go."""
@@ -241,9 +254,7 @@ class Writing:
             rich_help_panel=_WRITING,
         ),
     ] = None
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_WRITING)
-    ] = False
+    overwrite: Overwrite = False
 
     @property
     def place(self) -> str:

@@ -14,7 +14,18 @@ from latentkit.cli.device import resolve_device
 from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.interrupts import deferred
-from latentkit.cli.options import Choosing, Computing, Factors, Faults, Files, Messages, OnNonfinite, Reading
+from latentkit.cli.options import (
+    Carry,
+    Choosing,
+    Computing,
+    Factors,
+    Faults,
+    Files,
+    Messages,
+    OnNonfinite,
+    Overwrite,
+    Reading,
+)
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track, warn
 from latentkit.cli.verify import verify
@@ -110,9 +121,7 @@ class Placing:
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that exist.", rich_help_panel=_PLACING)
-    ] = False
+    overwrite: Overwrite = False
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=_PLACING),
@@ -124,13 +133,7 @@ class Placing:
             rich_help_panel=_PLACING,
         ),
     ] = None  # fmt: skip
-    carry: Annotated[
-        list[str],
-        typer.Option(
-            "--carry", metavar="KEY", help="Copy this tensor through (a glob too); repeatable.",
-            rich_help_panel=_PLACING,
-        ),
-    ] = field(default_factory=list)  # fmt: skip
+    carry: Carry = field(default_factory=list)
     samples_per_shard: Annotated[
         int | None,
         typer.Option(

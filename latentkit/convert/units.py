@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.layout import Axes
 from latentkit.read.choice import PAIRS, Posterior, Span
-from latentkit.read.header import TensorInfo
+from latentkit.read.header import Header, TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.metadata import is_drawn
 from latentkit.read.samples import SampleChoice, choose_samples
@@ -75,6 +75,15 @@ def choose_rows(units: Iterable[Unit], choice: SampleChoice) -> list[tuple[Unit,
     if not chosen:
         raise DataError("no sample is left by --indices and --exclude")
     return chosen
+
+
+def left_out(units: Iterable[Unit]) -> list[str]:
+    """The keys of tensors in inputs that go into no output."""
+    taken: dict[Header, set[str]] = {}
+    for unit in units:
+        keys = taken.setdefault(unit.rows.header, set())
+        keys.update(tensor.key for tensors in unit.tensors.values() for tensor in tensors)
+    return sorted({key for header, keys in taken.items() for key in header.tensors.keys() - keys})
 
 
 def samples_of(unit: Unit, span: Span) -> list[Span]:

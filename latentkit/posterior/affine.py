@@ -97,6 +97,11 @@ def from_normalization(path: str) -> Affine:
         raise RequestError(
             f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number per channel'
         ) from error
+    return from_statistics(mean, std, path)
+
+
+def from_statistics(mean: tuple[float, ...], std: tuple[float, ...], path: str) -> Affine:
+    """``(z − mean) / std``, a value per channel; raises ``RequestError``, which names their ``path``."""
     least = 1 / sys.float_info.max
     if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not min(std) > least:
         raise RequestError(

@@ -6,9 +6,10 @@ from operator import index
 
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
-from latentkit.posterior.affine import from_factors, from_normalization
+from latentkit.posterior.affine import Affine, from_factors, from_normalization
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp
 from latentkit.read.choice import Posterior
+from latentkit.read.header import container_of
 from latentkit.read.metadata import common_factors
 from latentkit.sample.recipe import Recipe
 
@@ -51,7 +52,7 @@ def recipe_of(
         scaling_factor, shift_factor = common_factors(posterior.header for posterior in posteriors)
     affine = from_factors(scaling_factor, shift_factor)
     if normalization is not None:
-        affine = from_normalization(normalization).then(affine)
+        affine = _normalizing(normalization).then(affine)
     failures = Failures() if failures is None else failures
     for posterior in posteriors:
         with failures.passing_over(posterior.file.path):
@@ -62,3 +63,12 @@ def recipe_of(
                     tensor=posterior.key,
                 )
     return Recipe(seed, draws, mode, temperature, DTYPES[dtype] if dtype else None, affine, clamp, streams or {})
+
+
+def _normalizing(path: str) -> Affine:
+    if container_of(path) is None:
+        return from_normalization(path)
+
+    from latentkit.sample.statistics import normalizing
+
+    return normalizing(path)
