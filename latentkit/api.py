@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from latentkit.health.examination import Result
     from latentkit.health.findings import Finding
     from latentkit.health.normalization import Factors
+    from latentkit.read.labels import Labels
     from latentkit.run import Progressing, Values
+    from latentkit.stats.by_label import Groups
     from latentkit.stats.state import State
     from latentkit.stats.summary import Summary
 
@@ -214,6 +216,11 @@ class Stats:
         return self.result.factors
 
     @property
+    def groups(self) -> "Groups | None":
+        """The figures per label, where ``by`` asked for them."""
+        return self.result.groups
+
+    @property
     def verdict(self) -> str:
         """One line on the whole."""
         from latentkit.health.findings import verdict
@@ -245,6 +252,7 @@ def stats(
     *,
     against: Source | None = None,
     extras: Collection[str] = (),
+    by: str | None = None,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
     target_std: float = 1.0,
@@ -258,6 +266,7 @@ def stats(
     Args:
         against: another encoder's or epoch's outputs, to be set beside these.
         extras: of ``correlation``, ``shape``, ``spectrum``, ``duplicates``: figures that cost time.
+        by: a tensor of labels, each of which has figures of its own: ``groups``.
         scaling_factor, shift_factor, target_std: as the options of the command line.
         reading: see ``open``; latents already drawn are read with ``parameterization="none"``.
 
@@ -279,26 +288,30 @@ def stats(
         other = alike(opened(against, _of_all(against, reading)).found, Failures())
         refuse_other_channels(found, other)
 
+    from latentkit.read.labels import find_labels
     from latentkit.stats.counting import count
     from latentkit.stats.extras import NAMES
 
     if isinstance(extras, str) or not set(extras) <= set(NAMES):
         raise RequestError(f"extras {extras!r}: a list of {', '.join(NAMES)}")
 
-    def counted(found: Found, extras: Collection[str] = ()) -> "tuple[State, Summary]":
-        state = blank_state(found, clamp, extras)
+    labels = None if by is None else find_labels(found, by, Failures())
+
+    def counted(found: Found, extras: Collection[str] = (), labels: "Labels | None" = None) -> "tuple[State, Summary]":
+        state = blank_state(found, clamp, extras, labels=labels)
         for _ in count(
             found.spans,
             state.statistics,
             per_sample=state.per_sample,
             extras=state.extras,
+            by=state.by,
             batch_size=batch_size,
             workers=workers,
         ):
             pass
         return state, figures_of(state, found.posteriors[0])
 
-    state, summary = counted(found, extras)
+    state, summary = counted(found, extras, labels)
     beside = None if other is None else (counted(other)[1], other.readings)
     return Stats(
         judged(

@@ -1,17 +1,22 @@
 """``--by KEY``: figures per label, the same as of each label's samples alone."""
 
 import csv
+import functools
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE_DATA, Cli, moments_of
+from conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
+from small_blocks import blocks_of
 from torch import Tensor
 
+import latentkit
 from latentkit.measures import by_label
 from latentkit.read import labels as labels_module
 
@@ -260,3 +265,158 @@ def test_a_file_that_fails_meanwhile_leaves_no_label(cli: Cli, write: Write) -> 
 def test_a_plan_knows_the_key(cli: Cli) -> None:
     assert cli("kl", SHARDS, "--by", "labels", "--dry-run").status == 0
     assert cli("kl", SHARDS, "--by", "label", "--dry-run").status == 2
+
+
+# ---- stats ---------------------------------------------------------------------------------------------------------
+
+
+def hard_moments(dtype: str = "F32", samples: int = 40) -> Tensor:
+    """Moments with a collapsed channel, clamped log-variances, and numbers that are none."""
+    moments = moments_of(samples, 3, 5, 7, dtype="F64")
+    moments[:, 0] *= 1e-3
+    moments[:, 3] *= 1e-3
+    moments[::5, 4, 0, :3] = torch.tensor([-40.0, 25.0, -30.0], dtype=torch.float64)
+    moments[7, 1, 2, 2], moments[8, 2, 1, 1], moments[9, 5, 0, 0], moments[10, 4, 0, 1] = (
+        math.nan, -math.inf, -math.inf, math.nan,
+    )  # fmt: skip
+    return moments.to(DTYPES[dtype])
+
+
+def check_alone(group: dict[str, Any], alone: dict[str, Any], error: float = 0) -> None:
+    """A label's figures are those of a run on its samples."""
+    close = functools.partial(pytest.approx, rel=error, abs=error, nan_ok=True) if error else lambda value: value
+    overall, channels = alone["overall"], alone["per_channel"]
+    what = "sample_mean_square" if alone["sample_kl"] is None else "sample_kl"
+    assert (group["samples"], group[what]["finite"]) == (alone["samples"], alone[what]["finite"])
+    assert group[what]["min"] == alone[what]["lowest"][0][what.removeprefix("sample_")]
+    assert group[what]["max"] == alone[what]["highest"][0][what.removeprefix("sample_")]
+    assert group["active_channels"] == alone["active_channels"]
+    assert group["latents_mean"] == close(overall["drawn"]["shift_factor"])
+    assert group["latents_sd"] == close(overall["drawn"]["sd"])
+    assert group["scaling_factor"] == close(overall["drawn"]["scaling_factor"])
+    assert group["channels"]["latents_mean"] == close([each["drawn"]["shift_factor"] for each in channels])
+    assert group["channels"]["latents_sd"] == close([each["drawn"]["sd"] for each in channels])
+    nonfinite = sum(overall["mean"][name] for name in ("nan_count", "minus_inf_count", "plus_inf_count"))
+    if overall["logvar"] is None:
+        assert (group["kl_element"], group["clamped_fraction"], group["collapsed_channels"]) == (None, None, None)
+        assert group["nonfinite_count"] == nonfinite
+        return
+    assert group["nonfinite_count"] == nonfinite + overall["logvar"]["nan_count"]
+    assert group["kl_element"] == close(overall["kl"]["element"])
+    assert group["clamped_fraction"] == overall["clamp"]["clamped_fraction"]
+    assert group["collapsed_channels"] == alone["collapsed_channels"]
+    assert group["channels"]["kl_element"] == close([each["kl"]["element"] for each in channels])
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("parameterization", ["logvar", "std", "var", "softplus", "none"])
+def test_a_label_s_figures_are_those_of_its_samples_alone(
+    cli: Cli, write: Write, tmp_path: Path, dtype: str, parameterization: str
+) -> None:
+    moments = hard_moments(dtype)
+    if parameterization in ("std", "var"):
+        moments[:, 3:] = moments[:, 3:].abs()
+    labels = torch.arange(40) * 7 % 4
+    write("a.safetensors", moments=moments, labels=labels)
+    command = "stats", "a.safetensors", "--parameterization", parameterization, "--clamp-min", -20
+    document = cli(*command, "--by", "labels").json
+    assert document["groups"]["key"] == "labels"
+    assert [group["label"] for group in document["groups"]["labels"]] == list(range(4))
+    for group in document["groups"]["labels"]:
+        rows = [
+            {"file": "a.safetensors", "tensor": "moments", "index": str(index)}
+            for index in torch.nonzero(labels == group["label"]).ravel().tolist()
+        ]
+        chosen = "--indices", listed(tmp_path / "chosen.csv", rows)
+        check_alone(group, cli(*command, *chosen).json, 0 if dtype in ("F64", "F32") else 1e-12)
+        assert cli(*command, "--by", "labels", *chosen).json["groups"]["labels"] == [group]
+    groups = document.pop("groups")
+    assert groups is not None
+    without = cli(*command).json
+    assert without.pop("groups") is None
+    assert document == without
+
+
+@pytest.mark.parametrize("elements", [1 << 18, 60, 7])
+def test_neither_options_nor_cuts_change_a_label(cli: Cli, write: Write, elements: int) -> None:
+    """Of samples in pieces, along any axis, too."""
+    write("a.safetensors", moments=hard_moments(), labels=torch.arange(40) % 3)
+    with blocks_of(elements):
+        expected = cli("stats", "a.safetensors", "--by", "labels", "--workers", 1).out
+        for options in (("--batch-size", 1), ("--batch-size", 3, "--workers", 3), ("--workers", 4)):
+            assert cli("stats", "a.safetensors", "--by", "labels", *options).out == expected
+
+
+def test_values_of_samples_are_those_of_kl(cli: Cli) -> None:
+    rows = cli("kl", SHARDS, "--by", "labels", "--format", "json").json["rows"]
+    for row, group in zip(rows, cli("stats", SHARDS, "--by", "labels").json["groups"]["labels"], strict=True):
+        label, values = group["label"], group["sample_kl"]
+        assert row == {"label": label, "count": values.pop("finite"), "element": row["element"], **values}
+        assert group["kl_element"] == pytest.approx(row["element"], rel=1e-12)
+
+
+def test_a_label_of_one_sample_has_no_spread(cli: Cli, write: Write) -> None:
+    write_labelled(write, torch.tensor([1, 1, 2]))
+    outcome = cli("stats", "a.safetensors", "--by", "labels")
+    group = outcome.json["groups"]["labels"][1]
+    assert (group["samples"], group["sample_kl"]["sd"], group["latents_sd"]) == (1, None, None)
+    assert (group["active_channels"], group["collapsed_channels"]) == (0, 0)
+    assert group["channels"]["latents_mean"] == [None, None] and None not in group["channels"]["kl_element"]
+
+
+def test_csv_has_a_row_per_label(cli: Cli) -> None:
+    outcome = cli("stats", SHARDS, "--by", "labels", "--format", "csv")
+    groups = cli("stats", SHARDS, "--by", "labels").json["groups"]["labels"]
+    assert [float(row["sample_kl_mean"]) for row in outcome.rows] == [group["sample_kl"]["mean"] for group in groups]
+    assert [int(row["samples"]) for row in outcome.rows] == [group["samples"] for group in groups]
+
+
+def test_labels_have_room_on_a_screen(cli: Cli, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_labelled(write, torch.arange(80) // 2)
+    monkeypatch.setenv("COLUMNS", "80")
+    command = "stats", "a.safetensors", "--by", "labels", "--format"
+    lines = cli(*command, "table").out.splitlines()
+    assert (len(lines) <= 40, max(map(len, lines)) <= 80) == (True, True)
+    assert "By labels: 40 labels; KL per sample [nats], latents" in lines
+    assert any("of 40 labels, those with least and most; --full shows all" in line for line in lines)
+    everything = cli(*command, "table", "--full").out.splitlines()
+    assert [line.split()[0] for line in everything if line.split()[1:2] == ["2"]] == [str(label) for label in range(40)]
+    assert re.search(r"(?m)^\| +39 \| +2 \|", cli(*command, "markdown").out)
+
+
+def test_a_file_that_fails_meanwhile_leaves_nothing_in_stats(cli: Cli, write: Write) -> None:
+    mean, scale = moments_of(3).chunk(2, 1)
+    write("f/a.safetensors", moments=torch.cat([mean, scale.exp()], 1), labels=torch.tensor([1, 1, 2]))
+    write("f/b.safetensors", moments=torch.cat([mean, -scale.exp()], 1), labels=torch.tensor([1, 3, 3]))
+    write("f/c.safetensors", moments=torch.cat([mean, scale.exp()], 1))
+    command = "stats", "--by", "labels", "--parameterization", "std"
+    outcome = cli(*command, "f", "--keep-going")
+    assert (outcome.status, outcome.err.count("f/c.safetensors: no tensor is called 'labels'")) == (1, 1)
+    document = outcome.json
+    assert document == cli(*command, "f/a.safetensors").json
+
+
+REFUSED_BY_STATS = {
+    "no such key": (("--by", "label"), 2, "no tensor is called 'label' (did you mean labels?)"),
+    "a state": (("--by", "labels", "--state", "a.state"), 2, "--state holds no figures per label"),
+    "merged": (("--by", "labels", "--merge"), 2, "leave out the options on reading"),
+    "too many": (("--by", "labels", "--limit", 20_000), 2, "20,000 labels of 2 channels each are more than the 32,768"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BY_STATS)
+def test_what_stats_cannot_group_is_refused(cli: Cli, write: Write, case: str) -> None:
+    options, status, words = REFUSED_BY_STATS[case]
+    write("a.safetensors", moments=torch.zeros(20_000, 4), labels=torch.arange(20_000))
+    outcome = cli("stats", "a.safetensors", "--layout", "bc", *options)
+    assert (outcome.status, words in outcome.complaint) == (status, True), outcome.err
+
+
+def test_python_has_the_groups(cli: Cli) -> None:
+    health = latentkit.stats(SHARDS, by="labels")
+    assert health.groups is not None
+    assert (health.groups.key, [group.values.label for group in health.groups.labels]) == ("labels", list(range(10)))
+    assert health.to_dict()["groups"] == cli("stats", SHARDS, "--by", "labels").json["groups"]
+    assert latentkit.stats(SHARDS).groups is None
+    in_memory = latentkit.stats({"moments": moments_of(4), "classes": np.array([2, 2, 5, 5])}, by="classes").groups
+    assert in_memory is not None and [group.values.count for group in in_memory.labels] == [2, 2]

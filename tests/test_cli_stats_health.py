@@ -105,6 +105,8 @@ def test_a_file_that_cannot_be_read_goes_before_a_condition(cli: Cli, tmp_path: 
         (SAMPLE_DATA / "per-image", ("--layout", "chw", "--limit", "1", *WITH_ALL)),
         (SAMPLE_DATA / "video.safetensors", WITH_ALL),
         (CLAMPED, WITH_ALL),
+        (SAMPLE_DATA / "shards", ("--by", "labels")),
+        (SAMPLE_DATA / "shards", ("--by", "labels", "--limit", "3", "--parameterization", "none")),
     ],
 )
 def test_the_document_is_what_the_schema_says(cli: Cli, path: Path, options: tuple[str, ...]) -> None:

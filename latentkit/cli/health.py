@@ -24,6 +24,7 @@ from latentkit.write.placing import is_stream, place_together, placed
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
+    from latentkit.read.labels import Labels
     from latentkit.stats.state import State
     from latentkit.stats.summary import Summary
 
@@ -59,9 +60,10 @@ def examine(
     computing: Computing,
     messages: Messages,
     failures: Failures,
+    labels: "Labels | None" = None,
 ) -> Result:
-    """Count and judge; ``extras`` names the figures asked for besides."""
-    state, summary = _count(found, extras, computing, messages, failures)
+    """Count and judge; ``extras`` names the figures asked for besides, and ``labels`` have figures of their own."""
+    state, summary = _count(found, extras, computing, messages, failures, labels)
     if other is None:
         return _judge(state, summary, None, checking)
     there, theirs = _count(other, [], computing, messages, failures)
@@ -70,12 +72,17 @@ def examine(
 
 
 def _count(
-    found: Found, extras: list[str], computing: Computing, messages: Messages, failures: Failures
+    found: Found,
+    extras: list[str],
+    computing: Computing,
+    messages: Messages,
+    failures: Failures,
+    labels: "Labels | None" = None,
 ) -> "tuple[State, Summary]":
     """What is there, and its figures; again without the files that failed meanwhile, as some of them was counted."""
     while True:
         before = len(failures.found)
-        state = _count_once(found, extras, computing, messages, failures)
+        state = _count_once(found, extras, computing, messages, failures, labels)
         if len(failures.found) == before:
             break
         del state  # memory for the next
@@ -87,9 +94,14 @@ def _count(
 
 
 def _count_once(
-    found: Found, extras: list[str], computing: Computing, messages: Messages, failures: Failures
+    found: Found,
+    extras: list[str],
+    computing: Computing,
+    messages: Messages,
+    failures: Failures,
+    labels: "Labels | None",
 ) -> "State":
-    state = blank_state(found, computing.clamp(), extras, failures)
+    state = blank_state(found, computing.clamp(), extras, failures, labels)
 
     from latentkit.stats.counting import count
 
@@ -98,6 +110,7 @@ def _count_once(
         state.statistics,
         per_sample=state.per_sample,
         extras=state.extras,
+        by=state.by,
         batch_size=computing.batch_size,
         workers=computing.workers,
         failures=failures,
@@ -124,7 +137,7 @@ def check_merge(checking: Checking, computing: Computing, *groups: Reading | Cho
     if clamped or checking.against is not None or any(group != type(group)() for group in groups):
         raise RequestError(
             "--merge reads states, all of them, in which tensors, samples, clamp and --with are settled: leave out the "
-            "options on reading, samples, the clamp, --with, --against and --keep-going"
+            "options on reading, samples, the clamp, --with, --by, --against and --keep-going"
         )
 
 

@@ -59,6 +59,8 @@ def stats(
     """Is the encoder healthy? Findings, the clamp, channels, scaling."""
     conditions = check_options(checking, computing)
     form = _format(writing.output, showing.format)
+    if asking.by is not None and merging.state is not None:
+        raise RequestError("--state holds no figures per label: leave out --by, or --state")
     outputs = [writing.place, merging.state, checking.save_normalization, faults.errors]
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging.merge:
@@ -73,12 +75,18 @@ def stats(
             check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
             channels = showing.chosen(found.posteriors[0].axes.channels)
             check_fits(asking.extra, found)
+            labels = None
+            if asking.by is not None:
+                from latentkit.read.labels import find_labels
+
+                labels = find_labels(found, asking.by, failures)
+                found = found.without(failures)
             if choosing.dry_run:
                 show_plan(found)
                 return
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
-            result = examine(found, other, asking.names, checking, computing, messages, failures)
+            result = examine(found, other, asking.names, checking, computing, messages, failures, labels)
         _write(result, channels, form, checking, showing, merging, writing, messages)
         finish(result, conditions)
 
@@ -123,8 +131,10 @@ def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> I
         encoder = JSONEncoder(indent=1, default=lambda figures: jsonable(plain(figures)))
         pieces = encoder.iterencode(jsonable(result.outline()))
         return chain(iter(lambda: "".join(islice(pieces, _PIECES)).encode(), b""), [b"\n"])
-    from latentkit.health.document import channel_columns
+    from latentkit.health.document import channel_columns, label_columns
 
+    if result.groups is not None:
+        return [csv_bytes(label_columns(result.groups, is_drawn=result.summary.parameterization == "none"))]
     groups = result.summary.per_channel
     return [csv_bytes(channel_columns(groups if channels is None else [groups[channel] for channel in channels]))]
 

@@ -41,6 +41,12 @@ class Asking:
             rich_help_panel=_ASKING,
         ),
     ] = field(default_factory=list)  # fmt: skip
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="KEY", help="Also figures per label, of a tensor of labels.", rich_help_panel=_ASKING
+        ),
+    ] = None
 
     @property
     def names(self) -> list[str]:

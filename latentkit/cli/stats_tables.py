@@ -10,6 +10,7 @@ from rich.text import Text
 
 from latentkit.cli.screen import aligned, dense_table, fitting_table, remark, stdout_screen
 from latentkit.cli.stats_extras import extra_tables
+from latentkit.cli.stats_labels import labels_table
 from latentkit.cli.stats_logvars import clamp_table, histogram
 from latentkit.health.comparison import Difference, differences, state_of
 from latentkit.health.document import plain
@@ -57,8 +58,11 @@ def draw(
     _draw_summary(screen, result)
     room = _MANY if full or markdown else rest - shown - 6
     groups, which = _shown(summary, channels, room)
-    if groups and (full or other is None):
+    if groups and (full or (other is None and result.groups is None)):
         screen.put(*_channels(console, groups, summary.overall), [which] if which else [])
+    if result.groups is not None and result.groups.labels:
+        labels = labels_table(console, result.groups, len(result.groups.labels) if full or markdown else room)
+        screen.put(*labels[:2], [labels[2]] if labels[2] else [])
     if full:
         _draw_rest(screen, result)
     groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]

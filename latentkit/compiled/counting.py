@@ -62,8 +62,8 @@ def count_codes(codes: Stored, dims: Dims, run_step: int, sign: int, counts: NDA
 @loop
 def count_floats(
     stored: Stored, values: Floats | None, dims: Dims, run_step: int, kind: int, bounds: Floats, thresholds: Floats,
-    fold: NDArray[Any] | None, counts: NDArray[Any], tallies: Ints, beneath: Ints, sums: Sums, tops: Ints, odd: Floats,
-    ends: Floats,
+    fold: NDArray[Any] | None, counts: NDArray[Any] | None, rows_of: Ints | None, tallies: Ints, beneath: Ints,
+    sums: Sums, tops: Ints, odd: Floats, ends: Floats,
 ) -> None:  # fmt: skip
     """Count and sum the numbers of a block: floats, or bit patterns that stand for ``values``.
 
@@ -71,7 +71,10 @@ def count_floats(
         kind, bounds: what the numbers are (``MEAN``, or as in ``scale``), and the clamp's bounds.
         thresholds: (k,) stored numbers at which finite ones are counted: ``beneath`` (channels, k, 2) takes in how many
             are less, and how many at most that.
-        fold: the cell of each upper half of a float32 pattern; None: the half itself. ``counts`` (channels, cells).
+        fold: the cell of each upper half of a float32 pattern; None: the half itself. ``counts`` (channels, cells);
+            None: none.
+        rows_of: (samples,) in which row of what follows the first channel of each sample is counted; None: in the
+            first.
         tallies: (channels, 5), see ``TALLIES``.
         sums, tops, odd: (channels · 4) exact sums, see ``SUMS``.
         ends: (channels, 2), becomes the least and greatest of the finite; +∞ and −∞ where there is none.
@@ -90,7 +93,6 @@ def count_floats(
     at, found = np.empty(9 * PART, np.int64), np.empty(9 * PART)
     for channel in range(channels):
         ends[channel, 0], ends[channel, 1] = np.inf, -np.inf
-        tally, row, less = tallies[channel], counts[channel], beneath[channel]
         for sample in range(0, samples, together):
             rows = min(together, samples - sample)
             start = sample * outer * run_step + channel * inner
@@ -99,21 +101,23 @@ def count_floats(
                 decoded(part_of(stored, start, run_step, inner, first, rows * size, buffer), values, x, rows * size)
                 least, greatest = _ends(x, rows * size)
                 clean = lowest < least and greatest < _INF
-                groups, in_group = (1, rows) if clean else (rows, 1)
+                groups, in_group = (1, rows) if clean and rows_of is None else (rows, 1)
                 for group in range(groups):
                     some, count = x[group * size : (group + in_group) * size], size
+                    row = channel if rows_of is None else rows_of[sample + group] + channel
                     if clean:
-                        tally[0] += rows * size
+                        tallies[row, 0] += in_group * size
                     else:
-                        count = _finite(some, kind, tally)
+                        count = _finite(some, kind, tallies[row])
                     if count:
                         if not clean:
                             least, greatest = _ends(some, count)
                         low, high = _number_of(least), _number_of(greatest)
                         ends[channel, 0], ends[channel, 1] = min(ends[channel, 0], low), max(ends[channel, 1], high)
-                        _count_cells(some, fold, row, in_group * count)
-                        _count_beneath(some, thresholds, less, low, high, in_group * count)
-                        n = _terms(some, terms, variances, kind, bounds, SUMS * channel, count, in_group, at, found)
+                        if counts is not None:
+                            _count_cells(some, fold, counts[channel], in_group * count)
+                        _count_beneath(some, thresholds, beneath[row], low, high, in_group * count)
+                        n = _terms(some, terms, variances, kind, bounds, SUMS * row, count, in_group, at, found)
                         add_terms(sums, tops, odd, at, found, n)
 
 

@@ -13,11 +13,15 @@ from latentkit.health.comparison import differences
 from latentkit.health.findings import Finding, verdict
 from latentkit.health.normalization import Factors
 from latentkit.health.outliers import kl_over
+from latentkit.measures.by_label import QUANTILES as OF_LABELS
+from latentkit.stats.by_label import Groups, LabelGroup
 from latentkit.stats.extrema import Place
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import QUANTILES, Group, Spread, Summary
 
 SCHEMA = "latentkit.stats/1"
+
+_OF_SAMPLES = "sample_kl", "sample_mean_square"
 
 
 def document_of(
@@ -43,11 +47,12 @@ def outline_of(
     factors: Factors,
     per_sample: SampleValues | None,
     against: tuple[Summary, Sequence[str]] | None = None,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """The document, in which figures are still dataclasses: ``plain`` makes them dicts, at the moment they are written.
 
     ``per_sample``: the KL of each sample, or of latents already drawn their mean square. ``against``: the summary of
-    another input, and how that was read.
+    another input, and how that was read. ``groups``: the figures of each label.
     """
     sample_kl, mean_square = (None, per_sample) if summary.parameterization == "none" else (per_sample, None)
     return {
@@ -62,6 +67,7 @@ def outline_of(
         **_figures(summary),
         "with": summary.extras,
         "against": None if against is None else _against(summary, *against),
+        "groups": None if groups is None else _groups(groups, is_drawn=mean_square is not None),
     }
 
 
@@ -69,6 +75,35 @@ def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """The per-channel table, by column; NaN where a figure is undefined."""
     rows = [_row(group) for group in groups]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def label_columns(groups: Groups, *, is_drawn: bool) -> dict[str, list[Any]]:
+    """The table of labels, by column; NaN where a figure is undefined."""
+    rows = [_flat(_label(group, is_drawn=is_drawn)) for group in groups.labels]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _groups(groups: Groups, *, is_drawn: bool) -> dict[str, Any]:
+    return {"key": groups.key, "labels": [_label(group, is_drawn=is_drawn) for group in groups.labels]}
+
+
+def _label(group: LabelGroup, *, is_drawn: bool) -> dict[str, Any]:
+    values = group.values
+    samples: dict[str, Any] = {"finite": values.count, "nonfinite": values.nonfinite}
+    samples |= {"mean": values.mean, "sd": values.sd, "min": values.min}
+    samples |= {f"q{percent:02}": value for percent, value in zip(OF_LABELS, values.quantiles, strict=True)}
+    samples["max"] = values.max
+    row = {"label": values.label, "samples": values.count + values.nonfinite}
+    row |= {"sample_kl": None if is_drawn else samples, "sample_mean_square": samples if is_drawn else None}
+    return row | {field.name: getattr(group, field.name) for field in fields(group) if field.name != "values"}
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Without what there is not, and without channels."""
+    samples = {f"{name}_{figure}": row[name][figure] for name in _OF_SAMPLES for figure in row[name] or ()}
+    others = {name: value for name, value in row.items() if name not in (*_OF_SAMPLES, "channels")}
+    first = {name: others.pop(name) for name in ("label", "samples")}
+    return first | samples | {name: value for name, value in others.items() if value is not None}
 
 
 def _figures(summary: Summary) -> dict[str, Any]:

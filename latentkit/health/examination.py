@@ -19,6 +19,8 @@ from latentkit.stats import MOST_CHANNELS, MOST_CORRELATED
 if TYPE_CHECKING:
     from latentkit.health.findings import Finding
     from latentkit.health.normalization import Factors
+    from latentkit.read.labels import Labels
+    from latentkit.stats.by_label import Groups
     from latentkit.stats.extrema import Place
     from latentkit.stats.sample_values import SampleValues
     from latentkit.stats.state import State
@@ -37,13 +39,16 @@ class Result:
     against: "tuple[Summary, list[str]] | None"
     #: The values of the samples there, where they were kept.
     other: "SampleValues | None" = None
+    #: The figures of each label, where they were asked for.
+    groups: "Groups | None" = None
 
     def outline(self) -> dict[str, Any]:
         """As JSON has it, once ``plain`` has made dicts of its dataclasses."""
         from latentkit.health.document import outline_of
 
         state = self.state
-        return outline_of(self.summary, state.readings, self.findings, self.factors, state.per_sample, self.against)
+        known = self.summary, state.readings, self.findings, self.factors, state.per_sample
+        return outline_of(*known, self.against, self.groups)
 
 
 def found_alike(
@@ -110,9 +115,19 @@ def check_fits(extras: Iterable[str], found: Found) -> None:
         )
 
 
-def blank_state(found: Found, clamp: Clamp, extras: Collection[str] = (), failures: Failures | None = None) -> "State":
-    """A state to count what was found into; ``extras`` names figures wanted besides."""
+def blank_state(
+    found: Found,
+    clamp: Clamp,
+    extras: Collection[str] = (),
+    failures: Failures | None = None,
+    labels: "Labels | None" = None,
+) -> "State":
+    """A state to count what was found into; ``extras`` names figures wanted besides, and ``labels`` are counted apart.
+
+    Raises ``RequestError`` for more labels than are counted apart.
+    """
     from latentkit.stats.accumulate import Statistics
+    from latentkit.stats.by_label import ByLabel
     from latentkit.stats.extras import Extras, center_of
     from latentkit.stats.sample_values import SampleValues
     from latentkit.stats.state import State
@@ -120,7 +135,8 @@ def blank_state(found: Found, clamp: Clamp, extras: Collection[str] = (), failur
     first = found.posteriors[0]
     kind = first.axes.channels, first.parameterization, clamp
     more = Extras(extras, *kind, center_of(found.spans, failures)) if extras else None
-    return State(Statistics(*kind), SampleValues(), found.readings, more)
+    by = None if labels is None else ByLabel(labels, *kind)
+    return State(Statistics(*kind), SampleValues(), found.readings, more, by)
 
 
 def figures_of(state: "State", first: Posterior) -> "Summary":
@@ -159,4 +175,5 @@ def judged(
         shift_factor=shift_factor,
         target_std=target_std,
     )
-    return Result(state, summary, findings, factors_of(summary, target_std), against)
+    groups = None if state.by is None else state.by.figures()
+    return Result(state, summary, findings, factors_of(summary, target_std), against, groups=groups)

@@ -74,13 +74,13 @@ class ValuesByLabel:
         np.add.at(self._nonfinite, numbers[~is_finite], 1)
         np.add.at(self._elements, rows["label"], prod(span.posterior.axes.view[1:]))
 
-    def figures(self) -> Iterator[LabelValues]:
-        """What each label comes to, by ascending labels, without those of which there is no sample."""
+    def figures(self) -> Iterator[tuple[int, LabelValues]]:
+        """The number of each label of which there is a sample, ascending, and what its values come to."""
         for number, chunks in enumerate(self._by_label()):
             count, nonfinite = int(self._counts[number]), int(self._nonfinite[number])
             if count or nonfinite:
                 label, elements = self.labels.values[number].item(), int(self._elements[number])
-                yield _figures(label, chunks, count, nonfinite, elements)
+                yield number, _figures(label, chunks, count, nonfinite, elements)
 
     def _by_label(self) -> Iterator[Chunks]:
         """The values of each label in turn: of as many labels as there is memory for they are sorted at once."""
@@ -115,7 +115,7 @@ def by_label(measured: Iterable[tuple[Span, Floats]], labels: Labels) -> list[La
     values = ValuesByLabel(labels)
     for span, some in measured:
         values.add(some, span)
-    return list(values.figures())
+    return [figures for _, figures in values.figures()]
 
 
 def _once(values: Floats) -> Iterable[Floats]:

@@ -14,6 +14,7 @@ every figure is the same to the last bit for any order, block size, split and nu
 ``accumulate``     ``Statistics``: blocks in, summary out
 ``summary``        the figures, as frozen dataclasses
 ``sample_values``  one value of every sample: its KL, or mean square
+``by_label``       the figures of ``--by``: of each label's samples
 ``counting``       blocks on threads -> statistics
 ``state``          what was counted as a file, for another process to merge
 ``extras``         the figures of ``--with``: correlation, shape, spectrum, duplicates

@@ -18,6 +18,7 @@ from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Span
 from latentkit.run import Values, run, sample_values
 from latentkit.stats.accumulate import Statistics
+from latentkit.stats.by_label import ByLabel
 from latentkit.stats.cells import EXACT_CHANNELS
 from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Origin
@@ -29,6 +30,11 @@ _MEMORY, _BUFFERS = 200 << 20, 8 << 20
 _EXTRA_BUFFERS = 16 << 20
 # Channels beyond which there is memory for one set of counts only; and with such figures beside them.
 _MOST_TWICE, _MOST_EXTRAS_TWICE = 4096, 512
+# And bytes of counts by label.
+_MOST_LABELLED_TWICE = 10 << 20
+
+# What a worker counts into.
+_Own = tuple[Statistics, Extras | None, ByLabel | None]
 
 
 def statistics_of(
@@ -54,6 +60,7 @@ def count(
     *,
     per_sample: SampleValues | None = None,
     extras: Extras | None = None,
+    by: ByLabel | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     failures: Failures | None = None,
@@ -61,26 +68,26 @@ def count(
     """Put the spans' posteriors into ``statistics``; yields what was counted, span by span, and the bytes read for it.
 
     ``per_sample`` takes the KL of every sample, or of latents already drawn their mean square, and ``extras`` every
-    sample. All hold what they should when the iterator has ended, unless ``failures`` took a file meanwhile: something
-    of it may have been counted.
+    sample; ``by`` counts label by label. All hold what they should when the iterator has ended, unless ``failures``
+    took a file meanwhile: something of it may have been counted.
     """
     clamp, parameterization = statistics.clamp, statistics.parameterization
     is_drawn = parameterization == "none"
     keep_going = failures is not None and failures.keep_going
     # The first thread to come counts into what is given: it takes no memory besides.
-    free: list[tuple[Statistics, Extras | None]] = [(statistics, extras)]
-    accumulators: dict[Buffers, tuple[Statistics, Extras | None]] = {}
+    free: list[_Own] = [(statistics, extras, by)]
+    accumulators: dict[Buffers, _Own] = {}
     entering = Lock()
 
-    def accumulator_of(buffers: Buffers) -> tuple[Statistics, Extras | None]:
+    def accumulator_of(buffers: Buffers) -> _Own:
         with entering:
             if buffers not in accumulators:
-                own = free.pop() if free else _like(statistics, extras)
+                own = free.pop() if free else _like(statistics, extras, by)
                 accumulators[buffers] = own
             return accumulators[buffers]
 
     def work(block: Block, buffers: Buffers) -> Values:
-        mine, part = accumulator_of(buffers)
+        mine, part, labelled = accumulator_of(buffers)
         halves = read_block(block, buffers)
         if per_sample is None:
             values: Values = np.zeros((block.samples, 1))
@@ -91,25 +98,32 @@ def count(
         mine.update(halves, [(origin_of(span, block), span.count) for span in block.spans])
         if part is not None:
             part.update(block, halves, buffers)
+        if labelled is not None:
+            labelled.update(block, halves)
         return values
 
-    threads = _threads_for(workers, statistics.channels, extras is not None)
+    threads = _threads_for(workers, statistics.channels, extras is not None, 0 if by is None else by.nbytes)
     blocks = plan_blocks(spans, batch_size, apart=keep_going)
     for (span, values), nbytes in sample_values(run(blocks, work, threads, failures=failures)):
         if per_sample is not None:
-            per_sample.add(values[:, 0] / (prod(span.posterior.axes.view[1:]) if is_drawn else 1), span)
+            values = values / (prod(span.posterior.axes.view[1:]) if is_drawn else 1)
+            per_sample.add(values[:, 0], span)
+            if by is not None:
+                by.values.add(values, span)
         yield span, nbytes
-    for mine, part in accumulators.values():
+    for mine, part, labelled in accumulators.values():
         if mine is not statistics:
             statistics.merge(mine)
             if extras is not None and part is not None:
                 extras.merge(part)
+            if by is not None and labelled is not None:
+                by.merge(labelled)
 
 
-def _like(statistics: Statistics, extras: Extras | None) -> tuple[Statistics, Extras | None]:
+def _like(statistics: Statistics, extras: Extras | None, by: ByLabel | None) -> _Own:
     """Empty ones of the same kind."""
     empty = Statistics(statistics.channels, statistics.parameterization, statistics.clamp)
-    return empty, None if extras is None else extras.part()
+    return empty, None if extras is None else extras.part(), None if by is None else by.part()
 
 
 def squares_of(latents: Halves) -> Values:
@@ -130,9 +144,9 @@ def origin_of(span: Span, block: Block) -> Origin:
     )  # fmt: skip
 
 
-def _threads_for(asked: int | None, channels: int, has_extras: bool) -> int:
+def _threads_for(asked: int | None, channels: int, has_extras: bool, labelled: int) -> int:
     """As many as are asked for, or one a core, as far as there is memory for their counts."""
-    each = _BUFFERS + has_extras * _EXTRA_BUFFERS + (min(channels, EXACT_CHANNELS) << 19)
-    if channels > (_MOST_EXTRAS_TWICE if has_extras else _MOST_TWICE):
+    each = _BUFFERS + has_extras * _EXTRA_BUFFERS + labelled + (min(channels, EXACT_CHANNELS) << 19)
+    if channels > (_MOST_EXTRAS_TWICE if has_extras else _MOST_TWICE) or labelled > _MOST_LABELLED_TWICE:
         return 1
     return min(threads_for(asked), max(2, _MEMORY // each))

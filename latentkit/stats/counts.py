@@ -205,8 +205,8 @@ class CellCounts:
         before = tallies[:, 1:].sum(axis=1)
         count_floats(
             numbers, self._values, block.dims, block.run_step, quantity.kind, bounds_for(quantity.clamp),
-            quantity.thresholds, self._folds[half], grid.counts[here], tallies, facts.beneath[here], sums, tops, odd,
-            ends,
+            quantity.thresholds, self._folds[half], grid.counts[here], None, tallies, facts.beneath[here], sums, tops,
+            odd, ends,
         )  # fmt: skip
         return Seen(ends + 0.0, tallies[:, 1:].sum(axis=1) > before)
 

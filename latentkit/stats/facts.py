@@ -28,12 +28,12 @@ class Facts:
         self.beneath += other.beneath
         self.sums.merge(other.sums)
 
-    def pooled(self) -> "Facts":
-        """All channels as one."""
-        pool = Facts(1, self.beneath.shape[1])
-        pool.tallies += self.tallies.sum(axis=0)
-        pool.beneath += self.beneath.sum(axis=0)
-        pool.sums.merge(self.sums, np.arange(len(self.sums)) % SUMS)
+    def pooled(self, groups: int = 1) -> "Facts":
+        """Equally many channels that follow one another as one each."""
+        pool, each, sums = Facts(groups, self.beneath.shape[1]), len(self.tallies) // groups, np.arange(len(self.sums))
+        pool.tallies += self.tallies.reshape(groups, each, -1).sum(axis=1)
+        pool.beneath += self.beneath.reshape(groups, each, *self.beneath.shape[1:]).sum(axis=1)
+        pool.sums.merge(self.sums, sums // (SUMS * each) * SUMS + sums % SUMS)
         return pool
 
     def with_infinities(self, quantity: Quantity) -> "Facts":
@@ -87,6 +87,12 @@ class Facts:
     def finite(self) -> Ints:
         finite: Ints = self.total - self.tallies[:, 1:].sum(axis=1)
         return finite
+
+    @property
+    def known(self) -> Ints:
+        """Elements that have a clamped log-variance: the infinite too."""
+        known: Ints = self.finite + self.minus_inf + self.plus_inf
+        return known
 
     @property
     def less(self) -> Ints:

@@ -18,6 +18,7 @@ from latentkit.read.bytes import HELD_AS, read_at, read_span
 from latentkit.read.header import Header, read_header
 from latentkit.read.metadata import STATE_ENTRY
 from latentkit.stats.accumulate import Statistics
+from latentkit.stats.by_label import ByLabel
 from latentkit.stats.extras import Extras
 from latentkit.stats.extrema import Place, place_rows, places_of
 from latentkit.stats.sample_values import Extreme, SampleValues
@@ -33,12 +34,16 @@ _NO_DIGEST = "0" * 64
 
 @dataclass(slots=True)
 class State:
-    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides."""
+    """Statistics, the KL or mean square of each sample, how the input was read, and what was asked for besides.
+
+    ``by`` is not in its file.
+    """
 
     statistics: Statistics
     per_sample: SampleValues
     readings: list[str] = field(default_factory=list)
     extras: Extras | None = None
+    by: ByLabel | None = None
 
     @property
     def extra_names(self) -> list[str]:

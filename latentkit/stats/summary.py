@@ -202,8 +202,7 @@ class Half:
     @cached_property
     def known(self) -> NDArray[np.int64]:
         """Elements that have a clamped log-variance: the infinite too."""
-        known: NDArray[np.int64] = self.finite + self.facts.minus_inf + self.facts.plus_inf
-        return known
+        return self.facts.known
 
     def pooled(self) -> "Half":
         """All channels as one."""
