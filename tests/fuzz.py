@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from latentkit.errors import LatentkitError
-from latentkit.health.conditions import parse
+from latentkit.health.figures import condition as parse
 from latentkit.measures.kl import kl_values
 from latentkit.posterior.affine import from_normalization
 from latentkit.read.blocks import plan_blocks, read_block

@@ -44,10 +44,11 @@ def presets() -> list[str]:
 
 
 def conditions() -> list[str]:
-    """Names of figures, which conditions begin with."""
-    from latentkit.health.conditions import FIGURES
+    """Names of figures, which conditions begin with: those of the command that is typed."""
+    from latentkit.health.figures import FIGURES
+    from latentkit.health.row_figures import ROW_FIGURES
 
-    return list(FIGURES)
+    return list(ROW_FIGURES if _words()[:1] in (["kl"], ["nll"]) else FIGURES)
 
 
 def devices() -> list[str]:

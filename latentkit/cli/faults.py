@@ -1,17 +1,18 @@
 """``--keep-going`` and ``--errors``: files that cannot be processed are passed over, and listed at the end."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
 import typer
 
-from latentkit.cli.commands import DATA_FAILED
+from latentkit.cli.commands import CONDITION_HELD, DATA_FAILED
 from latentkit.cli.options import Faults
 from latentkit.cli.screen import complain
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
+from latentkit.health.conditions import Condition
 from latentkit.text import count_of
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import placed
@@ -50,6 +51,16 @@ def listed(faults: Faults, *, overwrite: bool = False, dry_run: bool = False) ->
         raise stopped
     if failures.found:
         raise typer.Exit(DATA_FAILED)
+
+
+def stop_if_held(broken: Iterable[tuple[Condition, float]], why_undefined: str) -> None:
+    """Say which conditions hold, with the figure's value, and end with their status if one does."""
+    broken = list(broken)
+    for condition, value in broken:
+        figure = f"is undefined ({why_undefined})" if value != value else f"is {value:.6g}"
+        complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
+    if broken:
+        raise typer.Exit(CONDITION_HELD)
 
 
 def _write(path: str, failures: Failures, *, overwrite: bool) -> None:

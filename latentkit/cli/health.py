@@ -4,18 +4,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import typer
-
-from latentkit.cli.commands import CONDITION_HELD
 from latentkit.cli.device import resolve_device
+from latentkit.cli.faults import stop_if_held
 from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
-from latentkit.cli.screen import complain, note, track, warn
+from latentkit.cli.screen import note, track, warn
 from latentkit.cli.stats_options import Asking, Checking
 from latentkit.device import check_device_name
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
-from latentkit.health.conditions import Condition, check_asked, held, why_undefined
+from latentkit.health.conditions import Condition, held
 from latentkit.health.examination import Result, blank_state, figures_of, found_alike, judged, refuse_other_channels
+from latentkit.health.figures import check_asked, value_of, why_undefined
 from latentkit.health.normalization import check_target_std, document
 from latentkit.posterior.affine import from_factors
 from latentkit.read.plan import Found
@@ -213,9 +212,4 @@ def say_written(outputs: Iterable[str], result: Result, messages: Messages) -> N
 
 def finish(result: Result, conditions: Sequence[Condition]) -> None:
     """Say which conditions hold, and end with their status if one does."""
-    broken = held(conditions, result.summary, result.findings)
-    for condition, value in broken:
-        figure = f"is undefined ({why_undefined(result.summary)})" if value != value else f"is {value:.6g}"
-        complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
-    if broken:
-        raise typer.Exit(CONDITION_HELD)
+    stop_if_held(held(conditions, lambda name: value_of(name, result)), why_undefined(result.summary))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentkit.cli.faults import stop_if_held
 from latentkit.cli.interrupts import deferred
 from latentkit.cli.nonfinite import Nonfinite, refuse_nonfinite
 from latentkit.cli.options import Messages, OnNonfinite, RowFormat, Writing
@@ -17,6 +18,8 @@ from latentkit.cli.row_columns import Table, open_table, row_columns
 from latentkit.cli.screen import note, note_unreadable, warn
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
+from latentkit.health.conditions import Condition, held
+from latentkit.health.row_figures import RowValues, row_condition
 from latentkit.read.choice import Span
 from latentkit.read.columns import check_columns, read_columns
 from latentkit.read.plan import Found
@@ -84,6 +87,16 @@ class RowOptions:
             rich_help_panel=_ROWS,
         ),
     ] = OnNonfinite.warn
+    fail_if: Annotated[
+        list[Condition],
+        typer.Option(
+            "--fail-if",
+            metavar="COND",
+            parser=row_condition,
+            help="Exit with 3 if it holds: 'p99 > 1000'; repeatable.",
+            rich_help_panel=_ROWS,
+        ),
+    ] = field(default_factory=list)
 
 
 @dataclass
@@ -138,6 +151,11 @@ def check_rows(
             raise RequestError(
                 f"--top {options.top}: at most {MOST_RANKED:,} rows are ranked; leave it out to write all of them"
             )
+    if options.fail_if and writing.resume:
+        raise RequestError(
+            "--fail-if is of the values of all samples, and --resume does not read again what is complete: leave out "
+            "one of them"
+        )
     if options.by is not None:
         _check_by(writing, options, table)
     names = ["file", "tensor", "index", table.measure, *([table.axis] if table.axis else [])]
@@ -179,21 +197,30 @@ def write_rows(
     messages: Messages,
     failures: Failures,
 ) -> None:
-    """Write or draw all rows, then say what was not finite."""
+    """Write or draw all rows, then say what was not finite, and which conditions hold."""
     keeper = Nonfinite(options.on_nonfinite)
     measured = _in_units(measured, options.units, per_channel=table.axis == "channel")
     if options.on_nonfinite is OnNonfinite.error:
         measured = refuse_nonfinite(measured, failures)
     if failures.keep_going:
         measured = _with_columns(measured, [*options.columns, *([options.by] if options.by else [])], failures)
+    if failures.keep_going and (table.parts is None or options.fail_if):
+        from latentkit.measures.whole_files import of_whole_files
+
+        measured = of_whole_files(measured, table.found.spans, failures)
+    values = RowValues(skip=options.on_nonfinite is OnNonfinite.skip) if options.fail_if else None
+    if values is not None:
+        measured = values.watch(measured)
     if table.parts is not None:
         from latentkit.cli.row_parts import write_parts
 
         write_parts(measured, table, table.parts, format, options, writing, keeper, messages)
         table.found.without(failures)
     else:
-        _write_rows(measured, table, format, options, writing, messages, keeper, failures)
+        _write_rows(measured, table, format, options, writing, messages, keeper)
     keeper.report(messages)
+    if values is not None:
+        stop_if_held(held(options.fail_if, values.value), values.why_undefined())
 
 
 def _write_rows(
@@ -204,12 +231,7 @@ def _write_rows(
     writing: Writing,
     messages: Messages,
     keeper: Nonfinite,
-    failures: Failures,
 ) -> None:
-    if failures.keep_going:
-        from latentkit.measures.whole_files import of_whole_files
-
-        measured = of_whole_files(measured, table.found.spans, failures)
     measured = keeper.watch(measured)
     if table.labels is not None:
         from latentkit.cli.label_rows import put_labels

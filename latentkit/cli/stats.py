@@ -24,8 +24,8 @@ from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
 from latentkit.errors import RequestError
-from latentkit.health.conditions import check_asked
 from latentkit.health.examination import Result, check_fits
+from latentkit.health.figures import check_asked
 from latentkit.read.inputs import find_inputs
 from latentkit.write.csv_rows import csv_bytes
 from latentkit.write.json_rows import jsonable

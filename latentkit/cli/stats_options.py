@@ -8,7 +8,8 @@ import typer
 
 from latentkit.cli.options import Factors
 from latentkit.errors import RequestError
-from latentkit.health.conditions import Condition, parse
+from latentkit.health.conditions import Condition
+from latentkit.health.figures import condition
 
 _CHECKING = "Checking"
 _ASKING = "More figures"
@@ -87,7 +88,7 @@ class Checking(Factors):
     ] = None  # fmt: skip
 
     def conditions(self) -> list[Condition]:
-        return [parse(text) for text in self.fail_if]
+        return [condition(text) for text in self.fail_if]
 
 
 @dataclass

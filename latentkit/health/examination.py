@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentkit.read.labels import Labels
     from latentkit.stats.by_label import Groups
     from latentkit.stats.extrema import Place
-    from latentkit.stats.sample_values import SampleValues
+    from latentkit.stats.sample_values import SampleFigures, SampleValues
     from latentkit.stats.state import State
     from latentkit.stats.summary import Summary
 
@@ -41,6 +41,10 @@ class Result:
     other: "SampleValues | None" = None
     #: The figures of each label, where they were asked for.
     groups: "Groups | None" = None
+
+    @property
+    def samples(self) -> "SampleFigures":
+        return self.state.per_sample.figures()
 
     def outline(self) -> dict[str, Any]:
         """As JSON has it, once ``plain`` has made dicts of its dataclasses."""

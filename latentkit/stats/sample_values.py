@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from latentkit.measures.ranking import rank_of
 from latentkit.read.choice import Span
 from latentkit.stats.extrema import Place
 from latentkit.stats.facts import MOST_COUNTED
+from latentkit.stats.summary import QUANTILES
 from latentkit.stats.sums import ExactSums
 
 #: Up to so many values are kept as they are, 0.8 MiB; more are counted in cells.
@@ -28,6 +30,15 @@ _ROUNDING = 1e-6
 
 #: A value and whose it is.
 Extreme = tuple[float, Place]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFigures:
+    """Of all samples' values: NaN where there is none. ``quantiles`` belong to ``stats.summary.QUANTILES``."""
+
+    least: float
+    quantiles: list[float]
+    greatest: float
 
 
 class SampleValues:
@@ -199,6 +210,11 @@ class SampleValues:
         if self.exact is not None:
             return int(np.searchsorted(self.exact, value))
         return int(self.counts[: max(int(np.searchsorted(_EDGES, value)) - 1, 0)].sum())
+
+    def figures(self) -> SampleFigures:
+        """What all values come to."""
+        least, greatest = (kept[0][0] if kept else math.nan for kept in (self.lowest, self.highest))
+        return SampleFigures(least, [self.quantile(percent / 100) for percent in QUANTILES], greatest)
 
     def quantile(self, level: float) -> float:
         """The least value with at least this share up to it, or where its cell begins; NaN where there is none."""
