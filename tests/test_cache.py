@@ -344,3 +344,16 @@ def test_an_entry_under_another_name_is_none(spy: Path, home: Path) -> None:
     data = spy.read_bytes()
     spy.write_bytes(jit._checksum(spy.with_name("other"), data[32:]) + data[32:])
     assert not unpickled(home)
+
+
+RESIDENT = """
+import re
+maps = re.split(r"^(?=[0-9a-f]+-)", open("/proc/self/smaps").read(), flags=re.M)
+print(sum(int(re.search(r"Rss: +(\\d+)", one)[1]) for one in maps if " r-xp " in one and "libllvmlite" in one))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it stays")
+def test_the_code_of_the_compiler_is_given_back(home: Path) -> None:
+    compiling, loading = (int(run("-c", LOOP[1] + RESIDENT, env=environment(home)).stdout.split()[-1]) for _ in "ab")
+    assert loading < 4096 < compiling

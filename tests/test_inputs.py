@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from latentkit.errors import DataError, RequestError
+from latentkit.read import inputs
 from latentkit.read.header import read_header
 from latentkit.read.inputs import find_inputs
 
@@ -379,3 +380,22 @@ def test_a_closed_standard_input_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(RequestError, match="@-: standard input is closed"):
         find_inputs(["@-"])
+
+
+@pytest.mark.parametrize(
+    ("ends", "name"), [(b"\n", "é.safetensors"), (b"\r\n", "b c.safetensors"), (b"\0", "d\n.safetensors")]
+)
+def test_a_list_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bytes, name: str) -> None:
+    (tmp_path / name).touch()
+    path = os.fsencode(tmp_path / name)
+    listing = tmp_path / "list.txt"
+    listing.write_bytes(b"\xef\xbb\xbf" + ends.join([path, b"", path, path]) + ends)
+    for piece in range(len(path) + 4, len(path) + 12):
+        monkeypatch.setattr(inputs, "_PIECE", piece)
+        assert [file.path for file in find_inputs([f"@{listing}"])] == [str(tmp_path / name)] * 3
+
+
+def test_a_line_of_a_list_has_an_end(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"x" * (3 << 20))
+    with pytest.raises(RequestError, match="no list of paths: a line has over 1 MiB"):
+        find_inputs([f"@{tmp_path / 'list.txt'}"])

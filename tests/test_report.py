@@ -83,10 +83,11 @@ def made(channels: int) -> tuple[str, Page, Any]:
         per_sample, extras = SampleValues(), Extras(NAMES, channels, "logvar", CLAMP, np.zeros(channels))
         statistics = statistics_of(found.spans, CLAMP, per_sample=per_sample, extras=extras)
     summary = State(statistics, per_sample, found.readings, extras).summary()
-    document = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
+    figures = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
+    document = jsonable(figures)
     how = Made("latentkit report moments.safetensors", ["moments.safetensors"], {"latentkit": "0"})
     html = page_of(document, (histogram_of(per_sample), None), how)
-    return html, parse(html), jsonable(document)
+    return html, parse(html), document
 
 
 # ---- the page as a whole ------------------------------------------------------------------------------------------

@@ -108,10 +108,14 @@ def _page(result: Result, made: "Made") -> str:
     from latentkit.health.document import plain
     from latentkit.report.page import page
     from latentkit.report.samples import histogram_of
+    from latentkit.write.json_rows import jsonable
 
     ours, theirs = result.state.per_sample, result.other
     histograms = histogram_of(ours) if ours else None, histogram_of(theirs) if theirs else None
-    return page(plain(result.outline()), histograms, made)
+    document = {name: jsonable(plain(figures)) for name, figures in result.outline().items() if name != "per_channel"}
+    # One by one: of thousands of channels, figures in two forms are tens of megabytes.
+    document["per_channel"] = [jsonable(plain(group)) for group in result.summary.per_channel]
+    return page(document, histograms, made)
 
 
 def _names(found: Found) -> list[str]:

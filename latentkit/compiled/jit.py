@@ -6,7 +6,9 @@ processor, the versions and Numba's settings. So nothing is ever stale, and what
 that cannot be read or written, or that others could have written, costs the time of compiling again, and nothing else.
 """
 
+import ctypes
 import hashlib
+import mmap
 import os
 import pickle
 import stat
@@ -87,7 +89,9 @@ class _Cache(NullCache):  # type: ignore[misc]
         rtsys.initialize(context)
         # Whatever is wrong with an entry, compiling again mends it.
         with suppress(Exception):
-            return compiler.CompileResult._rebuild(context, *pickle.loads(_read(self._path(signature))))
+            loaded = compiler.CompileResult._rebuild(context, *pickle.loads(_read(self._path(signature))))
+            _release_compiler()
+            return loaded
         return None
 
     def save_overload(self, signature: object, result: Any) -> None:
@@ -152,3 +156,22 @@ def _forget_unused(folder: Path) -> None:
             if entry.stat().st_mtime < oldest:
                 entry.unlink()
                 entry.parent.rmdir()
+
+
+def _release_compiler() -> None:
+    """Give back the pages of the compiler's code that loading an entry has touched: 50 MiB that are of no use any more.
+
+    They are pages of a file, which nobody writes to: what is needed again comes back by itself.
+    """
+    for start, length in _compiler_code():
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+@cache
+def _compiler_code() -> list[tuple[int, int]]:
+    """Where LLVM's code is mapped, (address, length), on Linux; elsewhere it stays."""
+    if sys.platform != "linux":
+        return []
+    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    spans = [line.split()[0].split("-") for line in lines if " r-xp " in line and line.endswith("/libllvmlite.so")]
+    return [(int(start, 16), int(end, 16) - int(start, 16)) for start, end in spans]

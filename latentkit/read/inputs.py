@@ -29,6 +29,8 @@ SEARCHED = tuple(suffix for suffix in CONTAINERS if suffix != ".zip")
 INDEX_SUFFIX = ".safetensors.index.json"
 # Bytes of an index and of a list that are read: a device has no end.
 _MOST_INDEX, _MOST_LIST = 64 << 20, 256 << 20
+# What is read of a list at once, more than a path has.
+_PIECE = 1 << 20
 
 _OTHERS = ", ".join(SEARCHED[1:])
 
@@ -259,17 +261,31 @@ def _read_list(source: str) -> list[str]:
     """Paths from a list: separated by NULs where there are any (``find -print0``), else by newlines."""
     try:
         with stdin_bytes("@-") if source == "-" else open(source, "rb") as file:
-            data = file.read(_MOST_LIST + 1)
+            paths = [os.fsdecode(line) for line in _lines(file, source) if line.strip()]
     except FileNotFoundError:
         raise RequestError(f"@{source}: no such list of files") from None
-    if len(data) > _MOST_LIST:
-        raise RequestError(f"@{source}: a list of over {_MOST_LIST >> 20} MiB; name folders, or give several lists")
-    data = data.removeprefix(codecs.BOM_UTF8)
-    lines = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
-    paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
         raise RequestError(f"@{source}: the list is empty")
     return paths
+
+
+def _lines(file: BinaryIO, source: str) -> Iterator[bytes]:
+    """Those of a list that are not empty, read piece by piece: one without end is none."""
+    data = file.read(_PIECE)
+    ends = b"\0" if b"\0" in data else b"\n"
+    data, rest, length = data.removeprefix(codecs.BOM_UTF8), b"", 0
+    while data:
+        whole, _, rest = data.rpartition(ends)
+        lines = re.findall(b"[^%b]+" % ends, whole)
+        yield from lines if ends == b"\0" else (line.removesuffix(b"\r") for line in lines)
+        length += _PIECE
+        if length > _MOST_LIST:
+            raise RequestError(f"@{source}: a list of over {_MOST_LIST >> 20} MiB; name folders, or give several lists")
+        if len(rest) >= _PIECE:
+            raise RequestError(f"@{source}: no list of paths: a line has over {_PIECE >> 20} MiB")
+        more = file.read(_PIECE)
+        data = rest + more if more else b""
+    yield rest
 
 
 def stdin_bytes(argument: str) -> BinaryIO:

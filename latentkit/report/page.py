@@ -12,7 +12,6 @@ from latentkit.report.kl_section import Histograms, divergence, spread
 from latentkit.report.logvar_section import clamp
 from latentkit.report.markup import section, text
 from latentkit.text import count_of
-from latentkit.write.json_rows import jsonable
 
 _LISTED = 40
 
@@ -31,14 +30,13 @@ def page(document: dict[str, Any], histograms: Histograms, made: Made) -> str:
     """A report as HTML.
 
     Args:
-        document: that of ``stats``, as ``latentkit.health.document.document_of`` makes it.
+        document: that of ``stats``, as JSON has it: null for what is not finite.
         histograms: the KL, or of latents already drawn the mean square, of the samples in bins, and of those that
             they are set beside; None: no picture.
         made: told at the end.
 
     Equal arguments give equal text, on equal versions of matplotlib: there is no date in it.
     """
-    document = jsonable(document)
     drawn = document["parameterization"] == "none"
     title = "Drawn latents" if drawn else "Encoder health"
     facts = [count_of(document["samples"], "sample"), count_of(document["channels"], "channel"), *document["read"]]
