@@ -1,8 +1,10 @@
 """Help is short and whole, near misses are answered in our own words, and defaults come from the environment."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,11 +59,27 @@ def test_every_option_is_on_a_page() -> None:
     assert [option for _, option in OPTIONS if not re.search(rf"{option}(?![\w-])", PAGES)] == []
 
 
-def test_every_option_and_command_on_a_page_is_there() -> None:
+# What is not typed in a shell on these pages: Python, and pip's and git's own lines.
+SHELL = re.sub(r"(?s)```python.*?```", "", PAGES)
+
+
+def test_every_command_on_a_page_is_there_and_has_its_options() -> None:
+    typed = [part for line in re.findall(r"\blatentkit [^`\n]*", SHELL) for part in re.split(r"[|;&] *|\$\(", line)]
+    checked = 0
+    for name, rest in re.findall(r"(?m)^latentkit ([a-z]+)\b(.*)", "\n".join(typed)):
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*\w", rest))
+        if options or name in COMMANDS:
+            assert name in COMMANDS, (name, rest)
+            assert options <= {option for command, option in OPTIONS if command == name} | {"--help"}, (name, rest)
+            checked += len(options)
+    assert checked > 30
+
+
+def test_every_option_on_a_page_is_there() -> None:
     known = {option for _, option in OPTIONS} | {"--help", "--version", "--install-completion", "--show-completion"}
-    for line in re.findall(r"\blatentkit (\w+)([^`\n]*)", re.sub(r"(?s)import latentkit.*?```", "", PAGES)):
-        if line[0] in COMMANDS:
-            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*\w", line[1])) <= known, line
+    elsewhere = {line for line in SHELL.splitlines() if re.search(r"\b(pip|git|make|gh|curl|jq|duckdb|uv)\b", line)}
+    words = "\n".join(line for line in SHELL.splitlines() if line not in elsewhere)
+    assert sorted(set(re.findall(r"(?<![\w<!-])--[a-z][a-z-]*\w", words)) - known) == []
 
 
 NEAR = {
@@ -142,3 +160,38 @@ def test_shells_complete(
         app(args=[], prog_name="latentkit")
     shown = capsys.readouterr().out
     assert completed in shown
+
+
+#: What is typed in each shell to be shown what completes ``$LINE``, after the script that latentkit prints for it.
+SHELLS = {
+    "bash": "COMP_WORDS=($LINE); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _latentkit_completion latentkit; "
+            "echo ${COMPREPLY[@]}",
+    "fish": "complete -C $LINE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes_keys_and_loads_nothing_heavy(tmp_path: Path, shell: str) -> None:
+    program, used = tmp_path / "latentkit", tmp_path / "used"
+    program.write_text(
+        f"#!{sys.executable}\nimport atexit, sys\nfrom latentkit.__main__ import main\n"
+        f"heavy = lambda: set(sys.modules) & {{'numba', 'numpy', 'torch'}}\n"
+        f"atexit.register(lambda: print(heavy(), file=open({str(used)!r}, 'w')))\nmain()\n"
+    )
+    program.chmod(0o755)
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "LINE": f"latentkit kl {HEALTHY} --key mo",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    script = subprocess.run(
+        [program], env=environment | {"_LATENTKIT_COMPLETE": f"source_{shell}"}, capture_output=True, check=True
+    ).stdout
+    shown = subprocess.run(
+        [shell, "-c", f"{script.decode()}\n{SHELLS[shell]}"], env=environment, capture_output=True, text=True
+    )
+    assert shown.stdout.split() == ["moments"], shown.stderr
+    assert used.read_text() == "set()\n"

@@ -11,16 +11,19 @@ _FILES = 3
 def keys() -> list[str]:
     """The tensors of files that are on the command line; what only torch opens is passed over."""
     from latentkit.errors import LatentkitError
-    from latentkit.read.header import read_header
+    from latentkit.read.containers.safetensors import keys_said
+    from latentkit.read.header import CONTAINERS, read_header
     from latentkit.read.inputs import find_inputs
 
     found: dict[str, None] = {}
     for word in _words():
         path = os.path.expanduser(word)
-        with suppress(LatentkitError, OSError):
+        with suppress(LatentkitError, OSError, ValueError):
             for file in find_inputs([path])[:_FILES] if os.path.exists(path) else ():
-                if not file.path.endswith((".pt", ".pth")):
-                    found |= dict.fromkeys(read_header(file.path).tensors)
+                container = CONTAINERS.get(os.path.splitext(file.path)[1], "safetensors")
+                if container != "pt":
+                    quick = container == "safetensors"
+                    found |= dict.fromkeys(keys_said(file.path) if quick else read_header(file.path).tensors)
     return list(found)
 
 
