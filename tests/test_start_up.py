@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 SCRIPT = """
 import contextlib, io, json, os, sys
 from latentkit.cli.main import main
-HEAVY = {"torch", "numba", "numpy", "pyarrow", "matplotlib", "pandas"}
+HEAVY = {"torch", "numba", "numpy", "pyarrow", "matplotlib"}
 results = []
 for arguments in json.load(sys.stdin):
     sys.argv = ["latentkit", *arguments]
