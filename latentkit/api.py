@@ -4,6 +4,7 @@ A value's bits are the same either way. Results are NumPy's; where torch's tenso
 on the device that those are on. Nothing here has a gradient: losses are for ``DiagonalGaussianDistribution``.
 """
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
@@ -136,7 +137,7 @@ def sample(
     dtype: Any = None,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
-    normalization: str | None = None,
+    normalization: str | os.PathLike[str] | None = None,
     clamp: Clamp = DEFAULT_CLAMP,
     batch_size: int | None = None,
     workers: int | None = None,

@@ -69,7 +69,7 @@ class LatentDataset(Dataset[Item]):
         dtype: Any = None,
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
-        normalization: str | None = None,
+        normalization: str | os.PathLike[str] | None = None,
         clamp: Clamp = DEFAULT_CLAMP,
         **reading: Unpack[Reading],
     ) -> None:

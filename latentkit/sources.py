@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, overload
 
 import numpy as np
@@ -225,9 +226,9 @@ def opened(source: Source, reading: Reading) -> Posteriors:
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ``RequestError`` for one that is below 1."""
+    """Raise ``RequestError`` for one that is below 1, ``TypeError`` for one that is no whole number."""
     for name, count in counts.items():
-        if count is not None and count < 1:
+        if count is not None and index(count) < 1:
             raise RequestError(f"{name} {count}: must be 1 or more")
 
 

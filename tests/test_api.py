@@ -202,6 +202,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no such file": (lambda: latentkit.open("nosuch"), "no such file"),
     "no array": (lambda: latentkit.kl(3), "expected paths, an array or a tensor"),
     "a list of arrays": (lambda: latentkit.kl([MOMENTS, MOMENTS]), "expected paths, an array or a tensor"),
+    "a list of tensors with gradients": (
+        lambda: latentkit.kl([MOMENTS.clone().requires_grad_()]),
+        "expected paths, an array or a tensor",
+    ),
+    "a normalization that is not there": (
+        lambda: latentkit.sample(MOMENTS, normalization=Path("nosuch.json")),
+        "no such normalization file",
+    ),
     "whole numbers": (lambda: latentkit.kl(MOMENTS.int()), "I32"),
     "complex numbers": (lambda: latentkit.kl(MOMENTS.to(torch.complex64)), "complex64"),
     "a sparse tensor": (lambda: latentkit.kl(MOMENTS.to_sparse()), "holds no numbers"),
@@ -245,6 +253,21 @@ def test_what_is_wrong_is_one_sentence(case: str) -> None:
 def test_an_option_that_is_none_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="layuot"):
         latentkit.kl(MOMENTS, layuot="bchw")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 2.5}, {"workers": "two"}, {"limit": "2"}, {"draws": 2.5}, {"seed": 1.5}]
+)
+def test_a_count_that_is_no_whole_number_is_a_type_error(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        latentkit.sample(MOMENTS, **wrong)
+
+
+def test_a_normalization_may_be_any_path(tmp_path: Path) -> None:
+    path = tmp_path / "n.json"
+    path.write_text('{"latents_mean": [1.0, 1.0], "latents_std": [2.0, 2.0]}')
+    raw = latentkit.sample(MOMENTS)
+    assert torch.equal(latentkit.sample(MOMENTS, normalization=path), (raw - 1) / 2)
 
 
 def test_the_names_of_rooms_are_functions_whatever_was_imported() -> None:

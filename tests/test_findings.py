@@ -18,11 +18,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Original
 
+from counted import statistics_of
+
 from latentkit.health.findings import Finding, Severity, faults, find, verdict
 from latentkit.health.outliers import far_above, far_below, kl_over, tail_bound
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
-from latentkit.stats.counting import statistics_of
 from latentkit.stats.sample_values import MOST_EXACT, SampleValues, cell_edges
 from latentkit.stats.summary import Summary
 from tests.conftest import SAMPLE_DATA

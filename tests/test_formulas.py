@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from llvmlite.binding import get_host_cpu_features
 
 from latentkit.compiled import formulas
-from latentkit.compiled.scale import LOGVAR_SINGLE, all_remainders
+from latentkit.compiled.scale import LOGVAR_SINGLE, REMAINDER, every_scale
 from latentkit.compiled.tables import bounds_for
 
 mp = mpmath.mp.clone()
@@ -144,7 +144,7 @@ def test_remainders_of_float32_are_within_2e_7_of_themselves(clamp: tuple[float,
     with np.errstate(over="ignore"):
         stored = np.concatenate([PLACES.astype(np.float32), patterns])
     stored = stored[np.isfinite(stored)]
-    found = all_remainders(stored, LOGVAR_SINGLE, bounds_for(clamp))
+    found = every_scale(stored, LOGVAR_SINGLE, bounds_for(clamp))[REMAINDER]
     worst = 0.0
     for raw, got in zip(stored.tolist(), found.tolist(), strict=True):
         exact = exact_h(mp.mpf(min(max(raw, clamp[0]), clamp[1])))
@@ -156,7 +156,7 @@ def test_remainders_of_float32_are_within_2e_7_of_themselves(clamp: tuple[float,
 def test_remainders_of_float32_that_are_no_numbers() -> None:
     stored = np.array([nan, -inf, inf, 0.0, -0.0], np.float32)
     low, high = (float(exact_h(mp.mpf(bound))) for bound in (-30.0, 20.0))
-    found = all_remainders(stored, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))
+    found = every_scale(stored, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))[REMAINDER]
     np.testing.assert_allclose(found, [nan, low, high, 0.0, 0.0], rtol=2e-7)
 
 
@@ -166,7 +166,7 @@ BITS = """
 import hashlib, sys
 import numpy as np
 from latentkit.compiled import formulas as f
-from latentkit.compiled.scale import LOGVAR_SINGLE, all_remainders
+from latentkit.compiled.scale import LOGVAR_SINGLE, REMAINDER, every_scale
 from latentkit.compiled.tables import bounds_for
 places = np.frombuffer(sys.stdin.buffer.read())
 results = [
@@ -174,7 +174,7 @@ results = [
 ]
 with np.errstate(all="ignore"):
     singles = places.astype(np.float32)
-for part in (np.array(results), all_remainders(singles, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))):
+for part in (np.array(results), every_scale(singles, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))[REMAINDER]):
     print(hashlib.sha256(np.where(np.isnan(part), np.nan, part).tobytes()).hexdigest())
 """
 

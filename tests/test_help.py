@@ -110,8 +110,9 @@ def test_a_near_miss_is_answered_in_one_sentence(cli: Cli, arguments: tuple[str,
 
 def test_the_environment_gives_defaults_and_what_is_typed_goes_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTKIT_WORKERS", "many")
-    outcome = cli("kl", HEALTHY)
-    assert (outcome.status, outcome.complaint) == (2, "latentkit: LATENTKIT_WORKERS many: must be a whole number")
+    for command in (("kl", HEALTHY), ("convert", HEALTHY, "-o", "out")):
+        outcome = cli(*command)
+        assert (outcome.status, outcome.complaint) == (2, "latentkit: LATENTKIT_WORKERS many: must be a whole number")
     assert cli("kl", HEALTHY, "--workers", "1", "--limit", "1", "--quiet").status == 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DTYPES
+from counted import statistics_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,7 +29,6 @@ from latentkit.read.choice import Posterior, Selection
 from latentkit.read.pairing import pair_latents
 from latentkit.read.plan import find_posteriors
 from latentkit.run import Progressing, Values
-from latentkit.stats.counting import statistics_of
 from latentkit.stats.extrema import Place
 
 PIECE = 24

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE_DATA, Cli, moments_of
+from counted import statistics_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report_page import Page, figure, parse
@@ -34,7 +35,6 @@ from latentkit.report.markup import number, short, text
 from latentkit.report.page import Made
 from latentkit.report.page import page as page_of
 from latentkit.report.samples import histogram_of
-from latentkit.stats.counting import statistics_of
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State

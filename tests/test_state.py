@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counted import statistics_of
 from damaged_state import assert_refused, contents_of
 from safetensors.torch import save_file
 
 from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
-from latentkit.stats.counting import statistics_of
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State, from_file, merged, to_bytes
 from latentkit.stats.sums import ExactSums, fill

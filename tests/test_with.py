@@ -19,6 +19,7 @@ import pytest
 import scipy.stats
 import torch
 from adapter_with import add_hashes, extras_for, extras_of
+from counted import statistics_of
 from damaged_state import assert_refused, contents_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,6 @@ from latentkit.read.plan import find_posteriors
 from latentkit.stats import duplicates
 from latentkit.stats import extras as extras_module
 from latentkit.stats.correlation import effective_rank
-from latentkit.stats.counting import statistics_of
 from latentkit.stats.duplicates import SampleHashes
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.extrema import Place

@@ -147,9 +147,3 @@ def every_scale(stored: Stored, kind: int, bounds: Floats) -> Floats:
     # Without bounds, as infinities are what the logarithm gives of 0 and ∞.
     logvars(out[3], kind, -np.inf, np.inf, n)
     return out
-
-
-def all_remainders(stored: Stored, kind: int, bounds: Floats) -> Floats:
-    """h(l) of every number of an array."""
-    found: Floats = every_scale(stored, kind, bounds)[REMAINDER]
-    return found

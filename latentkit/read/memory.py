@@ -65,8 +65,7 @@ def _plain(key: str, array: Any) -> tuple[str, tuple[int, ...], NDArray[np.uint8
             tuple(tensor.shape),
             tensor.reshape(-1).view(torch.uint8).numpy(),
         )
-    numbers = np.asarray(array)
-    numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("=")).reshape(numbers.shape)
-    if numbers.dtype.hasobject or not hasattr(array, "shape"):
+    if not hasattr(array, "shape") or (numbers := np.asarray(array)).dtype.hasobject:
         raise RequestError(f"expected paths, an array or a tensor, or a pair of them, got {type(array).__name__}")
+    numbers = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("=")).reshape(numbers.shape)
     return numbers.dtype.name, numbers.shape, numbers.reshape(-1).view(np.uint8)

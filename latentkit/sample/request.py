@@ -1,6 +1,7 @@
 """What a user asks to be drawn -> a recipe, refused where it makes no sense."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from operator import index
 
@@ -27,7 +28,7 @@ def recipe_of(
     dtype: str | None = None,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
-    normalization: str | None = None,
+    normalization: str | os.PathLike[str] | None = None,
     clamp: Clamp = DEFAULT_CLAMP,
     streams: Mapping[Posterior, str] | None = None,
     failures: Failures | None = None,
@@ -40,7 +41,7 @@ def recipe_of(
     seed = index(seed)
     if not 0 <= seed < 1 << 64:
         raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^64 - 1")
-    if draws is not None and draws < 1:
+    if draws is not None and index(draws) < 1:
         raise RequestError(f"--draws {draws}: must be 1 or more")
     if not math.isfinite(temperature) or temperature < 0:
         raise RequestError(f"--temperature {temperature}: must be a finite number, 0 or above")
@@ -52,7 +53,7 @@ def recipe_of(
         scaling_factor, shift_factor = common_factors(posterior.header for posterior in posteriors)
     affine = from_factors(scaling_factor, shift_factor)
     if normalization is not None:
-        affine = _normalizing(normalization).then(affine)
+        affine = _normalizing(os.fspath(normalization)).then(affine)
     failures = Failures() if failures is None else failures
     for posterior in posteriors:
         with failures.passing_over(posterior.file.path):
@@ -66,6 +67,8 @@ def recipe_of(
 
 
 def _normalizing(path: str) -> Affine:
+    if not os.path.exists(path):
+        raise RequestError(f"{path}: no such normalization file")
     if container_of(path) is None:
         return from_normalization(path)
 

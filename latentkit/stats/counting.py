@@ -12,7 +12,6 @@ from latentkit.cores import threads_for
 from latentkit.failures import Failures
 from latentkit.measures.kl import kl_to_prior
 from latentkit.measures.refuse import refuse_negative
-from latentkit.posterior.parameterization import Clamp
 from latentkit.read.blocks import Block, Halves, plan_blocks, read_block
 from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Span
@@ -35,23 +34,6 @@ _MOST_LABELLED_TWICE = 10 << 20
 
 # What a worker counts into.
 _Own = tuple[Statistics, Extras | None, ByLabel | None]
-
-
-def statistics_of(
-    spans: Sequence[Span],
-    clamp: Clamp,
-    *,
-    per_sample: SampleValues | None = None,
-    extras: Extras | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-) -> Statistics:
-    """Statistics of the spans' posteriors, which have the same channels and parameterization, in one pass."""
-    posterior = spans[0].posterior
-    statistics = Statistics(posterior.axes.channels, posterior.parameterization, clamp)
-    for _ in count(spans, statistics, per_sample=per_sample, extras=extras, batch_size=batch_size, workers=workers):
-        pass
-    return statistics
 
 
 def count(

@@ -96,14 +96,18 @@ work(sys.argv[1])
 
 LIBRARY_STATS = """
 import sys
-from latentkit.stats.counting import statistics_of
+from latentkit.stats.accumulate import Statistics
+from latentkit.stats.counting import count
 from latentkit.stats.sample_values import SampleValues
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 
 def work(path):
     spans = find_posteriors([path], Selection()).spans
-    statistics_of(spans, (-30.0, 20.0), per_sample=SampleValues(), workers=WORKERS).summary()
+    statistics = Statistics(spans[0].posterior.axes.channels, "logvar", (-30.0, 20.0))
+    for _ in count(spans, statistics, per_sample=SampleValues(), workers=WORKERS):
+        pass
+    statistics.summary()
 
 work(sys.argv[2])
 ---
