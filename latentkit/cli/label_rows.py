@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # More have no room on a screen: those with the largest means do.
 _MOST_SHOWN = 30
+# Rows that are written at once.
+_TOGETHER = 1 << 10
 # Columns in the order in which they are left out where there is no room.
 _LEFT_OUT = "q01", "q99", "q25", "q75", "min"
 
@@ -58,7 +60,8 @@ def put_labels(
     facts = {"measure": table.measure, "units": options.units.value, "by": labels.key, "read": table.found.readings}
     with placed(writing.place, overwrite=writing.overwrite) as descriptor:
         writer = open_rows(format, descriptor, types, header=not options.no_header, facts=facts)
-        writer.write(_columns(chosen, per_element=per_element))
+        for at in range(0, len(chosen), _TOGETHER):
+            writer.write(_columns(chosen[at : at + _TOGETHER], per_element=per_element))
         writer.end(keeper.facts)
     if writing.output is not None and not is_stream(writing.output):
         note(messages, f"wrote {writing.output}: {count_of(len(chosen), 'row')}")

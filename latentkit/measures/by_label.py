@@ -21,8 +21,8 @@ from latentkit.read.labels import Labels
 QUANTILES = (1, 25, 50, 75, 99)
 
 # Values are kept in memory up to this many bytes, then on disk; and so many are sorted, or looked at, at once.
-_IN_MEMORY = 16 << 20
-_SORTED, _CHUNK = 1 << 19, 1 << 16
+_IN_MEMORY = 8 << 20
+_SORTED, _CHUNK = 1 << 17, 1 << 15
 _ROW = np.dtype([("label", "i4"), ("value", "f8")])
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ class ValuesByLabel:
     """Values label by label. Sums are exact and quantiles are those of the sorted values, so that a label's figures
     depend on its own samples alone: on no order, and on no other label.
 
-    24 bytes a label, and 12 a value, beyond 16 MiB on disk.
+    24 bytes a label, and 12 a value, beyond 8 MiB on disk.
     """
 
     def __init__(self, labels: Labels) -> None:
