@@ -290,6 +290,8 @@ def check_alone(group: dict[str, Any], alone: dict[str, Any], error: float = 0) 
     assert (group["samples"], group[what]["finite"]) == (alone["samples"], alone[what]["finite"])
     assert group[what]["min"] == alone[what]["lowest"][0][what.removeprefix("sample_")]
     assert group[what]["max"] == alone[what]["highest"][0][what.removeprefix("sample_")]
+    if what == "sample_kl":
+        assert group[what]["mean"] == pytest.approx(overall["kl"]["sample"], rel=1e-15)
     assert group["active_channels"] == alone["active_channels"]
     assert group["latents_mean"] == close(overall["drawn"]["shift_factor"])
     assert group["latents_sd"] == close(overall["drawn"]["sd"])

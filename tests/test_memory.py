@@ -79,6 +79,16 @@ def test_memory_of_any_shape_is_bounded(
     assert peak_of(command, path, "--workers", 2, *options, enough=bound) < bound
 
 
+@pytest.mark.parametrize(("command", "labels", "channels"), [("kl", 1 << 15, 1), ("stats", 1 << 11, 16)])
+def test_as_many_labels_as_may_be_are_within_the_bound(
+    tmp_path: Path, command: str, labels: int, channels: int
+) -> None:
+    numbers = np.random.default_rng(0).standard_normal((600_000 // channels, 2 * channels), dtype=np.float32)
+    save_file({"moments": numbers, "labels": np.arange(len(numbers)) % labels}, tmp_path / "a.safetensors")
+    output = "-o", tmp_path / "a.json", "--overwrite", "--layout", "bc", "--workers", 2
+    assert peak_of(command, tmp_path / "a.safetensors", "--by", "labels", *output, enough=200) < 200
+
+
 def test_a_report_and_its_pictures_are_within_the_bound(tmp_path: Path) -> None:
     path = drawn(tmp_path / "a.safetensors", (64, 8, 32, 32))
     page = tmp_path / "a.html"
