@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sqlite3
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import latentkit
 from latentkit.read.presets import PRESETS, preset_called
 
 
@@ -52,6 +54,22 @@ def test_a_cache_is_what_it_is_with_nothing_but_its_folder(cli: Cli, tmp_path: P
         assert len(cli("kl", *place).rows) == cache.samples
     if cache.told:
         assert f"--preset {cache.preset} ({preset.parameterization})" in cli("stats", cache.place).complaint
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_python_takes_a_cache_in_as_many_lines(cli: Cli, tmp_path: Path, name: str) -> None:
+    cache = CACHES[name]
+    cache.write(tmp_path)
+    how: Any = {"preset": cache.preset} if cache.told else {}
+    assert latentkit.stats(cache.place, **how).summary.samples == cache.samples
+    if preset_called(cache.preset).parameterization == "none":
+        with pytest.raises(latentkit.RequestError, match="holds latents already drawn"):
+            latentkit.kl(cache.place, **how)
+    else:
+        warnings.simplefilter("ignore")  # of standard deviations read as log-variances
+        assert latentkit.kl(cache.place, **how).tolist() == cli("kl", cache.place, *cache.flags).values("kl")
+        latents = list(latentkit.LatentDataset(cache.place, **how))
+        assert len(latents) == cache.samples
 
 
 def without_places(figures: Any) -> Any:
@@ -95,6 +113,18 @@ def test_what_is_converted_needs_no_flag_and_gives_the_same_bits(cli: Cli, tmp_p
         values = [cli("kl", path, *flags).values("kl") for path, flags in ((place, cache.flags), ("out", ()))]
         assert values[0] == values[1]
         assert len(values[0]) == cache.samples
+
+
+def test_info_says_what_tensors_are_read_as_and_why_once(cli: Cli, tmp_path: Path) -> None:
+    caches.lightningdit(tmp_path / "latents")
+    caches.edm2(tmp_path / "moments")
+    for folder, preset, why in (
+        ("latents", "lightningdit", "latents beside latents_flip"),
+        ("moments", "edm2", "img-mean-std-….npy"),
+    ):
+        shown = " ".join(cli("info", folder, "--format", "table").out.split())
+        assert f", by preset {preset}: {why} written as by" in shown
+        assert f"512 {folder} " in shown
 
 
 # ---- what is no cache of latents ----------------------------------------------------------------------------------

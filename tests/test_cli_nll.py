@@ -180,12 +180,19 @@ def test_flags_against_the_metadata_are_refused(cli: Cli, write: Write) -> None:
         "[" * 100_000,
     ],
 )
-def test_an_affine_that_cannot_be_undone_is_an_error(cli: Cli, write: Write, affine: str) -> None:
+def test_an_affine_that_cannot_be_undone_is_an_error_or_another_programs_word(
+    cli: Cli, write: Write, affine: str
+) -> None:
     write("a.safetensors", moments=moments_of(3))
-    write("b.safetensors", {"affine": affine}, latents=torch.zeros(3, 2, 3, 4))
+    write("b.safetensors", {"affine": affine, "noise_recipe": "1"}, latents=torch.zeros(3, 2, 3, 4))
     outcome = cli("nll", "a.safetensors", "--latents", "b.safetensors")
     assert outcome.status == 1
     assert "b.safetensors: tensor 'latents': its affine is not" in outcome.complaint
+    write("c.safetensors", {"affine": affine}, latents=torch.zeros(3, 2, 3, 4))
+    write("plain.safetensors", latents=torch.zeros(3, 2, 3, 4))
+    outcome = cli("nll", "a.safetensors", "--latents", "c.safetensors")
+    assert outcome.values("nll") == cli("nll", "a.safetensors", "--latents", "plain.safetensors").values("nll")
+    assert f"c.safetensors: its metadata says affine {affine[:40]!r}, which means nothing here" in outcome.err
 
 
 def test_an_affine_for_other_channels_is_refused(cli: Cli, write: Write) -> None:

@@ -107,8 +107,17 @@ def _print_json(headers: Iterator[tuple[InputFile, Header]], selection: Selectio
 
 def _draw(screen: "Screen", file: InputFile, header: Header, selection: Selection) -> None:
     facts = _facts(file, header, selection)
-    chosen = {key for posterior in facts["posteriors"] for key in (posterior["key"], posterior["scale_key"])}
-    lines = [f"{posterior['read']} ({posterior['reason']})" for posterior in facts["posteriors"]]
+    chosen = {
+        key: "latents" if posterior["parameterization"] == "none" else "moments"
+        for posterior in facts["posteriors"]
+        for key in (posterior["key"], posterior["scale_key"])
+    }
+    lines = [
+        posterior["read"]
+        if posterior["reason"] in posterior["read"]
+        else f"{posterior['read']} ({posterior['reason']})"
+        for posterior in facts["posteriors"]
+    ]
     lines += [f"not read as moments: {facts['problem']}"] if facts["problem"] else []
     lines += [
         f"written as by {preset['tool']} (preset {preset['name']}): {preset['evidence']}; already applied: "
@@ -123,6 +132,11 @@ def _draw(screen: "Screen", file: InputFile, header: Header, selection: Selectio
         tensors = sorted(tensors, key=lambda tensor: tensor["key"] not in chosen)[:_MOST_SHOWN]
         lines.insert(0, f"{_MOST_SHOWN} of {len(facts['tensors']):,} tensors; --format json lists all")
     for tensor in tensors:
-        mark = "moments" if tensor["key"] in chosen else ""
-        table.add_row(harmless(tensor["key"]), tensor["dtype"], str(tensor["shape"]), f"{tensor['bytes']:,}", mark)
+        table.add_row(
+            harmless(tensor["key"]),
+            tensor["dtype"],
+            str(tensor["shape"]),
+            f"{tensor['bytes']:,}",
+            chosen.get(tensor["key"], ""),
+        )
     screen.put(f"{file.path} ({facts['bytes']:,} bytes)", table, lines[:_MOST_SHOWN])

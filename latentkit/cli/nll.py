@@ -15,7 +15,7 @@ from latentkit.cli.screen import note, track
 from latentkit.device import check_device_name
 from latentkit.posterior.affine import IDENTITY, Affine, from_factors
 from latentkit.read.choice import Posterior
-from latentkit.read.pairing import INDEX_NAME, Latents, affine_of, pair_latents
+from latentkit.read.pairing import INDEX_NAME, Latents, affine_in, affine_of, pair_latents
 from latentkit.read.plan import find_posteriors
 
 EXAMPLES = """
@@ -88,9 +88,14 @@ def nll(
 def _say_factors(
     pairs: dict[Posterior, Latents], affines: dict[Posterior, Affine], flagged: Affine | None, messages: Messages
 ) -> None:
-    """Where neither flags nor the latents say how they were scaled, but the moments' metadata does."""
-    scaled = {affines[each] for each in affines if "affine" not in pairs[each].header.metadata and flagged is None}
-    for affine in scaled - {IDENTITY}:
+    """Where another program's word was passed over, or the moments' metadata alone says how latents were scaled."""
+    silent = [each for each in affines if affine_in(pairs[each]) is None]
+    strange = {pairs[each].header.path: pairs[each].header.metadata.get("affine") for each in silent}
+    if paths := [path for path, said in strange.items() if said is not None]:
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        said = str(strange[paths[0]])[:40]
+        note(messages, f"{paths[0]}{more}: its metadata says affine {said!r}, which means nothing here: passed over")
+    for affine in {affines[each] for each in silent if flagged is None} - {IDENTITY}:
         note(
             messages,
             f"latents with scaling factor {affine.scale[0]:g}, shift factor {affine.shift[0]:g}, by the metadata of "

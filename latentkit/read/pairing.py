@@ -11,7 +11,7 @@ from latentkit.posterior.affine import Affine, from_factors, from_json
 from latentkit.read.choice import Posterior, Run, describe
 from latentkit.read.header import Header, TensorInfo, container_of, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, SUFFIX, InputFile, find_inputs
-from latentkit.read.metadata import RECIPE_ENTRY, factors_in
+from latentkit.read.metadata import RECIPE_ENTRY, factors_in, is_drawn
 
 #: The index that lists files of latents sharded anew.
 INDEX_NAME = "latents.safetensors.index.json"
@@ -57,6 +57,11 @@ class Latents:
     @property
     def tensor(self) -> TensorInfo:
         return self.runs[0][2]
+
+    @property
+    def where(self) -> str:
+        """Its place, for a sentence."""
+        return f"{self.header.path}: tensor {self.tensor.key!r}"
 
 
 def pair_posteriors(
@@ -147,16 +152,30 @@ def latents_in(posteriors: Sequence[Posterior], header: Header, key: str) -> dic
     return {posteriors[0]: _latents_of(posteriors[0], header, key, named=True)}
 
 
+def affine_in(latents: Latents) -> Affine | None:
+    """The affine in the metadata of latents; None where there is none, or it is a word of another program.
+
+    Raises ``DataError`` where latentkit drew them and it cannot be undone.
+    """
+    text = latents.header.metadata.get("affine")
+    try:
+        return None if text is None else from_json(text, latents.where)
+    except DataError:
+        if is_drawn(latents.header):
+            raise
+        return None
+
+
 def affine_of(posterior: Posterior, latents: Latents, flagged: Affine | None) -> Affine:
     """The affine to undo: that of the latents' metadata, or ``flagged``, or that of the moments', as ``sample`` has it.
 
     Raises ``RequestError`` where the first two do not agree.
     """
-    where = f"{latents.header.path}: tensor {latents.tensor.key!r}"
-    text = latents.header.metadata.get("affine")
-    recorded = from_json(text, where) if text is not None else None
+    where, recorded = latents.where, affine_in(latents)
     if flagged is not None and recorded is not None and flagged != recorded:
-        raise RequestError(f"{where}: its metadata says the affine {text}, not what the flags say; leave the flags out")
+        raise RequestError(
+            f"{where}: its metadata says the affine {recorded.to_json()}, not what the flags say; leave the flags out"
+        )
     affine = recorded or flagged or from_factors(*factors_in(posterior.header))
     if affine.channels() not in (1, posterior.axes.channels):
         raise RequestError(
