@@ -187,6 +187,7 @@ def warm_up() -> None:
         ["stats", moments, "-o", "stats.json", "--state", "state.safetensors"],
         ["stats", moments, "-o", "stats.csv"],
         ["report", moments, "-o", "report.html"],
+        ["convert", moments, "-o", "converted"],
         ["info", moments, "--format", "table"],
     ]
     with tempfile.TemporaryDirectory() as folder:

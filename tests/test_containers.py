@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -214,6 +215,37 @@ def test_a_search_passes_over_what_the_preset_of_others_does_not_read(cli: Cli, 
     # What is named is read, or refused, by itself.
     named = cli("kl", "d/" + cache, "d/" + list(others)[1])
     assert len(named.rows) > 1 or "features of texts" in named.complaint
+
+
+ODD = {"axes": np.zeros((9, 4)), "dtype": np.zeros((8, 4, 4), np.int32)}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_goes_by_a_name_of_a_preset_and_does_not_fit_is_an_error(cli: Cli, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "d/vae-sd/00000"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        np.save(folder / f"img-mean-std-{number:08}.npy", np.full((8, 4, 4), 0.5, np.float32))
+    np.save(folder / "statistics.npy", np.zeros((2, 4)))
+    np.save(folder / "img-mean-std-00000001.npy", ODD[what])
+    outcome = cli("kl", "d")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "img-mean-std-00000001.npy: not what preset repa reads" in outcome.complaint
+    outcome = cli("kl", "d", "--keep-going", "--errors", "errors.jsonl")
+    assert outcome.status == 1 and [row["file"][-6:] for row in outcome.rows] == ["00.npy", "02.npy"]
+    assert "passed over 1 file that the preset does not read, such as d/vae-sd/00000/statistics.npy" in outcome.err
+    assert [json.loads(line)["file"][-6:] for line in (tmp_path / "errors.jsonl").read_text().splitlines()] == [
+        "01.npy"
+    ]
+
+
+def test_half_a_file_of_a_preset_is_an_error(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "n01440764").mkdir()
+    for number in range(3):
+        keys = ("moments", "moments_flip") if number else ("moments",)
+        np.savez(tmp_path / f"n01440764/{number}.npz", **{key: np.full((8, 4, 4), 0.5, np.float32) for key in keys})
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(8), sigma=np.eye(8))
+    assert "n01440764/0.npz: not what preset mar reads" in cli("kl", ".").complaint
 
 
 def test_drawn_latents_of_a_known_tool_are_found_beside_its_prompts(cli: Cli, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def runs(process: "subprocess.Popen[str]") -> Iterator[Runs]:
         yield Runs(process, folder)
 
 
-FOLDER, ROWS, THREE = "sample to a folder", "kl to CSV", "stats to three files"
+FOLDER, ROWS, THREE, SHARDS = "sample to a folder", "kl to CSV", "stats to three files", "convert to shards"
 OPERATIONS = {
     "sample to a file": ("sample", "in/a.safetensors", "-o", "out/a.safetensors", *SEED),
     FOLDER: ("sample", "in", "-o", "out", *SEED),
@@ -62,6 +62,8 @@ OPERATIONS = {
         "stats", "in", "-o", "out/stats.json", "--state", "out/state", "--save-normalization", "out/n.json",
     ),
     "report": ("report", "in", "-o", "out/report.html"),
+    "convert to a file": ("convert", "in", "-o", "out/all.npy", "--no-labels", "--workers", "1"),
+    SHARDS: ("convert", "in", "-o", "out", "--samples-per-shard", "3", "--workers", "1"),
 }  # fmt: skip
 
 
@@ -117,7 +119,7 @@ class Operation:
 
 @pytest.mark.parametrize(
     ("name", "overwrite"),
-    [*((name, True) for name in OPERATIONS), (FOLDER, False), (THREE, False)],
+    [*((name, True) for name in OPERATIONS), *((name, False) for name in (FOLDER, THREE, SHARDS))],
 )
 def test_whichever_call_fails_it_is_a_sentence_and_every_file_is_whole(runs: Runs, name: str, overwrite: bool) -> None:
     operation = Operation(runs, name, overwrite=overwrite)
@@ -145,7 +147,7 @@ STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*product(("SIGINT", "SIGKILL"), (FOLDER, ROWS, THREE)), ("SIGTERM", FOLDER), ("SIGHUP", FOLDER)],
+    [*product(("SIGINT", "SIGKILL"), (FOLDER, ROWS, THREE, SHARDS)), *product(("SIGTERM", "SIGHUP"), (FOLDER, SHARDS))],
 )
 def test_a_signal_after_any_call_leaves_whole_files(runs: Runs, kind: str, name: str) -> None:
     operation = Operation(runs, name, overwrite=True)
@@ -169,11 +171,12 @@ def test_a_signal_after_any_call_leaves_whole_files(runs: Runs, kind: str, name:
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "4"))
 
 
+@pytest.mark.parametrize("name", [FOLDER, SHARDS])
 @pytest.mark.parametrize("kind", STATUSES)
-def test_a_signal_at_any_time_leaves_whole_files(runs: Runs, kind: str) -> None:
+def test_a_signal_at_any_time_leaves_whole_files(runs: Runs, kind: str, name: str) -> None:
     for number in range(10):
         save_file({"moments": torch.zeros(16, 8, 64, 64)}, runs.folder / "in" / f"{number}.safetensors")
-    operation = Operation(runs, FOLDER, overwrite=True)
+    operation = Operation(runs, name, overwrite=True)
     start = time.monotonic()
     operation()
     lasts = time.monotonic() - start
@@ -209,6 +212,8 @@ CASES = [
     case("output is the input", "sample in/a.safetensors -o in/a.safetensors --overwrite", 2, IS_INPUT),
     case("output is the input, by a link", "sample in/a.safetensors -o link.safetensors --overwrite", 2, IS_INPUT),
     case("output is the input, by a hard link", "sample in/a.safetensors -o hard.safetensors --overwrite", 2, IS_INPUT),
+    case("output is the input", "convert in/a.safetensors -q -o in/a.safetensors --overwrite", 2, IS_INPUT),
+    case("output is the input, by a link", "convert in/a.safetensors -q -o link.safetensors --overwrite", 2, IS_INPUT),
     case("output is one of a folder", "stats in -o s.json --state in/b.safetensors --overwrite", 2, IS_INPUT),
     case("output is one of a list", "kl @list.txt -o in/b.safetensors --format csv --overwrite", 2, IS_INPUT),
     case("output is the list", "kl @list.txt -o list.txt --format csv --overwrite", 2, IS_INPUT),
@@ -236,6 +241,10 @@ CASES = [
         limits={"RLIMIT_FSIZE": 1024},
     ),
     case(
+        "file size limit", "convert in -q -o out", 1, r"latentkit: \S*out/moments-00001-of-00001\.\S+: File too large",
+        limits={"RLIMIT_FSIZE": 256},
+    ),
+    case(
         "disk quota", f"{KL} -o out.csv", 1, r"latentkit: out\.csv: Disk quota exceeded",
         call=1, only="write", act=("error", "EDQUOT"),
     ),
@@ -243,16 +252,25 @@ CASES = [
         "read-only folder", f"{SAMPLE} -o readonly/out", 2,
         r"latentkit: readonly/out/a\.safetensors: the folder \S+readonly cannot be written to.*", user=NOBODY,
     ),
+    case(
+        "read-only folder", "convert in -q -o readonly/out", 2,
+        r"latentkit: readonly/out/\S+: the folder \S+readonly cannot be written to.*", user=NOBODY,
+    ),
+    case("input of another", "convert secret.safetensors -o out", 1, ".*: Permission denied", user=NOBODY),
     case("input of another", "kl secret.safetensors", 1, r".* secret\.safetensors: Permission denied", user=NOBODY),
     case("64 files open at most", "sample many -q -o out", 0, makes="out/", limits={"RLIMIT_NOFILE": 64}),
+    case("64 files open at most", "convert many -q -o out", 0, makes="out/", limits={"RLIMIT_NOFILE": 64}),
     case("64 files open at most", "kl many -q --workers 16", 0, limits={"RLIMIT_NOFILE": 64}),
     case("hardly any file open", KL, 1, r"latentkit: \S+: Too many open files", limits={"RLIMIT_NOFILE": 4}),
     case("no more threads", KL, 1, "latentkit: .*thread.*", limits={"RLIMIT_NPROC": 1}, user=NOBODY),
     # ---- the program itself ----
     case("worker out of memory", KL, 1, ".*memory.*", raises={READ: "MemoryError"}),
+    case("worker out of memory", "convert in -o out -q", 1, ".*memory.*", raises={READ: "MemoryError"}),
+    case("worker with a bug", "convert in -o out -q", 1, BUG, raises={READ: "ZeroDivisionError"}),
     case("worker with a bug", KL, 1, BUG, raises={READ: "ZeroDivisionError"}),
     case("writer with a bug", f"{KL} -o x.csv", 1, BUG, raises={WRITE: "ZeroDivisionError"}),
     case("clock going backwards", "kl in -o out.csv", 0, ".*", makes="out.csv", clock="backwards"),
+    case("clock going backwards", "convert in -o out", 0, ".*", makes="out/", clock="backwards"),
     case("clock going backwards", "sample in -o out", 0, ".*", makes="out/", clock="backwards"),
 ]  # fmt: skip
 
@@ -305,7 +323,9 @@ def test_a_fault_of_the_matrix(
 STOP = ("stop",)
 
 
-@pytest.mark.parametrize("command", ["kl in -o out.csv", "stats in -o out.json", "sample in -o out"])
+@pytest.mark.parametrize(
+    "command", ["kl in -o out.csv", "stats in -o out.json", "sample in -o out", "convert in -o out"]
+)
 @pytest.mark.parametrize("change", ["truncated", "grows", "replaced", "removed"])
 def test_an_input_that_changes_between_two_reads_is_noticed(runs: Runs, change: str, command: str) -> None:
     path = runs.folder / "in/a.safetensors"
@@ -335,7 +355,7 @@ def test_an_input_that_changes_between_two_reads_is_noticed(runs: Runs, change: 
     }
 
 
-@pytest.mark.parametrize(("name", "overwrite"), [(FOLDER, False), (FOLDER, True), (ROWS, True)])
+@pytest.mark.parametrize(("name", "overwrite"), [*product((FOLDER, SHARDS), (False, True)), (ROWS, True)])
 def test_of_two_runs_with_one_output_each_leaves_whole_files(runs: Runs, name: str, overwrite: bool) -> None:
     operation = Operation(runs, name, overwrite=overwrite)
     problems: list[str] = []
@@ -353,7 +373,7 @@ def test_of_two_runs_with_one_output_each_leaves_whole_files(runs: Runs, name: s
 
 
 @pytest.mark.parametrize("room", [0, 1 << 20, 8 << 20, 24 << 20, 1 << 30])
-@pytest.mark.parametrize("command", ["kl in -q", "sample in -q -o out", "stats in -q"])
+@pytest.mark.parametrize("command", ["kl in -q", "sample in -q -o out", "stats in -q", "convert in -q -o out"])
 def test_too_little_memory_is_a_sentence(runs: Runs, command: str, room: int) -> None:
     for name in "ab":
         save_file({"moments": torch.zeros(64, 8, 64, 64)}, runs.folder / "in" / f"{name}.safetensors")
@@ -362,7 +382,7 @@ def test_too_little_memory_is_a_sentence(runs: Runs, command: str, room: int) ->
     assert ended.status in (0, 1), ended
     assert ended.err == "" if ended.status == 0 else is_sentence(ended.err), ended
     assert ended.status == 0 or room < 1 << 30
-    runs("sample", "in", "-q", "-o", "whole")
+    runs(*command.replace("out", "whole").split())
     assert contents(runs.folder / "out").items() <= contents(runs.folder / "whole").items()
 
 
@@ -406,7 +426,9 @@ def test_a_disk_without_room_is_noticed_before_any_work(runs: Runs, disk: Callab
     assert contents(runs.folder / "disk") == {}
 
 
-@pytest.mark.parametrize("command", ["kl in -q --per-channel -o disk/out.csv", "sample in -q -o disk/out"])
+@pytest.mark.parametrize(
+    "command", ["kl in -q --per-channel -o disk/out.csv", "sample in -q -o disk/out", "convert in -q -o disk/out"]
+)
 def test_a_disk_that_others_fill_meanwhile_is_a_sentence(runs: Runs, disk: Callable[[str], Path], command: str) -> None:
     folder = disk("size=64k")
 
@@ -420,7 +442,9 @@ def test_a_disk_that_others_fill_meanwhile_is_a_sentence(runs: Runs, disk: Calla
     assert contents(folder).keys() == {"others"}
 
 
-@pytest.mark.parametrize("command", ["kl in -q -o disk/out.csv", "sample in -q -o disk/out"])
+@pytest.mark.parametrize(
+    "command", ["kl in -q -o disk/out.csv", "sample in -q -o disk/out", "convert in -q -o disk/out"]
+)
 def test_a_disk_without_inodes_is_a_sentence(runs: Runs, disk: Callable[[str], Path], command: str) -> None:
     folder = disk("size=1m,nr_inodes=2")
     (folder / "others").touch()
@@ -428,7 +452,9 @@ def test_a_disk_without_inodes_is_a_sentence(runs: Runs, disk: Callable[[str], P
     assert contents(folder).keys() == {"others"}
 
 
-@pytest.mark.parametrize("command", ["kl in -q -o disk/out.csv", "sample in -q -o disk/out"])
+@pytest.mark.parametrize(
+    "command", ["kl in -q -o disk/out.csv", "sample in -q -o disk/out", "convert in -q -o disk/out"]
+)
 def test_a_disk_mounted_for_reading_is_a_sentence(runs: Runs, disk: Callable[[str], Path], command: str) -> None:
     folder = disk("size=1m,ro")
     run_case(runs, "read-only disk", command, 2, r"latentkit: \S*disk/out\S*: the folder \S+ cannot be written to.*")

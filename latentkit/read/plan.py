@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose
+from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose, describe
 from latentkit.read.header import Header, read_header
 from latentkit.read.inputs import SUFFIX, InputFile, Inputs, find_inputs
 from latentkit.read.metadata import is_drawn, is_state
@@ -158,6 +158,9 @@ def find_posteriors(
                     continue
                 read += [file.path] if file.index is None else [file.path, file.index]
     strangers = _strangers(posteriors, unclear)
+    for path, error in _misfits(posteriors, [*unclear, *bare]).items():
+        failures.add(path, error)
+        strangers[path] = None
     if strangers:
         posteriors = [posterior for posterior in posteriors if posterior.file.path not in strangers]
     else:
@@ -178,7 +181,16 @@ def find_posteriors(
     used = tuple(dict.fromkeys(span.posterior for span in spans))
     empty, read = len(posteriors) - len(filled), list(dict.fromkeys([*read, *failures.found]))
     return Found(
-        used, spans, empty, len(drawn) + own, states, tuple(read), failed, files.unreadable, len(bare), tuple(strangers)
+        used,
+        spans,
+        empty,
+        len(drawn) + own,
+        states,
+        tuple(read),
+        failed,
+        files.unreadable,
+        sum(file.path not in failures for file, _ in bare),
+        tuple(path for path in strangers if path not in failures),
     )
 
 
@@ -189,12 +201,34 @@ def _with_others(files: Inputs, posteriors: Sequence[Posterior]) -> Iterator[Inp
         yield from files.others
 
 
-def _strangers(posteriors: Iterable[Posterior], unclear: Iterable[tuple[InputFile, Header]]) -> dict[str, None]:
-    """Where a preset reads some files: those that a search found beside them and nothing but being there speaks for."""
+def _strangers(posteriors: Sequence[Posterior], unclear: Iterable[tuple[InputFile, Header]]) -> dict[str, None]:
+    """Where a preset reads some files: those beside them that are weak, or that nobody can read."""
     if not any(posterior.preset for posterior in posteriors):
         return {}
-    weak = [one for one in posteriors if one.preset is None and one.file.searched and one.reason == ONLY_FLOAT]
-    return dict.fromkeys(sorted([*(one.file.path for one in weak), *(file.path for file, _ in unclear)]))
+    return dict.fromkeys(sorted(file.path for file, _ in [*_weak(posteriors), *unclear]))
+
+
+def _weak(posteriors: Iterable[Posterior]) -> list[tuple[InputFile, Header]]:
+    """Files that a search found and nothing but being there speaks for."""
+    some = (one for one in posteriors if one.preset is None and one.file.searched and one.reason == ONLY_FLOAT)
+    return [(one.file, one.header) for one in some]
+
+
+def _misfits(posteriors: Sequence[Posterior], others: Iterable[tuple[InputFile, Header]]) -> dict[str, DataError]:
+    """Files by the names of what a preset reads beside them that it cannot read: damaged, and not to go missing.
+
+    Of presets that are beyond doubt: others read any name.
+    """
+    presets = {one.preset.name: one.preset for one in posteriors if one.preset and not one.preset.doubtful}
+    return {
+        file.path: DataError(
+            f"{file.path}: not what preset {preset.name} reads ({preset.evidence}), as it reads the files beside it; "
+            f"{describe(header)}; make it again, or move it elsewhere"
+        )
+        for preset in presets.values()
+        for file, header in [*others, *_weak(posteriors)]
+        if preset.is_meant_for(header)
+    }
 
 
 def _may_be_replaced(file: InputFile) -> bool:

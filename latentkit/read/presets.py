@@ -81,6 +81,10 @@ class Preset:
             not self.sibling or os.path.exists(os.path.splitext(path)[0] + self.sibling)
         )
 
+    def is_meant_for(self, header: Header) -> bool:
+        """Whether a file goes by the names of what it reads, whatever is in it."""
+        return any(re.fullmatch(self.keys, key) for key in header.tensors) and self.fits_path(header.path)
+
     @property
     def reading(self) -> tuple[str, Sequence[str], str]:
         """What two presets must have in common to give the same numbers."""
