@@ -14,7 +14,8 @@ import numpy as np
 from latentkit.device import check_device_name, device_called
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
-from latentkit.health.examination import alike, blank_state, check_fits, figures_of, judged, refuse_other_channels
+from latentkit.health.examination import alike, blank_state, check_fits, figures_of, judged
+from latentkit.health.figures import BESIDE
 from latentkit.health.normalization import check_target_std
 from latentkit.posterior.affine import from_factors
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
@@ -287,7 +288,7 @@ def stats(
     other = None
     if against is not None:
         other = alike(opened(against, _of_all(against, reading)).found, Failures())
-        refuse_other_channels(found, other)
+        check_fits(extras, other)
 
     from latentkit.read.labels import find_labels
     from latentkit.stats.counting import count
@@ -313,17 +314,9 @@ def stats(
         return state, figures_of(state, found.posteriors[0])
 
     state, summary = counted(found, extras, labels)
-    beside = None if other is None else (counted(other)[1], other.readings)
-    return Stats(
-        judged(
-            state,
-            summary,
-            beside,
-            scaling_factor=scaling_factor,
-            shift_factor=shift_factor,
-            target_std=target_std,
-        )
-    )
+    factors: Any = {"scaling_factor": scaling_factor, "shift_factor": shift_factor, "target_std": target_std}
+    beside = None if other is None else judged(*counted(other, set(extras) & set(BESIDE)), **factors).as_other()
+    return Stats(judged(state, summary, beside, **factors))
 
 
 def _checked(clamp: Clamp, device: str, batch_size: int | None, workers: int | None) -> tuple[Clamp, str]:

@@ -303,9 +303,100 @@ def test_both_are_drawn_in_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     assert "active → collapsed" in out and out.startswith(f"10 differences from {COLLAPSED}")
 
 
-def test_encoders_of_other_widths_are_not_compared(cli: Cli) -> None:
-    outcome = cli("stats", HEALTHY, "--against", SAMPLE_DATA / "tokens.safetensors", "--layout", "blc")
-    assert outcome.status == 2
+def test_encoders_of_other_channel_counts_are_compared_over_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    both = "stats", HEALTHY, "--against", SAMPLE_DATA / "tokens.safetensors", *WITH_ALL
+    document = cli(*both).json
+    against = document["against"]
+    assert list(faults_of(document, SCHEMA)) == [] and against["summary"]["channels"] == 8
+    assert {entry["channel"] for entry in against["differences"]} == {None}
+    found = {entry["figure"]: (entry["ours"], entry["theirs"]) for entry in against["differences"]}
+    assert found["channels"] == (4, 8)
+    assert found["effective_rank"] == tuple(
+        part["with"]["correlation"]["effective_rank"] for part in (document, against)
+    )
+    assert against["with"]["duplicates"] is None and document["with"]["duplicates"] is not None
+    out = cli(*both, "--format", "table").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "all of 4 channels, and all of 8 there" in out and "effective rank 3.670 of 4, 5.539 of 8 there" in out
+
+
+def test_collapsed_channels_of_another_count_are_a_share(cli: Cli, tmp_path: Path) -> None:
+    moments = moments_of(40, 6, 2, 2)
+    save_file({"moments": moments}, tmp_path / "six.safetensors")
+    moments[:, :3] *= 1e-3
+    save_file({"moments": torch.cat([moments[:, :4], moments[:, 6:10]], 1)}, tmp_path / "four.safetensors")
+    document = cli("stats", "four.safetensors", "--against", "six.safetensors").json
+    (entry,) = [entry for entry in document["against"]["differences"] if entry["figure"] == "active_fraction"]
+    assert (entry["ours"], entry["theirs"]) == (0.25, 1.0)
+
+
+def test_smoothness_is_compared(cli: Cli) -> None:
+    video = SAMPLE_DATA / "video.safetensors"
+    document = cli("stats", HEALTHY, "--against", video, "--with", "spectrum").json
+    (entry,) = [entry for entry in document["against"]["differences"] if entry["figure"] == "high_frequency_power"]
+    for side, part in (("ours", document), ("theirs", document["against"])):
+        spectrum = part["with"]["spectrum"]
+        pairs = zip(spectrum["frequencies"], spectrum["overall"], strict=True)
+        assert entry[side] == pytest.approx(np.mean([power for frequency, power in pairs if frequency >= 0.25]))
+    alone = cli("stats", video, "--with", "spectrum", "--fail-if", f"high_frequency_power > {entry['theirs'] - 1e-9}")
+    assert alone.status == 3
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_a_difference_and_a_change(cli: Cli, name: str) -> None:
+    """Of an input beside itself there is none, or it is undefined on both sides."""
+    both = "stats", SAMPLE_DATA / "pair.safetensors", "--against", SAMPLE_DATA / "pair.safetensors", "-q"
+    asked = [option for extra in filter(None, [FIGURES[name].extra]) for option in ("--with", extra)]
+    if FIGURES[name].extra == "duplicates":
+        assert "no figure is called" in cli(*both, *asked, "--fail-if", f"{name}.change > 0").complaint
+        return
+    undefined = name.startswith("mean_square.")
+    for how in ("difference", "change"):
+        outcome = cli(*both, *asked, "--limit", "64", "--fail-if", f"{name}.{how} != 0")
+        assert outcome.status == (3 if undefined else 0), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("condition", "status", "said"),
+    [
+        ("kl_element.change < -94 %", 3, "kl_element.change is -0.942"),
+        ("kl_element.change < -95 %", 0, ""),
+        ("kl_element.difference < -1.7", 3, "kl_element.difference is -1.75001"),
+        ("active_channels.difference < 0", 3, "active_channels.difference is -3"),
+        ("collapsed_channels.change > 1e9", 3, "collapsed_channels.change is inf"),
+        ("kl.p99.change > 0", 0, ""),
+        ("differences == 10", 3, "differences is 10"),
+        ("mean_square.p50.change > 0", 3, "is undefined (these data do not have it)"),
+    ],
+)
+def test_conditions_on_what_is_between_two(cli: Cli, condition: str, status: int, said: str) -> None:
+    outcome = cli("stats", COLLAPSED, "--against", SAMPLE_DATA / "healthy-f32.safetensors", "--fail-if", condition)
+    assert outcome.status == status and said in outcome.err
+
+
+def test_a_broken_file_there_turns_no_condition_green(cli: Cli) -> None:
+    outcome = cli("stats", HEALTHY, "--against", CLAMPED, "-q", "--fail-if", "kl_mean.change > 1e9")
+    assert outcome.status == 3 and "is undefined (there, 4 values are NaN, or an infinite mean)" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("condition", "answer"),
+    [
+        ("kl_element.change > 0", "kl_element.change takes --against OTHER"),
+        ("differences > 0", "differences takes --against OTHER"),
+        ("kl_element.chang > 0", "did you mean kl_element.change"),
+    ],
+)
+@pytest.mark.parametrize("command", ["stats", "report"])
+def test_what_only_a_comparison_has_is_refused_without_one(cli: Cli, command: str, condition: str, answer: str) -> None:
+    outcome = cli(command, "nosuch", "-o", "a.html" if command == "report" else "a.json", "--fail-if", condition)
+    assert outcome.status == 2 and answer in outcome.complaint
+
+
+def test_figures_not_asked_for_are_not_compared(cli: Cli) -> None:
+    outcome = cli("stats", HEALTHY, "--against", COLLAPSED, "--fail-if", "effective_rank.change > 0")
+    assert outcome.status == 2 and "takes --with correlation" in outcome.complaint
 
 
 def test_one_name_for_two_outputs_is_refused(cli: Cli) -> None:

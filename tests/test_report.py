@@ -327,7 +327,28 @@ def test_what_differs_from_another_encoder_is_told(cli: Cli) -> None:
         "Channels by KL",
         "Log-variances of all channels",
         "Log-variances by channel: 1 % to 99 %, the middle half, the median",
+        "Power by spatial frequency, where white noise has 1: mean of the channels, each of which is a thin line",
     ]
+    assert "The other encoder's is " in page.section("Correlation")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shared"),
+    [
+        ("tokens", (), ["KL of the samples", "Log-variances of all channels"]),
+        ("latents", ("--parameterization", "none"), ["Mean square of the samples", "Channels by standard deviation"]),
+    ],
+)
+def test_another_number_of_channels_is_set_beside_as_a_whole(
+    cli: Cli, name: str, options: tuple[str, ...], shared: list[str]
+) -> None:
+    ours, theirs = (SAMPLE_DATA / f"{one}.safetensors" for one in (name, "latents" if options else "healthy-f32"))
+    _, page = report(cli, ours, "--against", theirs, *options)
+    captions = [tag.text for tag in page.all("figcaption") if "the other encoder" in tag.text]
+    assert [caption.partition(";")[0] for caption in captions][:2] == shared
+    if not options:
+        assert page.table("Differences")["figure"][0] == "channels"
+        assert "the other" not in page.table("Channels by KL")
 
 
 def test_one_that_differs_from_another_is_not_called_healthy_alone(cli: Cli) -> None:

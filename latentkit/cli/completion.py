@@ -48,10 +48,10 @@ def presets() -> list[str]:
 
 def conditions() -> list[str]:
     """Names of figures, which conditions begin with: those of the command that is typed."""
-    from latentkit.health.figures import FIGURES
+    from latentkit.health.figures import COMPARED, FIGURES
     from latentkit.health.row_figures import ROW_FIGURES
 
-    return list(ROW_FIGURES if _words()[:1] in (["kl"], ["nll"]) else FIGURES)
+    return list(ROW_FIGURES) if _words()[:1] in (["kl"], ["nll"]) else [*FIGURES, *COMPARED]
 
 
 def devices() -> list[str]:

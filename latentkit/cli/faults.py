@@ -1,7 +1,7 @@
 """``--keep-going`` and ``--errors``: files that cannot be processed are passed over, and listed at the end."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -53,11 +53,11 @@ def listed(faults: Faults, *, overwrite: bool = False, dry_run: bool = False) ->
         raise typer.Exit(DATA_FAILED)
 
 
-def stop_if_held(broken: Iterable[tuple[Condition, float]], why_undefined: str) -> None:
+def stop_if_held(broken: Iterable[tuple[Condition, float]], why_undefined: Callable[[str], str]) -> None:
     """Say which conditions hold, with the figure's value, and end with their status if one does."""
     broken = list(broken)
     for condition, value in broken:
-        figure = f"is undefined ({why_undefined})" if value != value else f"is {value:.6g}"
+        figure = f"is undefined ({why_undefined(condition.name)})" if value != value else f"is {value:.6g}"
         complain(f"--fail-if {str(condition)!r} holds: {condition.name} {figure}")
     if broken:
         raise typer.Exit(CONDITION_HELD)

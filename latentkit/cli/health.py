@@ -1,7 +1,6 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latentkit.cli.device import resolve_device
@@ -13,8 +12,8 @@ from latentkit.device import check_device_name
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, held
-from latentkit.health.examination import Result, blank_state, figures_of, found_alike, judged, refuse_other_channels
-from latentkit.health.figures import check_asked, value_of, why_undefined
+from latentkit.health.examination import Other, Result, blank_state, figures_of, found_alike, judged
+from latentkit.health.figures import BESIDE, check_asked, check_compared, value_of, why_undefined
 from latentkit.health.normalization import check_target_std, document
 from latentkit.posterior.affine import from_factors
 from latentkit.read.plan import Found
@@ -33,6 +32,8 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
     check_device_name(computing.device)
     computing.clamp()
     conditions = checking.conditions()
+    if checking.against is None:
+        check_compared(conditions)
     from_factors(checking.scaling_factor, checking.shift_factor)
     check_target_std(checking.target_std)
     return conditions
@@ -46,9 +47,7 @@ def find(
     found = found_alike(files, *how)
     if against is None:
         return found, None
-    other = found_alike([against], *how)
-    refuse_other_channels(found, other)
-    return found, other
+    return found, found_alike([against], *how)
 
 
 def examine(
@@ -65,9 +64,10 @@ def examine(
     state, summary = _count(found, extras, computing, messages, failures, labels)
     if other is None:
         return _judge(state, summary, None, checking)
-    there, theirs = _count(other, [], computing, messages, failures)
-    result = _judge(state, summary, (theirs, there.readings), checking)
-    return replace(result, other=there.per_sample)
+    theirs = _judge(
+        *_count(other, [name for name in extras if name in BESIDE], computing, messages, failures), None, checking
+    )
+    return _judge(state, summary, theirs.as_other(), checking)
 
 
 def _count(
@@ -140,9 +140,7 @@ def check_merge(checking: Checking, computing: Computing, *groups: Reading | Cho
         )
 
 
-def _judge(
-    state: "State", summary: "Summary", against: "tuple[Summary, list[str]] | None", checking: Checking
-) -> Result:
+def _judge(state: "State", summary: "Summary", against: Other | None, checking: Checking) -> Result:
     return judged(
         state,
         summary,
@@ -212,4 +210,5 @@ def say_written(outputs: Iterable[str], result: Result, messages: Messages) -> N
 
 def finish(result: Result, conditions: Sequence[Condition]) -> None:
     """Say which conditions hold, and end with their status if one does."""
-    stop_if_held(held(conditions, lambda name: value_of(name, result)), why_undefined(result.summary))
+    both = result, result.against
+    stop_if_held(held(conditions, lambda name: value_of(name, *both)), lambda name: why_undefined(name, *both))

@@ -69,7 +69,7 @@ def report(
                 return
             note_device(computing.device, messages)
             say_reading(found, "json", messages)
-            extras = [extra.value for extra in Extra if fits(extra, found)]
+            extras = [extra.value for extra in Extra if all(fits(extra, part) for part in (found, other) if part)]
             result = examine(found, other, extras, checking, computing, messages, failures)
             names, against = (_names(part.without(failures)) if part else [] for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
@@ -110,7 +110,7 @@ def _page(result: Result, made: "Made") -> str:
     from latentkit.report.samples import histogram_of
     from latentkit.write.json_rows import jsonable
 
-    ours, theirs = result.state.per_sample, result.other
+    ours, theirs = result.state.per_sample, result.against.values if result.against else None
     histograms = histogram_of(ours) if ours else None, histogram_of(theirs) if theirs else None
     document = {name: jsonable(plain(figures)) for name, figures in result.outline().items() if name != "per_channel"}
     # One by one: of thousands of channels, figures in two forms are tens of megabytes.

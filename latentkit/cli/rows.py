@@ -220,7 +220,7 @@ def write_rows(
         _write_rows(measured, table, format, options, writing, messages, keeper)
     keeper.report(messages)
     if values is not None:
-        stop_if_held(held(options.fail_if, values.value), values.why_undefined())
+        stop_if_held(held(options.fail_if, values.value), lambda _: values.why_undefined())
 
 
 def _write_rows(

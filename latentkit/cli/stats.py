@@ -74,7 +74,8 @@ def stats(
             found, other = find(files, reading, choosing, checking.against, failures)
             check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
             channels = showing.chosen(found.posteriors[0].axes.channels)
-            check_fits(asking.extra, found)
+            for part in filter(None, (found, other)):
+                check_fits(asking.extra, part)
             labels = None
             if asking.by is not None:
                 from latentkit.read.labels import find_labels

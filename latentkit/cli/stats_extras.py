@@ -1,9 +1,11 @@
 """The terminal's view of what ``stats --with`` adds."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from latentkit.cli.screen import aligned, dense_table
+from latentkit.stats.summary import ExtraFigures
 from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
@@ -13,28 +15,29 @@ if TYPE_CHECKING:
     from latentkit.stats.extrema import Place
     from latentkit.stats.shape import Shape
     from latentkit.stats.spectrum import Lag, Spectrum
-    from latentkit.stats.summary import ExtraFigures
+    from latentkit.stats.summary import Summary
 
 # The matrix of more channels has no room on a screen: the strongest pairs do.
 _MOST_COLUMNS = 8
 _MOST_ROWS = 12
 
 
-def extra_tables(extras: "ExtraFigures", channels: Sequence[int]) -> "Iterator[Titled]":
-    """What was asked for, of these channels where there is a row per channel."""
+def extra_tables(extras: ExtraFigures, channels: Sequence[int], other: "Summary | None" = None) -> "Iterator[Titled]":
+    """What was asked for, of these channels where there is a row per channel; beside ``other`` where that has it."""
+    there = other.extras if other else ExtraFigures()
     if extras.correlation is not None:
-        yield _correlation(extras.correlation)
+        yield _correlation(extras.correlation, there.correlation)
     if extras.shape is not None:
         yield _shape(extras.shape, channels)
     if extras.spectrum is not None and extras.spectrum.lag1:
         yield _lags(extras.spectrum.lag1, channels)
     if extras.spectrum is not None and extras.spectrum.frequencies:
-        yield _power(extras.spectrum)
+        yield _power(extras.spectrum, there.spectrum)
     if extras.duplicates is not None:
         yield _copies(extras.duplicates)
 
 
-def _correlation(correlation: "Correlation") -> "Titled":
+def _correlation(correlation: "Correlation", there: "Correlation | None") -> "Titled":
     matrix = correlation.matrix
     if len(matrix) <= _MOST_COLUMNS:
         table = dense_table("ch", *map(str, range(len(matrix))))
@@ -46,8 +49,9 @@ def _correlation(correlation: "Correlation") -> "Titled":
             table.add_row(*map(str, pair.channels), fixed(pair.correlation, 3))
     eigenvalues = ", ".join(number(value) for value in correlation.eigenvalues[:_MOST_COLUMNS])
     more = ", …" if len(correlation.eigenvalues) > _MOST_COLUMNS else ""
+    beside = f", {number(there.effective_rank)} of {len(there.matrix)} there" if there else ""
     return (
-        f"Correlation of channels: effective rank {number(correlation.effective_rank)} of {len(matrix)}",
+        f"Correlation of channels: effective rank {number(correlation.effective_rank)} of {len(matrix)}{beside}",
         table,
         f"eigenvalues of the covariance: {eigenvalues}{more}",
     )
@@ -71,13 +75,17 @@ def _lags(lags: "Sequence[Lag]", channels: Sequence[int]) -> "Titled":
     return "Correlation of latents one step apart", table, None
 
 
-def _power(spectrum: "Spectrum") -> "Titled":
+def _power(spectrum: "Spectrum", there: "Spectrum | None") -> "Titled":
     count = len(spectrum.frequencies)
     rows = min(count, _MOST_ROWS)
     shown = [place * (count - 1) // max(1, rows - 1) for place in range(rows)]
-    table = dense_table("cycles per pixel", "power")
-    for place, cell in zip(shown, aligned(spectrum.overall[place] for place in shown), strict=True):
-        table.add_row(f"{spectrum.frequencies[place]:.3f}", cell)
+    powers = dict(zip(there.frequencies, there.overall, strict=True)) if there else {}
+    table = dense_table("cycles per pixel", "power", *(["there"] if powers else []))
+    columns = [aligned(spectrum.overall[place] for place in shown)]
+    if powers:
+        columns.append(aligned(powers.get(spectrum.frequencies[place], math.nan) for place in shown))
+    for place, *cells in zip(shown, *columns, strict=True):
+        table.add_row(f"{spectrum.frequencies[place]:.3f}", *cells)
     which = f"{rows} of {count} frequencies; -o FILE.json has all, and each channel's" if rows < count else None
     return "Power by spatial frequency, mean of the channels (white noise has 1)", table, which
 

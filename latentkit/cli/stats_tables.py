@@ -51,7 +51,7 @@ def draw(
     """Draw on stdout what fits a screen, or all; ``channels``: those asked for; ``against``: the other's name."""
     screen, summary = stdout_screen(markdown=markdown), result.summary
     console = screen.console
-    other = result.against[0] if result.against else None
+    other = result.against.summary if result.against else None
     found = differences(summary, other) if other else []
     rest = _LINES - _height(console, _overview(result)) - _height(console, _clamp_of(summary)) - _BETWEEN
     shown = _draw_findings(screen, result, found, against, None if full or markdown else rest)
@@ -66,7 +66,7 @@ def draw(
     if full:
         _draw_rest(screen, result)
     groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
-    for title, body, caption in extra_tables(summary.extras, [group.channel or 0 for group in groups]):
+    for title, body, caption in extra_tables(summary.extras, [group.channel or 0 for group in groups], other):
         screen.put(title, body, [caption] if caption else [])
     if sentences := left_out(plain(summary.extras)):
         console.print(remark(sentences))
@@ -300,7 +300,9 @@ def _draw_comparison(
     full: bool,
 ) -> None:
     assert result.against is not None
-    other, readings = result.against
+    other, readings = result.against.summary, result.against.readings
+    if other.channels != result.summary.channels:
+        groups, which = [], f"all of {result.summary.channels} channels, and all of {other.channels} there"
     title = f"Beside {count_of(other.samples, 'sample')} of {name}"
     screen.put(title, _comparison(groups, result.summary, other, found), [which] if which else readings)
     most = _MANY if full else _EITHER_END // 2

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from latentkit.health.figures import active_fraction
 from latentkit.health.findings.values import CLAMPED_SHARE
 from latentkit.stats.summary import COLLAPSED_KL, Group, Summary
 
@@ -25,9 +26,12 @@ class Difference:
 
 
 def differences(summary: Summary, other: Summary) -> list[Difference]:
-    """Where two summaries of equally many channels differ, channel by channel, those over all first."""
-    found: list[Difference] = []
-    for ours, theirs in zip((summary.overall, *summary.per_channel), (other.overall, *other.per_channel), strict=True):
+    """Where two summaries differ: over all, then channel by channel, if they have equally many channels."""
+    found = [Difference(figure, None, *pair, f"over all: {text}") for figure, pair, text in _of_all(summary, other)]
+    pairs = [(summary.overall, other.overall)]
+    if summary.channels == other.channels:
+        pairs += zip(summary.per_channel, other.per_channel, strict=True)
+    for ours, theirs in pairs:
         whose = "over all" if ours.channel is None else f"channel {ours.channel}"
         for figure, (one, another), text in _of_group(ours, theirs):
             found.append(Difference(figure, ours.channel, one, another, f"{whose}: {text}"))
@@ -44,16 +48,33 @@ def state_of(group: Group) -> str:
 _Found = Iterator[tuple[str, tuple[float, float], str]]
 
 
+def _of_all(ours: Summary, theirs: Summary) -> _Found:
+    """What there is over all channels alone."""
+    if ours.channels != theirs.channels:
+        counts = float(ours.channels), float(theirs.channels)
+        yield "channels", counts, f"there are {ours.channels} channels, {theirs.channels} there"
+        shares = active_fraction(ours), active_fraction(theirs)
+        if abs(shares[0] - shares[1]) > DISTANCE:
+            yield "active_fraction", shares, f"the share of active channels is {_pair(shares)}"
+    one, other = ours.extras.correlation, theirs.extras.correlation
+    if one and other and _ratio(ranks := (one.effective_rank, other.effective_rank)) > RATIO:
+        text = f"{ranks[0]:.4g} of {ours.channels} channels, {ranks[1]:.4g} of {theirs.channels} there"
+        yield "effective_rank", ranks, f"the effective rank is {text}"
+    smooth, there = ours.extras.spectrum, theirs.extras.spectrum
+    if smooth and there and _ratio(powers := (smooth.high_frequency_power, there.high_frequency_power)) > RATIO:
+        yield "high_frequency_power", powers, f"the power at high spatial frequencies is {_pair(powers)}"
+
+
 def _of_group(ours: Group, theirs: Group) -> _Found:
     sds = ours.drawn.sd, theirs.drawn.sd
     means = ours.drawn.shift_factor, theirs.drawn.shift_factor
-    if _ratio(*sds) > RATIO:
+    if _ratio(sds) > RATIO:
         yield "sd", sds, f"the standard deviation of the latents is {_pair(sds)}"
     if abs(means[0] - means[1]) > DISTANCE * max(sds):
         yield "mean", means, f"the mean is {_pair(means)}"
     if ours.kl and theirs.kl:
         kls = ours.kl.element, theirs.kl.element
-        if _ratio(*kls) > RATIO and abs(kls[0] - kls[1]) > COLLAPSED_KL:
+        if _ratio(kls) > RATIO and abs(kls[0] - kls[1]) > COLLAPSED_KL:
             yield "kl_element", kls, f"the KL is {kls[0]:.4g} nats per element, {kls[1]:.4g} there"
     states = state_of(ours), state_of(theirs)
     if "" not in states and states[0] != states[1]:
@@ -76,9 +97,9 @@ def _numbers(read: Callable[[Group], float], ours: Group, theirs: Group) -> tupl
     return float(read(ours)), float(read(theirs))
 
 
-def _ratio(one: float, other: float) -> float:
+def _ratio(figures: tuple[float, float]) -> float:
     """The greater by the lesser; NaN where it is undefined."""
-    least, greatest = sorted((one, other))
+    least, greatest = sorted(figures)
     return greatest / least if least > 0 else math.inf if greatest > 0 else math.nan
 
 

@@ -42,8 +42,8 @@ class Condition:
         return f"{self.name} {self.comparison} {self.number:.15g}"
 
 
-def parse(text: str, names: Iterable[str], such: str) -> Condition:
-    """Read a condition on one of these figures; a number with ``%`` is a hundredth.
+def parse(text: str, names: Iterable[str], such: str, more: Iterable[str] = ()) -> Condition:
+    """Read a condition on one of these figures, or of ``more`` that are not listed; ``%`` makes hundredths of a number.
 
     Raises ``RequestError`` with what would be right: a condition ``such`` as this, the nearest names.
     """
@@ -54,15 +54,23 @@ def parse(text: str, names: Iterable[str], such: str) -> Condition:
             f"--fail-if {text!r}: a condition is NAME OP NUMBER, with {' '.join(_COMPARISONS)} for OP, such as {such!r}"
         )
     names = list(names)
-    if match[1] not in names:
+    known = [*names, *more]
+    if match[1] not in known:
         wanted = match[1].lower()
-        near = [name for name in names if wanted in name][:3]
-        near = near or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+        near = [name for name in names if wanted in name] or [name for name in known if wanted in name]
+        near = near[:3] or difflib.get_close_matches(wanted, _of_shape(wanted, known) or names, n=3, cutoff=0.5)
         raise RequestError(
             f"--fail-if {text!r}: no figure is called {match[1]!r}; "
             + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}")
         )
     return Condition(match[1], match[2], number)
+
+
+def _of_shape(wanted: str, known: Iterable[str]) -> list[str]:
+    """The names with as many parts as ``wanted``, and a number at the end if that has one."""
+    return [
+        name for name in known if (name.count("."), name[-1].isdigit()) == (wanted.count("."), wanted[-1].isdigit())
+    ]
 
 
 def held(conditions: Iterable[Condition], value_of: Callable[[str], float]) -> list[tuple[Condition, float]]:

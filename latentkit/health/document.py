@@ -125,7 +125,12 @@ def plain(value: Any) -> Any:
 
 
 def _against(summary: Summary, other: Summary, readings: Sequence[str]) -> dict[str, Any]:
-    return {"read": list(readings), "differences": differences(summary, other), "summary": _figures(other)}
+    return {
+        "read": list(readings),
+        "differences": differences(summary, other),
+        "summary": _figures(other),
+        "with": other.extras,
+    }
 
 
 def _samples(name: str, values: SampleValues) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 ``found_alike`` -> ``blank_state`` -> ``stats.counting.count`` -> ``judged``.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What figures are set beside: those of another input, counted now, or kept by an earlier run."""
+
+    summary: "Summary"
+    findings: "Sequence[Finding]"
+    readings: Sequence[str]
+    samples: "SampleFigures"
+    #: The values of its samples, where they are known.
+    values: "SampleValues | None" = None
+
+
+@dataclass(frozen=True)
 class Result:
     """All that an examination came to."""
 
@@ -35,10 +47,7 @@ class Result:
     summary: "Summary"
     findings: "list[Finding]"
     factors: "Factors"
-    #: The summary that these figures are set beside, and how its input was read.
-    against: "tuple[Summary, list[str]] | None"
-    #: The values of the samples there, where they were kept.
-    other: "SampleValues | None" = None
+    against: Other | None = None
     #: The figures of each label, where they were asked for.
     groups: "Groups | None" = None
 
@@ -46,13 +55,18 @@ class Result:
     def samples(self) -> "SampleFigures":
         return self.state.per_sample.figures()
 
+    def as_other(self) -> Other:
+        """What others may be set beside."""
+        return Other(self.summary, self.findings, self.state.readings, self.samples, self.state.per_sample)
+
     def outline(self) -> dict[str, Any]:
         """As JSON has it, once ``plain`` has made dicts of its dataclasses."""
         from latentkit.health.document import outline_of
 
         state = self.state
         known = self.summary, state.readings, self.findings, self.factors, state.per_sample
-        return outline_of(*known, self.against, self.groups)
+        against = None if self.against is None else (self.against.summary, self.against.readings)
+        return outline_of(*known, against, self.groups)
 
 
 def found_alike(
@@ -92,16 +106,6 @@ def _refuse_unlike(first: Posterior, other: Posterior) -> None:
             f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
             f"stats for each, or say --parameterization",
             tensor=other.key,
-        )
-
-
-def refuse_other_channels(found: Found, other: Found) -> None:
-    """Raise ``RequestError`` where the two cannot be set side by side."""
-    first, theirs = found.posteriors[0], other.posteriors[0]
-    if theirs.axes.channels != first.axes.channels:
-        raise RequestError(
-            f"{first.label} has {first.axes.channels} latent channels and {theirs.label} has {theirs.axes.channels}: "
-            f"they cannot be set side by side"
         )
 
 
@@ -163,7 +167,7 @@ def _place(place: "Place | None") -> str:
 def judged(
     state: "State",
     summary: "Summary",
-    against: "tuple[Summary, list[str]] | None" = None,
+    against: Other | None = None,
     *,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,

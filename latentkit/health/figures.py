@@ -62,24 +62,68 @@ class Figure:
 
 def condition(text: str) -> Condition:
     """Read a condition on figures of ``stats``; raises ``RequestError``, see ``parse``."""
-    return parse(text, FIGURES, "clamped_fraction > 0.001")
+    return parse(text, FIGURES, "clamped_fraction > 0.001", COMPARED)
 
 
 def check_asked(conditions: Iterable[Condition], extras: Collection[str]) -> None:
     """Raise ``RequestError`` for a condition on a figure that is not among the extras asked for with ``--with``."""
     for condition in conditions:
-        extra = FIGURES[condition.name].extra
+        extra = FIGURES[_parts(condition.name)[0]].extra
         if extra is not None and extra not in extras:
             raise RequestError(f"--fail-if {str(condition)!r}: {condition.name} takes --with {extra}")
 
 
-def value_of(name: str, judged: Judged) -> float:
-    """The figure of this name, NaN where it is undefined."""
-    return FIGURES[name].value(judged)
+def check_compared(conditions: Iterable[Condition]) -> None:
+    """Raise ``RequestError`` for a condition on what only a comparison has."""
+    for condition in conditions:
+        if condition.name in COMPARED:
+            raise RequestError(f"--fail-if {str(condition)!r}: {condition.name} takes --against OTHER")
 
 
-def why_undefined(summary: "Summary") -> str:
+def value_of(name: str, judged: Judged, other: Judged | None = None) -> float:
+    """The figure of this name, NaN where it is undefined; ``other``: what ``judged`` is set beside."""
+    if other is None:
+        return FIGURES[name].value(judged)
+    if name == "differences":
+        from latentkit.health.comparison import differences
+
+        return len(differences(judged.summary, other.summary))
+    figure, how = _parts(name)
+    ours = FIGURES[figure].value(judged)
+    return _HOW[how](ours, FIGURES[figure].value(other)) if how else ours
+
+
+def why_undefined(name: str, judged: Judged, other: Judged | None = None) -> str:
     """What may have left a figure undefined."""
+    figure, how = _parts(name)
+    if how and other is not None and not math.isnan(FIGURES[figure].value(judged)):
+        return f"there, {_why_undefined(other.summary)}"
+    return _why_undefined(judged.summary)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The figure, and how it is compared; empty where it is not."""
+    figure, _, how = name.rpartition(".")
+    return (figure, how) if how in _HOW else ("samples" if name == "differences" else name, "")
+
+
+def _change(ours: float, theirs: float) -> float:
+    """By how much it grew, by what it was."""
+    if ours == theirs:
+        return 0.0
+    return (ours - theirs) / abs(theirs) if theirs else math.copysign(math.inf, ours - theirs)
+
+
+#: The names of --with whose figures are compared.
+BESIDE = "correlation", "spectrum"
+#: How a figure is compared with another input's.
+_HOW: dict[str, Callable[[float, float], float]] = {
+    "difference": lambda ours, theirs: ours - theirs,
+    "change": _change,
+}
+
+
+def _why_undefined(summary: "Summary") -> str:
     broken = _nan(summary) + summary.overall.mean.minus_inf_count + summary.overall.mean.plus_inf_count
     if broken:
         return f"{broken:,} value{'s are' if broken > 1 else ' is'} NaN, or an infinite mean"
@@ -139,9 +183,19 @@ def _known(summary: "Summary", channels: int) -> float:
     return channels if summary.samples > 1 and summary.overall.kl is not None else math.nan
 
 
+def active_fraction(summary: "Summary") -> float:
+    """The share of channels that are active; NaN where that is not known."""
+    return _known(summary, summary.active_channels) / summary.channels
+
+
 def _effective_rank(summary: "Summary") -> float:
     correlation = summary.extras.correlation
     return math.nan if correlation is None else correlation.effective_rank
+
+
+def _high_frequency_power(summary: "Summary") -> float:
+    spectrum = summary.extras.spectrum
+    return math.nan if spectrum is None else spectrum.high_frequency_power
 
 
 def _duplicate_count(summary: "Summary") -> float:
@@ -232,7 +286,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "active_fraction": _figure(
         "their share of all channels",
-        lambda summary: _known(summary, summary.active_channels) / summary.channels,
+        active_fraction,
         _EVERYTHING,
     ),
     "collapsed_channels": _figure(
@@ -264,7 +318,19 @@ FIGURES: dict[str, Figure] = {
     "effective_rank": _figure(
         "effective rank of the latents' channels (`--with correlation`)", _effective_rank, _EVERYTHING, "correlation"
     ),
+    "high_frequency_power": _figure(
+        "mean power from 0.25 cycles per pixel up; white noise has 1 (`--with spectrum`)",
+        _high_frequency_power,
+        _EVERYTHING,
+        "spectrum",
+    ),
     "duplicate_count": _figure(
         "samples that are copies of earlier ones (`--with duplicates`)", _duplicate_count, extra="duplicates"
     ),
 }
+
+#: What only a comparison has: how many figures differ, and each figure beside the other's.
+COMPARED = [
+    "differences",
+    *(f"{name}.{how}" for name, figure in FIGURES.items() for how in _HOW if figure.extra in (None, *BESIDE)),
+]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentkit.report import pictures
-from latentkit.report.facts import Document, asked_for
+from latentkit.report.facts import Document, asked_for, beside
 from latentkit.report.heat_maps import correlations
 from latentkit.report.markup import data_of, figure, fixed, number, section, short, table, to_open
 from latentkit.text import count_of
@@ -27,7 +27,7 @@ def correlation(document: Document) -> str:
         },
         show={"correlation": fixed(3)},
     )
-    effective = _effective_rank(part["effective_rank"], channels)
+    effective = _effective_rank(part["effective_rank"], channels, _there(document, "correlation"))
     if channels > MOST_IN_FULL or not strongest:
         return section("Correlation", effective, listed)
     (one, other), value = strongest[0]["channels"], strongest[0]["correlation"]
@@ -46,12 +46,18 @@ def correlation(document: Document) -> str:
     return section("Correlation", f'<div class="pair">{picture}<div>{effective}{listed}</div></div>')
 
 
-def _effective_rank(rank: float | None, channels: int) -> str:
+def _there(document: Document, name: str) -> Any:
+    """The figures of this name of the other encoder, where it has them."""
+    return document["against"]["with"][name] if document["against"] else None
+
+
+def _effective_rank(rank: float | None, channels: int, there: Any) -> str:
     if rank is None:
         return ""
+    other = f" The other encoder's is {number(there['effective_rank'])} of {len(there['matrix'])}." if there else ""
     return (
         f"<p>The effective rank is {number(rank)} of {channels}: as many channels, uncorrelated and of equal scale, "
-        f"would be as spread out (Roy &amp; Vetterli 2007).</p>"
+        f"would be as spread out (Roy &amp; Vetterli 2007).{other}</p>"
     )
 
 
@@ -72,12 +78,16 @@ def spectrum(document: Document) -> str:
         f"Power spectrum, where white noise is 1 throughout: {short(overall[0])} at {short(frequencies[0])} cycles per "
         f"pixel, {short(overall[-1])} at {short(frequencies[-1])}, mean over channels"
     )
-    columns = {"cycles per pixel": frequencies, "all": overall}
+    other = _there(document, "spectrum")
+    powers = dict(zip(other["frequencies"], other["overall"], strict=True)) if other else {}
+    theirs = [powers.get(frequency) for frequency in frequencies] if powers else []
+    columns = {"cycles per pixel": frequencies, "all": overall} | ({"the other": theirs} if theirs else {})
     columns |= {f"ch {channel}": row for channel, row in enumerate(channels)}
     data = table("Power by spatial frequency", columns)
     caption = "Power by spatial frequency, where white noise has 1: mean of the channels"
     caption += ", each of which is a thin line" if channels else ""
-    picture = figure(pictures.spectrum(frequencies, overall, channels, alt), caption, data_of(data))
+    caption += beside(theirs, "dashed")
+    picture = figure(pictures.spectrum(frequencies, overall, channels, theirs, alt), caption, data_of(data))
     return section("Smoothness over space", f'<div class="pair">{picture}<div>{listed}</div></div>')
 
 

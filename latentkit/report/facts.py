@@ -16,13 +16,19 @@ def state_of(group: Document) -> str:
 
 
 def others_of(document: Document) -> list[Document]:
-    """The channels of the encoder that this one is set beside; none where there is none."""
-    return document["against"]["summary"]["per_channel"] if document["against"] else []
+    """The channels of the encoder that this one is set beside; none where they do not go with these, one by one."""
+    if not document["against"]:
+        return []
+    other = document["against"]["summary"]
+    is_alike = other["channels"] == document["channels"] and (other["overall"]["kl"] is None) is (
+        document["overall"]["kl"] is None
+    )
+    return other["per_channel"] if is_alike else []
 
 
-def beside(document: Document, how: str = "a line") -> str:
-    """What a caption adds where a picture shows both encoders."""
-    return f"; the other encoder is {how}" if document["against"] else ""
+def beside(there: Any, how: str = "a line") -> str:
+    """What a caption adds where ``there``, of the other encoder, is in the picture."""
+    return f"; the other encoder is {how}" if there else ""
 
 
 def asked_for(document: Document, name: str) -> Any:

@@ -83,7 +83,7 @@ def _sample_histogram(measure: _Measure, document: Document, ours: Histogram, th
             "samples": [ours.below, *ours.counts, ours.above],
         },
     )
-    return figure(picture, f"{_capital(measure.name)} of the samples{beside(document)}", data_of(data))
+    return figure(picture, f"{_capital(measure.name)} of the samples{beside(theirs)}", data_of(data))
 
 
 def _part(measure: _Measure, document: Document) -> Document:
@@ -97,7 +97,7 @@ def _capital(words: str) -> str:
 
 def _ranking(document: Document, read: Callable[[Document], float | None], what: str, unit: str) -> str:
     """Channels from the greatest value to the least."""
-    others = [read(group) for group in others_of(document)] or [None] * document["channels"]
+    others = list(map(read, others_of(document))) or [None] * document["channels"]
     known = [(value, group) for group in document["per_channel"] if (value := read(group)) is not None]
     if not known:
         return ""
@@ -115,7 +115,7 @@ def _ranking(document: Document, read: Callable[[Document], float | None], what:
         columns = {**columns, "the other": there}
     data = table(f"Channels by {what}", columns)
     picture = pictures.ranking(numbers, values, there, words, unit, alt)
-    return figure(picture, f"Channels by {what}{beside(document, 'a mark across each bar')}", data_of(data))
+    return figure(picture, f"Channels by {what}{beside(others_of(document), 'a mark across each bar')}", data_of(data))
 
 
 def _quantiles(measure: _Measure, document: Document) -> str:

@@ -19,10 +19,9 @@ def clamp(document: Document) -> str:
     overall = document["overall"]
     if not overall["logvar"]:
         return ""
-    others = others_of(document)
     counts, edges = overall["histogram"], document["histogram_edges"]
     alt = _logvar_alt("all channels", overall)
-    theirs = _bars(document["against"]["summary"], None) if others else None
+    theirs = _theirs(document, None)
     label = "log-variance before the clamp"
     picture = pictures.histogram(_bars(document, None), theirs, [], _corners(document), label, alt)
     chosen = _notable(document)
@@ -38,7 +37,7 @@ def clamp(document: Document) -> str:
     overall_data = data_of(table("Log-variances of all channels", {"log-variance": bins, "elements": counts}))
     each = {f"ch {group['channel']}": group["histogram"] for group in chosen}
     data = data_of(table("Log-variances by channel", {"log-variance": bins, **each}))
-    first = figure(picture, f"Log-variances of all channels{beside(document)}", overall_data)
+    first = figure(picture, f"Log-variances of all channels{beside(theirs)}", overall_data)
     caption = f"Log-variances by channel, each with heights of its own{words}"
     return section(
         "Log-variance and its clamp",
@@ -59,10 +58,18 @@ def _bars(summary: Document, channel: int | None) -> Histogram:
     return Histogram(edges[::many], counts, below + infinite[0], above + infinite[1])
 
 
+def _theirs(document: Document, channel: int | None) -> Histogram | None:
+    """The other encoder's, where there is one; of a channel, where channels go together."""
+    if channel is not None and not others_of(document):
+        return None
+    other = document["against"]
+    return _bars(other["summary"], channel) if other and other["summary"]["overall"]["logvar"] else None
+
+
 def _small(document: Document, channel: int) -> str:
     """The histogram of one channel; how many lie beyond it stands below."""
     bars = _bars(document, channel)
-    theirs = _bars(document["against"]["summary"], channel) if document["against"] else None
+    theirs = _theirs(document, channel)
     alt = _logvar_alt(f"channel {channel}", document["per_channel"][channel])
     picture = pictures.histogram(bars, theirs, [], ((), ()), "", alt, is_small=True)
     words = [f"← {bars.below:,}"] * (bars.below > 0) + [f"{bars.above:,} →"] * (bars.above > 0)
@@ -92,7 +99,7 @@ def _logvar_ranges(document: Document) -> str:
     )
     theirs = [group["logvar"]["quantiles"] for group in others_of(document)]
     picture = pictures.ranges(quantiles, theirs, document["clamp"], alt)
-    caption = f"Log-variances by channel: 1 % to 99 %, the middle half, the median{beside(document, 'grey')}"
+    caption = f"Log-variances by channel: 1 % to 99 %, the middle half, the median{beside(theirs, 'grey')}"
     return figure(picture, caption, IN_TABLE)
 
 

@@ -177,9 +177,13 @@ def ranges(
 
 
 def spectrum(
-    frequencies: Sequence[float], overall: Sequence[float | None], channels: Sequence[Sequence[float | None]], alt: str
+    frequencies: Sequence[float],
+    overall: Sequence[float | None],
+    channels: Sequence[Sequence[float | None]],
+    theirs: Sequence[float | None],
+    alt: str,
 ) -> str:
-    """Power over spatial frequency, both logarithmic: all channels pooled, and each as a thin line."""
+    """Power over spatial frequency, both logarithmic: all channels pooled, and each as a thin line; theirs dashed."""
 
     def paint(axes: Axes) -> None:
         for power in channels:
@@ -187,6 +191,8 @@ def spectrum(
                 frequencies, _floats(power), color=MUTED, linewidth=0.8, alpha=0.45 if len(channels) < 40 else 0.2
             )
         axes.plot(frequencies, _floats(overall), color=ACCENT, linewidth=2.2)
+        if theirs:
+            axes.plot(frequencies, _floats(theirs), color=TEXT, linewidth=1.5, linestyle="--")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(FixedLocator([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]))

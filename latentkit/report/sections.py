@@ -18,6 +18,10 @@ _COMPARED = {
     "active": "state",
     "clamped_fraction": "share beyond the clamp",
     "nonfinite_count": "values not finite",
+    "channels": "channels",
+    "active_fraction": "share of active channels",
+    "effective_rank": "effective rank",
+    "high_frequency_power": "power at high frequencies",
 }
 _SEVERITIES = {"serious": "Serious", "warning": "Warning", "note": "Note"}
 
@@ -42,11 +46,10 @@ def findings(document: Document) -> str:
 
 def overview(document: Document) -> str:
     """The figures that are asked for first, and those of the other encoder below them."""
-    others = _tiles(document["against"]["summary"]) if document["against"] else []
-    there = [f"<dd class='there'>other {value}</dd>" for _, value in others] or [""] * len(_tiles(document))
+    others = dict(_tiles(document["against"]["summary"]) if document["against"] else ())
+    there = {name: f"<dd class='there'>other {value}</dd>" for name, value in others.items()}
     shown = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{value}</dd>{other}</div>"
-        for (name, value), other in zip(_tiles(document), there, strict=True)
+        f"<div><dt>{text(name)}</dt><dd>{value}</dd>{there.get(name, '')}</div>" for name, value in _tiles(document)
     )
     return section("At a glance", f'<dl class="tiles">{shown}</dl>')
 

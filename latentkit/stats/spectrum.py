@@ -18,6 +18,8 @@ from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints, fill
 BINS_PER_CYCLE = 64
 # Up to the corner of the spectrum, √½ cycles per pixel.
 _BINS = round(math.sqrt(0.5) * BINS_PER_CYCLE) + 1
+#: Cycles a pixel, half of what a grid can hold along an axis.
+HIGH_FREQUENCY = 0.25
 #: The free axis of this letter is a sequence of tokens, whose neighbours are none in space.
 TOKENS = "l"
 
@@ -58,6 +60,12 @@ class Spectrum:
     frequencies: list[float]
     power: list[list[float]]
     overall: list[float]
+
+    @property
+    def high_frequency_power(self) -> float:
+        """Mean of ``overall`` from ``HIGH_FREQUENCY`` up; NaN where there is none."""
+        high = [power for at, power in zip(self.frequencies, self.overall, strict=True) if at >= HIGH_FREQUENCY]
+        return sum(high) / len(high) if high else math.nan
 
 
 class SpectrumSums:
