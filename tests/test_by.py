@@ -166,6 +166,12 @@ def test_top_ranks_labels_by_their_mean(cli: Cli) -> None:
     assert table_of(cli, "kl", SHARDS, "--by", "labels", "--top", 3) == ranked[:3]
 
 
+def test_conditions_are_about_all_samples(cli: Cli) -> None:
+    mean = math.fsum(cli("kl", SHARDS).values("kl")) / 1285
+    command = "kl", SHARDS, "--by", "labels", "--fail-if"
+    assert [cli(*command, f"mean > {bound}").status for bound in (mean - 1e-6, mean + 1e-6)] == [3, 0]
+
+
 def test_an_element_is_by_what_is_behind_a_value(cli: Cli, write: Write) -> None:
     """Samples of several sizes have one label."""
     write("a.safetensors", moments=moments_of(2, 2, 2, 2), labels=torch.tensor([1, 1]))
@@ -340,13 +346,16 @@ def test_a_label_s_figures_are_those_of_its_samples_alone(
 
 
 @pytest.mark.parametrize("elements", [1 << 18, 60, 7])
-def test_neither_options_nor_cuts_change_a_label(cli: Cli, write: Write, elements: int) -> None:
+def test_neither_options_nor_cuts_change_a_label(cli: Cli, write: Write, tmp_path: Path, elements: int) -> None:
     """Of samples in pieces, along any axis, too."""
     write("a.safetensors", moments=hard_moments(), labels=torch.arange(40) % 3)
     with blocks_of(elements):
         expected = cli("stats", "a.safetensors", "--by", "labels", "--workers", 1).out
         for options in (("--batch-size", 1), ("--batch-size", 3, "--workers", 3), ("--workers", 4)):
             assert cli("stats", "a.safetensors", "--by", "labels", *options).out == expected
+        rows = [{"file": "a.safetensors", "tensor": "moments", "index": str(index)} for index in range(0, 40, 3)]
+        alone = cli("stats", "a.safetensors", "--indices", listed(tmp_path / "chosen.csv", rows)).json
+        check_alone(json.loads(expected)["groups"]["labels"][0], alone)
 
 
 def test_values_of_samples_are_those_of_kl(cli: Cli) -> None:
