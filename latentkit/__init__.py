@@ -3,7 +3,8 @@
 Names load on first use, so that ``import latentkit`` costs no ``import torch``.
 """
 
-from typing import TYPE_CHECKING, Any
+# Not from ``typing``, which takes longer to load than all else before the command line takes signals.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from latentkit.api import Stats as Stats
@@ -54,7 +55,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'latentkit' has no attribute {name!r}")
     from importlib import import_module

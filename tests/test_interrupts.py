@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli, files_below, moments_of
+from conftest import REPOSITORY, Cli, files_below, moments_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -107,6 +107,18 @@ def test_a_signal_at_any_moment_is_quiet_and_leaves_no_half_file(tmp_path: Path,
         assert process.returncode in (130, -signal.SIGINT, 0)
         assert moment > 0 or process.returncode == 130
         assert not [name for name in files_below(tmp_path) if name.endswith(".part")]
+
+
+def test_hardly_anything_is_loaded_before_signals_are_taken() -> None:
+    script = """
+import sys
+before = set(sys.modules)
+from latentkit.__main__ import listen
+print(*sorted(name for name in set(sys.modules) - before if not name.startswith("latentkit")))
+"""
+    # Until then a Ctrl-C ends in Python's traceback.
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (run.stdout.split(), run.stderr) == ([], "")
 
 
 SWALLOWING = """

@@ -4,10 +4,10 @@ An exception that a handler raises comes wherever the run happens to be: it may 
 import that catches everything) or break what is half done. So a handler here raises nothing.
 """
 
+# What ``signal`` is made of: that loads ``enum`` besides, for as long as a Ctrl-C would still end in a traceback.
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import signal
 import sys
-from contextlib import ContextDecorator
 
 _deferring = 0
 _received = 0
@@ -33,7 +33,7 @@ def _receive(number: int, _: object) -> None:
     _received = number
 
 
-class deferred(ContextDecorator):
+class deferred:
     """While there is something to lose, a signal waits for ``check``, or for the end of the body."""
 
     def __enter__(self) -> None:

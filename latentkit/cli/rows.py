@@ -187,7 +187,6 @@ def _check_by(writing: RowWriting, options: RowOptions, table: Table) -> None:
         raise RequestError("--by sums up the samples of all inputs: give -o a file, not a folder, without --resume")
 
 
-@deferred()
 def write_rows(
     measured: "Measured",
     table: Table,
@@ -211,16 +210,17 @@ def write_rows(
     values = RowValues(skip=options.on_nonfinite is OnNonfinite.skip) if options.fail_if else None
     if values is not None:
         measured = values.watch(measured)
-    if table.parts is not None:
-        from latentkit.cli.row_parts import write_parts
+    with deferred():
+        if table.parts is not None:
+            from latentkit.cli.row_parts import write_parts
 
-        write_parts(measured, table, table.parts, format, options, writing, keeper, messages)
-        table.found.without(failures)
-    else:
-        _write_rows(measured, table, format, options, writing, messages, keeper)
-    keeper.report(messages)
-    if values is not None:
-        stop_if_held(held(options.fail_if, values.value), lambda _: values.why_undefined())
+            write_parts(measured, table, table.parts, format, options, writing, keeper, messages)
+            table.found.without(failures)
+        else:
+            _write_rows(measured, table, format, options, writing, messages, keeper)
+        keeper.report(messages)
+        if values is not None:
+            stop_if_held(held(options.fail_if, values.value), lambda _: values.why_undefined())
 
 
 def _write_rows(
