@@ -20,6 +20,8 @@ from safetensors import safe_open
 Write = Callable[..., Path]
 
 PAGE = (Path(__file__).parent.parent / "latentkit" / "guide" / "recipes.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.usefixtures("cache")
+
 SECTIONS = dict(re.findall(r"(?ms)^## (.+?)\n(.*?)(?=^## |\Z)", PAGE))
 SHARDS = ["a.safetensors", "b.safetensors"]
 
@@ -29,7 +31,7 @@ def blocks(section: str) -> list[str]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shards of 80 samples with labels, in the current folder, and commands that recipes type."""
     for number, name in enumerate(SHARDS):
         moments = moments_of(80, 4, 4, 4, seed=number)
@@ -45,7 +47,6 @@ def cache(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> Path
         command.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path
 
 
 def spoil(write: Write) -> None:
@@ -82,7 +83,7 @@ def test_code_fits_a_terminal_and_can_be_copied_from_one() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_make_makes_what_is_missing_or_old_and_fails_with_its_check(cache: Path, write: Write) -> None:
+def test_make_makes_what_is_missing_or_old_and_fails_with_its_check(write: Write) -> None:
     (makefile,) = blocks("make")
     Path("Makefile").write_text(makefile)
     done("make", "-j2")
@@ -107,7 +108,7 @@ def workflow_steps() -> list[str]:
 
 
 @pytest.mark.parametrize("collapsed", [False, True], ids=["healthy", "collapsed"])
-def test_the_workflow_fails_where_the_encoder_collapsed(cache: Path, write: Write, collapsed: bool) -> None:
+def test_the_workflow_fails_where_the_encoder_collapsed(write: Write, collapsed: bool) -> None:
     moments = moments_of(80, 4, 4, 4)
     if collapsed:
         moments[:, 2] *= 0.01
@@ -124,7 +125,7 @@ def test_the_workflow_fails_where_the_encoder_collapsed(cache: Path, write: Writ
     assert "|----" in summary
 
 
-def test_training_stops_when_channels_collapse(cache: Path) -> None:
+def test_training_stops_when_channels_collapse() -> None:
     Path("train.py").write_text(*blocks("A training script"))
     *_, figures, finding = done("python", "train.py").splitlines()
     assert int(figures.split()[0]) <= 200
@@ -139,7 +140,7 @@ QUERIES = {
 
 
 @pytest.fixture
-def tables(cache: Path, write: Write) -> list[dict[str, str]]:
+def tables(write: Write) -> list[dict[str, str]]:
     """kl.csv, of some data that is not finite, and images.csv; gives the rows of ``kl --top 100``."""
     spoil(write)
     done("latentkit", "kl", "moments", "-o", "kl.csv")
@@ -170,7 +171,7 @@ def test_each_query_lists_the_100_worst_images(tables: list[dict[str, str]]) -> 
         assert file.get_slice("moments").get_shape()[0] == 160 - len(rows("outliers.csv"))
 
 
-def test_a_cache_is_cleaned_of_its_outliers(cache: Path, write: Write) -> None:
+def test_a_cache_is_cleaned_of_its_outliers(write: Write) -> None:
     spoil(write)
     done("bash", "-e", "-c", *blocks("A cache without its outliers"))
     done("latentkit", "kl", "cleaned", "-o", "kl.csv")
@@ -178,7 +179,7 @@ def test_a_cache_is_cleaned_of_its_outliers(cache: Path, write: Write) -> None:
     assert max(float(row["kl"]) for row in rows("kl.csv")) < min(float(row["kl"]) for row in rows("worst.csv"))
 
 
-def test_jobs_of_a_cluster_draw_together_what_one_run_draws(cache: Path) -> None:
+def test_jobs_of_a_cluster_draw_together_what_one_run_draws() -> None:
     job, verify = blocks("A cluster")
     for number in range(2):
         done("bash", "-c", job, SLURM_ARRAY_TASK_COUNT="2", SLURM_ARRAY_TASK_ID=str(number))
@@ -186,7 +187,7 @@ def test_jobs_of_a_cluster_draw_together_what_one_run_draws(cache: Path) -> None
     assert "just what was drawn" in done("sh", "-c", verify)
 
 
-def test_a_diffusers_config_gets_scale_and_shift(cache: Path) -> None:
+def test_a_diffusers_config_gets_scale_and_shift() -> None:
     Path("vae").mkdir()
     Path("vae/config.json").write_text('{"_class_name": "AutoencoderKL", "scaling_factor": 0.18215}')
     done("python", "-c", *blocks("Scale and shift in a diffusers config"))
