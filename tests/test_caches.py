@@ -236,6 +236,17 @@ def test_text_features_are_read_where_they_are_named(cli: Cli, tmp_path: Path) -
     assert len(cli("kl", ".", "--key", "prompt_embedding").rows) == 226
 
 
+def test_a_search_passes_over_text_features_beside_moments(cli: Cli, tmp_path: Path) -> None:
+    safetensors(tmp_path / "d/a.safetensors", moments=moments_of())
+    cogvideo_text(tmp_path / "d")
+    outcome = cli("kl", "d")
+    assert [row["file"] for row in outcome.rows] == ["d/a.safetensors"] * 5
+    assert "passed over 1 file of other things, such as d/prompt_embeddings" in outcome.err
+    # What is unclear beside them is still to be said.
+    safetensors(tmp_path / "d/b.safetensors", x=moments_of(), y=moments_of())
+    assert "d/b.safetensors: cannot tell which tensor" in cli("kl", "d", "-q").complaint
+
+
 def test_what_is_beside_text_features_in_a_file_is_found(cli: Cli, tmp_path: Path) -> None:
     safetensors(tmp_path / "a.safetensors", z=moments_of(), prompt_embedding=tensor(226, 64))
     assert [row["tensor"] for row in cli("kl", ".").rows] == ["z"] * 5

@@ -211,7 +211,7 @@ def test_a_search_passes_over_what_the_preset_of_others_does_not_read(cli: Cli, 
         np.save(tmp_path / "d" / name, np.full(shape, 0.5, np.float32))
     outcome = cli("kl", "d")
     assert [row["file"] for row in outcome.rows] == [f"d/{cache}"]
-    assert "passed over 2 files that the preset does not read, such as d/" in outcome.err
+    assert "passed over 2 files of other things, such as d/" in outcome.err
     # What is named is read, or refused, by itself.
     named = cli("kl", "d/" + cache, "d/" + list(others)[1])
     assert len(named.rows) > 1 or "features of texts" in named.complaint
@@ -233,7 +233,7 @@ def test_what_goes_by_a_name_of_a_preset_and_does_not_fit_is_an_error(cli: Cli, 
     assert "img-mean-std-00000001.npy: not what preset repa reads" in outcome.complaint
     outcome = cli("kl", "d", "--keep-going", "--errors", "errors.jsonl")
     assert outcome.status == 1 and [row["file"][-6:] for row in outcome.rows] == ["00.npy", "02.npy"]
-    assert "passed over 1 file that the preset does not read, such as d/vae-sd/00000/statistics.npy" in outcome.err
+    assert "passed over 1 file of other things, such as d/vae-sd/00000/statistics.npy" in outcome.err
     assert [json.loads(line)["file"][-6:] for line in (tmp_path / "errors.jsonl").read_text().splitlines()] == [
         "01.npy"
     ]

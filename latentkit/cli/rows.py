@@ -263,8 +263,7 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
     if found.strangers:
         note(
             messages,
-            f"passed over {count_of(len(found.strangers), 'file')} that the preset does not read, such as "
-            f"{found.strangers[0]}",
+            f"passed over {count_of(len(found.strangers), 'file')} of other things, such as {found.strangers[0]}",
         )
     if found.drawn:
         note(messages, f"passed over {count_of(found.drawn, 'file')} that latentkit drew")

@@ -308,14 +308,12 @@ def _by_default(file: InputFile, header: Header, selection: Selection, layout: s
         )
     if known:
         return _moments(file, header, tensors[known[0]], selection, layout, "its key names moments")
-    # An empty tensor is a marker, and one of a single axis holds no channels.
-    floats = [tensor for tensor in tensors.values() if tensor.is_float and len(tensor.shape) > 1 and tensor.elements]
-    floats = floats or [tensor for tensor in tensors.values() if tensor.is_float]
-    if floats and not (floats := [tensor for tensor in floats if not _is_text(header, tensor)]):
+    if holds_texts(header):
         raise RequestError(
             f"{header.path}: holds features of texts (its name says so), not moments; {describe(header)}; --key and "
             f"--layout read them all the same"
         )
+    floats = [tensor for tensor in _candidates(header) if not _is_text(header, tensor)]
     if len(floats) == 1:
         return _moments(file, header, floats[0], selection, layout, ONLY_FLOAT)
     pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
@@ -350,6 +348,18 @@ def _put_in_order(tensor: TensorInfo) -> str:
 
 def _named_as_drawn(key: str) -> bool:
     return key not in MOMENTS_KEYS and _DRAWN_KEYS.search(key) is not None
+
+
+def holds_texts(header: Header) -> bool:
+    """Whether all that could be read as moments are features of texts, which caches hold beside latents."""
+    candidates = _candidates(header)
+    return bool(candidates) and all(_is_text(header, tensor) for tensor in candidates)
+
+
+def _candidates(header: Header) -> list[TensorInfo]:
+    # An empty tensor is a marker, and one of a single axis holds no channels.
+    floats = [tensor for tensor in header.tensors.values() if tensor.is_float]
+    return [tensor for tensor in floats if len(tensor.shape) > 1 and tensor.elements] or floats
 
 
 def _is_text(header: Header, tensor: TensorInfo) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
-from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose, describe
+from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose, describe, holds_texts
 from latentkit.read.header import Header, read_header
 from latentkit.read.inputs import SUFFIX, InputFile, Inputs, find_inputs
 from latentkit.read.metadata import is_drawn, is_state
@@ -39,7 +39,7 @@ class Found:
     unreadable: tuple[str, ...] = ()
     #: Files of other containers that a search found, and that hold no floating-point tensor: labels, names.
     bare: int = 0
-    #: Files that a search found beside those of a preset, which does not read them: text features, statistics.
+    #: Files that a search found beside those that are read: text features, and statistics beside a preset's.
     strangers: tuple[str, ...] = ()
 
     @property
@@ -163,10 +163,10 @@ def find_posteriors(
         strangers[path] = None
     if strangers:
         posteriors = [posterior for posterior in posteriors if posterior.file.path not in strangers]
-    else:
-        for file, header in sorted(unclear, key=lambda one: not fitting(one[1])):
-            with failures.passing_over(file.path):
-                choose(file, header, selection)
+        unclear = [(file, header) for file, header in unclear if file.path not in strangers]
+    for file, header in sorted(unclear, key=lambda one: not fitting(one[1])):
+        with failures.passing_over(file.path):
+            choose(file, header, selection)
     failed = len(failures.found) - before
     if failed and not posteriors:
         raise nothing_left(failures)
@@ -202,9 +202,11 @@ def _with_others(files: Inputs, posteriors: Sequence[Posterior]) -> Iterator[Inp
 
 
 def _strangers(posteriors: Sequence[Posterior], unclear: Iterable[tuple[InputFile, Header]]) -> dict[str, None]:
-    """Where a preset reads some files: those beside them that are weak, or that nobody can read."""
+    """What a search found beside what is read: features of texts, and where a preset reads some files all others that
+    are weak, or that nobody can read.
+    """
     if not any(posterior.preset for posterior in posteriors):
-        return {}
+        return dict.fromkeys(sorted(file.path for file, header in unclear if posteriors and holds_texts(header)))
     return dict.fromkeys(sorted(file.path for file, _ in [*_weak(posteriors), *unclear]))
 
 
