@@ -379,7 +379,7 @@ def test_the_table_sums_up(cli: Cli, awkward: Path) -> None:
         "not finite",
         "2 samples",
         "Histogram",
-        "Largest kl",
+        "Largest KL",
         "labels",
     ):
         assert word in out

@@ -211,7 +211,7 @@ def test_samples_whose_kl_16_bits_cannot_hold_are_told_alike_everywhere(cli: Cli
         {"dtype": "bfloat16", "kl_over": 0},
     ]
     (finding,) = [finding for finding in document["findings"] if finding["kind"] == "float16_overflow"]
-    assert f"and the KL of {expected} of 60 samples" in finding["sentence"]
+    assert f"so would the KL of {expected} of 60 samples" in finding["sentence"]
     lines = cli("stats", CLAMPED, "--format", "table", "--full").out.splitlines()
     (row,) = [line.split() for line in lines if line.startswith("float16 ") and "KL infinite" in line]
     assert int(row[-1]) == expected > 0

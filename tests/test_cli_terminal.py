@@ -155,6 +155,30 @@ def test_stats_is_one_screen_whatever_the_number_of_channels(
     assert max(map(len, full.lines)) <= max(columns, 80)  # lines to paste are not cut
 
 
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_a_comparison_breaks_no_word_and_cuts_no_number(terminal: Terminal, write: Write, columns: int) -> None:
+    moments = moments_of(20, 16, 4, 4)
+    write("there.safetensors", moments=moments)
+    moments[:, 3] *= 1e-3
+    moments[:, 19] *= 1e-3
+    moments[0, 20] = 25
+    write("a.safetensors", moments=moments)
+    seen = terminal("stats", "a.safetensors", "--against", "there.safetensors", columns=columns)
+    assert len(seen.lines) <= (40 if columns >= 80 else 45) and max(map(len, seen.lines)) <= columns
+    (row,) = [line.split() for line in seen.lines if line.endswith("collapsed → active")]
+    assert row[0] == "3" and len(row) in (6, 8, 10)
+    assert "\x1b[1;31mcollapsed" in seen.screen
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_names_of_the_overview_are_not_broken(terminal: Terminal, write: Write, columns: int) -> None:
+    moments = moments_of(20, 4, 4, 4) * 1e-3
+    moments[0, 4:] = 25
+    write("a.safetensors", moments=moments)
+    names = [line.partition("  ")[0] for line in terminal("stats", "a.safetensors", columns=columns).lines]
+    assert {"KL per sample", "KL per element", "aggregate's KL"} <= set(names)
+
+
 @pytest.mark.parametrize("command", ["stats", "kl", "info"])
 def test_markdown_has_tables_that_are_not_cut(cli: Cli, command: str) -> None:
     outcome = cli(command, SAMPLE_DATA / "healthy-f32.safetensors", "--format", "markdown")
@@ -166,7 +190,7 @@ def test_markdown_has_tables_that_are_not_cut(cli: Cli, command: str) -> None:
 
 def test_kl_on_a_terminal_is_a_summary_and_not_a_million_rows(terminal: Terminal) -> None:
     text = terminal(*COMMANDS["kl"]).text
-    for words in ("KL of 512 finite values [nats]", "mean", "50 %", "Histogram", "Largest kl", "bchw"):
+    for words in ("KL of 512 finite values [nats]", "mean", "50 %", "Histogram", "Largest KL", "bchw"):
         assert words in text
     assert "file,tensor,index" not in text
     assert len(text.splitlines()) < 60
@@ -182,7 +206,7 @@ def test_numbers_align_on_the_point(terminal: Terminal) -> None:
 
 def test_top_shows_the_largest_alone(terminal: Terminal) -> None:
     text = terminal(*COMMANDS["top"]).text
-    assert "Largest kl" in text
+    assert "Largest KL" in text
     assert "Histogram" not in text
 
 

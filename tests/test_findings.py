@@ -117,7 +117,7 @@ def test_what_was_written_into_the_synthetic_file_is_found_most_serious_first() 
     assert low.channels == (0, 2) and low.place is not None and low.place.index == 3
     assert "3 samples of 60 are far out" in by_kind["far_out_high"].sentence
     assert (
-        "infinite would be e^l for 33 of 4,096 elements, and the KL of 3 of 60 samples"
+        "e^l for 33 of 4,096 elements would be infinite, and so would the KL of 3 of 60 samples"
         in by_kind["float16_overflow"].sentence
     )
 
@@ -269,7 +269,7 @@ def test_as_many_samples_have_an_infinite_kl_in_16_bits_as_diffusers_finds(tmp_p
     expected = int(Original(moments).kl().isinf().sum())
     assert kl_over(per_sample)[name] == expected and expected == (14 + 7 if dtype == torch.float16 else 14)
     over = {finding.kind: finding.sentence for finding in find(summary, per_sample)}[f"{name}_overflow"]
-    assert f"and the KL of {expected} of 40 samples" in over
+    assert f"so would the KL of {expected} of 40 samples" in over
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -123,7 +123,7 @@ def convert(
         used = tuple(dict.fromkeys(span.posterior for span in spans))
         found = replace(found, posteriors=used, spans=spans, read=(*found.read, *choice.lists))
         outputs = plan_outputs(chosen, labels, place)
-        say_reading(found, "safetensors", messages)
+        say_reading(found, "table" if choosing.dry_run else "safetensors", messages)
         warn_of_misreading(found, messages)
         if left := left_out(unit for unit, _ in chosen):
             more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""

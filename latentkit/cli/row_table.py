@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from latentkit.cli.options import RowFormat
 from latentkit.cli.row_columns import elements_of, ranked_columns
 from latentkit.cli.screen import aligned, dense_table, stdout_screen
-from latentkit.text import harmless
+from latentkit.text import count_of, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +41,14 @@ def draw_rows(
     largest = _largest(list(top.ranked()), table, options)
     unit = options.units.value
     if options.top is not None:
-        screen.put(f"Largest {table.measure} [{unit}]", largest, table.found.readings)
+        screen.put(f"Largest {table.measure.upper()} [{unit}]", largest, table.found.readings)
         return
     per_element = element if unit != "bits-per-dim" else None
     title = f"{table.measure.upper()} of {whole.count:,} finite values [{unit}]"
     screen.put(title, _summary(whole, per_element, table, keeper), table.found.readings)
     if whole.count > 1 and whole.min < whole.max:
         screen.put("Histogram", _histogram(whole, max(8, min(60, screen.console.width - 50))))
-    screen.put(f"Largest {table.measure} [{unit}]", largest)
+    screen.put(f"Largest {table.measure.upper()} [{unit}]", largest)
 
 
 def _summary(whole: "Spread", element: "Spread | None", table: "Table", keeper: "Nonfinite") -> "RichTable":
@@ -62,7 +62,7 @@ def _summary(whole: "Spread", element: "Spread | None", table: "Table", keeper: 
     for name, *cells in zip(names, *(aligned(column) for column in figures), strict=True):
         grid.add_row(name, *cells)
     if keeper.count:
-        grid.add_row("not finite", f"{keeper.count:,} samples", *([""] * (len(spreads) - 1)))
+        grid.add_row("not finite", count_of(keeper.count, "sample"), *([""] * (len(spreads) - 1)))
     return grid
 
 

@@ -217,7 +217,7 @@ def sample(
             raise RequestError("--resume: a pipe begins anew each time; give -o a file or a folder")
 
         device = resolve_device(computing.device, messages)
-        say_reading(found, "safetensors", messages)
+        say_reading(found, "table" if choosing.dry_run else "safetensors", messages)
         warn_of_misreading(found, messages)
         if not drawing.mode and any(posterior.mean.dtype == "F64" for posterior in found.posteriors):
             note(messages, "float64 moments are rounded to float32 before drawing")

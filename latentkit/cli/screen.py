@@ -181,9 +181,14 @@ def fitting_table(
             if has_total and number_of == len(rows) - 1:
                 table.add_section()
             table.add_row(*cells)
-        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+        if fits(console, table):
             break
     return table
+
+
+def fits(console: "Console", table: "Table") -> bool:
+    """Whether nothing of it would be cut or broken."""
+    return console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
 
 
 def remark(lines: Iterable[str]) -> "Text":

@@ -8,7 +8,7 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, dense_table, fitting_table, remark, stdout_screen
+from latentkit.cli.screen import aligned, dense_table, fits, fitting_table, remark, stdout_screen
 from latentkit.cli.stats_extras import extra_tables
 from latentkit.cli.stats_labels import labels_table
 from latentkit.cli.stats_logvars import clamp_table, histogram
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LINES, _BETWEEN = 39, 9
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
 _MANY, _EITHER_END = 40, 8
+# Lines that a comparison takes.
+_BESIDE = 15
 # Fewer channels than this at either end, and fewer differences, are not worth a table.
 _FEWEST = 2
 #: Lines of normalization for more channels are for a file.
@@ -53,7 +55,8 @@ def draw(
     console = screen.console
     other = result.against.summary if result.against else None
     found = differences(summary, other) if other else []
-    rest = _LINES - _height(console, _overview(result)) - _height(console, _clamp_of(summary)) - _BETWEEN
+    rest = _LINES - _height(console, _overview(console, result)) - _height(console, _clamp_of(summary)) - _BETWEEN
+    rest -= _BESIDE if other else 0
     shown = _draw_findings(screen, result, found, against, None if full or markdown else rest)
     _draw_summary(screen, result)
     room = _MANY if full or markdown else rest - shown - 6
@@ -72,7 +75,7 @@ def draw(
         console.print(remark(sentences))
         console.print()
     if other is not None and against is not None:
-        groups, which = _shown(summary, channels, _MANY if full else _EITHER_END)
+        groups, which = _shown(summary, channels, _MANY if full or markdown else 2 * _FEWEST)
         _draw_comparison(screen, groups, which, result, against, found, full=full)
     if full:
         _draw_normalization(console, result)
@@ -125,14 +128,24 @@ def _draw_summary(screen: "Screen", result: "Result") -> None:
         f"{count_of(summary.channels, 'channel')}"
     )
     readings = result.state.readings
-    screen.put(sizes, _overview(result), [*readings[:1], *([f"and {len(readings) - 1} more"] * (len(readings) > 1))])
+    screen.put(
+        sizes,
+        _overview(screen.console, result),
+        [*readings[:1], *([f"and {len(readings) - 1} more"] * (len(readings) > 1))],
+    )
     if overall.clamp is not None:
         screen.put(*clamp_table(summary, overall.clamp))
 
 
-def _overview(result: "Result") -> Table:
+def _overview(console: "Console", result: "Result") -> Table:
+    """With a digit less where it would not fit, and then with fewer columns."""
+    left = ("KL in nats",)
+    table = fitting_table(console, _overview_columns(result, 4), (), left)
+    return table if fits(console, table) else fitting_table(console, _overview_columns(result, 3), ("sd", "min"), left)
+
+
+def _overview_columns(result: "Result", digits: int) -> dict[str, "Sequence[RenderableType]"]:
     summary, overall = result.summary, result.summary.overall
-    table = dense_table("KL in nats", "min", "mean", "sd", "median", "max", left=("KL in nats",))
     median = summary.quantile_levels.index(0.5)
     rows: list[tuple[str, Sequence[float]]] = []
     first = "mean" if overall.logvar is not None else "latents"
@@ -147,10 +160,11 @@ def _overview(result: "Result") -> Table:
     if overall.kl is not None:
         rows.append(("KL per element", (math.nan, overall.kl.element, math.nan, math.nan, math.nan)))
     rows.append(("aggregate's KL", (math.nan, overall.aggregate_kl, math.nan, math.nan, math.nan)))
-    for name, figures in rows:
-        cells = ["" if figure != figure else number(figure) for figure in figures]
-        table.add_row(name, *cells)
-    return table
+    columns: dict[str, Sequence[RenderableType]] = {"KL in nats": [name for name, _ in rows]}
+    for place, name in enumerate(("min", "mean", "sd", "median", "max")):
+        figures = [row[place] for _, row in rows]
+        columns[name] = ["" if figure != figure else number(figure, digits) for figure in figures]
+    return columns
 
 
 def _shown(summary: "Summary", channels: Sequence[int] | None, room: int) -> tuple[list["Group"], str | None]:
@@ -158,7 +172,7 @@ def _shown(summary: "Summary", channels: Sequence[int] | None, room: int) -> tup
     groups = summary.per_channel
     if channels is not None:
         return [groups[channel] for channel in channels], None
-    if len(groups) <= room:
+    if len(groups) <= room + 1:  # instead of the line that says which
         return groups, None
     either_end = min(room // 2, _EITHER_END)
     if either_end < _FEWEST:
@@ -219,8 +233,12 @@ def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, 
     columns["KL"] = aligned(math.nan if row.kl is None else row.kl.element for row in rows)
     columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
     columns["share"] = [_share(row) for row in rows]
-    columns["state"] = [Text(state := state_of(row), _STATES.get(state, "")) for row in rows]
+    columns["state"] = [_colored(state_of(row)) for row in rows]
     return columns
+
+
+def _colored(state: str) -> Text:
+    return Text(state, _STATES.get(state, ""))
 
 
 def _share(group: "Group") -> str:
@@ -304,8 +322,14 @@ def _draw_comparison(
     if other.channels != result.summary.channels:
         groups, which = [], f"all of {result.summary.channels} channels, and all of {other.channels} there"
     title = f"Beside {count_of(other.samples, 'sample')} of {name}"
-    screen.put(title, _comparison(groups, result.summary, other, found), [which] if which else readings)
-    most = _MANY if full else _EITHER_END // 2
+    has_kl = result.summary.overall.kl is not None and other.overall.kl is not None
+    headings = [heading for heading in _COMPARED if has_kl or heading != "KL"]
+    table = _comparison(headings, groups, result.summary, other, found)
+    while len(headings) > 1 and not fits(screen.console, table):
+        headings = headings[1:]
+        table = _comparison(headings, groups, result.summary, other, found)
+    screen.put(title, table, [which] if which else readings)
+    most = _MANY if full or screen.markdown else _EITHER_END // 2
     console = screen.console
     for difference in found[:most]:
         console.print(Text(f"• {difference.sentence}"))
@@ -314,13 +338,17 @@ def _draw_comparison(
     console.print()
 
 
-def _comparison(groups: Sequence["Group"], summary: "Summary", other: "Summary", found: Sequence[Difference]) -> Table:
+def _comparison(
+    headings: Sequence[str],
+    groups: Sequence["Group"],
+    summary: "Summary",
+    other: "Summary",
+    found: Sequence[Difference],
+) -> Table:
     """Both side by side; what differs is bold."""
     pairs = [(group, other.per_channel[group.channel or 0]) for group in groups]
     pairs.append((summary.overall, other.overall))
     flagged = {(difference.figure, difference.channel) for difference in found}
-    has_kl = summary.overall.kl is not None and other.overall.kl is not None
-    headings = [heading for heading in _COMPARED if has_kl or heading != "KL"]
     table = dense_table("ch", *(each for heading in headings for each in (heading, "there")), "state", left=("state",))
     columns: list[Sequence[RenderableType]] = []
     for name, read in (_COMPARED[heading] for heading in headings):
@@ -332,5 +360,7 @@ def _comparison(groups: Sequence["Group"], summary: "Summary", other: "Summary",
         if ours.channel is None:
             table.add_section()
         states = dict.fromkeys((state_of(ours), state_of(theirs)))
-        table.add_row("all" if ours.channel is None else str(ours.channel), *row, " → ".join(states))
+        table.add_row(
+            "all" if ours.channel is None else str(ours.channel), *row, Text(" → ").join(map(_colored, states))
+        )
     return table

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from latentkit.health.figures import active_fraction
 from latentkit.health.findings.values import CLAMPED_SHARE
 from latentkit.stats.summary import COLLAPSED_KL, Group, Summary
+from latentkit.text import number
 
 #: Ratio of two standard deviations or KL, and distance of two means in standard deviations, from which they differ.
 #: Half the data and the other half of one encoder seldom do, from some hundred samples on.
@@ -75,7 +76,7 @@ def _of_group(ours: Group, theirs: Group) -> _Found:
     if ours.kl and theirs.kl:
         kls = ours.kl.element, theirs.kl.element
         if _ratio(kls) > RATIO and abs(kls[0] - kls[1]) > COLLAPSED_KL:
-            yield "kl_element", kls, f"the KL is {kls[0]:.4g} nats per element, {kls[1]:.4g} there"
+            yield "kl_element", kls, f"the KL is {number(kls[0])} nats per element, {number(kls[1])} there"
     states = state_of(ours), state_of(theirs)
     if "" not in states and states[0] != states[1]:
         yield "active", _numbers(lambda group: bool(group.active), ours, theirs), f"{states[0]}, and {states[1]} there"
@@ -104,4 +105,4 @@ def _ratio(figures: tuple[float, float]) -> float:
 
 
 def _pair(figures: tuple[float, float]) -> str:
-    return f"{figures[0]:.4g}, {figures[1]:.4g} there"
+    return f"{number(figures[0])}, {number(figures[1])} there"

@@ -25,10 +25,9 @@ def clamp_rows(group: dict[str, Any]) -> dict[str, int]:
 def left_out(extras: dict[str, Any]) -> list[str]:
     """What the figures of ``--with`` do not cover, a sentence each."""
     sentences = []
-    if count := extras["nonfinite_samples"]:
-        sentences.append(
-            f"{count_of(count, 'sample')} with a value that is not finite: left out of correlation, shape, spectrum"
-        )
+    asked = ", ".join(name for name in ("correlation", "shape", "spectrum") if extras[name])
+    if asked and (count := extras["nonfinite_samples"]):
+        sentences.append(f"{count_of(count, 'sample')} with a value that is not finite: left out of {asked}")
     if count := extras["large_samples"]:
         sentences.append(f"{count_of(count, 'sample')} of more than 5 million elements: left out of what --with gives")
     if extras["spectrum"] and (count := extras["spectrum"]["samples_without_axes"]):

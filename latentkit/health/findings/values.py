@@ -182,10 +182,11 @@ def half_precision(summary: Summary, sample_kl: SampleValues | None) -> Iterator
         of_samples = "of their samples" if sample_kl is None else f"of {infinite:,} of {sample_kl.count:,} samples"
         if over:
             parts = [f"{what} for {many:,}" for what, many in (("e^l", hazards.var_over), ("m²", squares)) if many]
+            which = f"{' and '.join(parts)} of {count:,} elements"
             yield Finding(
                 f"{dtype}_overflow",
                 Severity.warning,
-                f"in {dtype}, infinite would be {' and '.join(parts)} of {count:,} elements, and the KL {of_samples}",
+                f"in {dtype}, {which} would be infinite, and so would the KL {of_samples}",
                 over,
                 0,
                 f"the largest number of {dtype}",
