@@ -89,6 +89,12 @@ def test_as_many_labels_as_may_be_are_within_the_bound(
     assert peak_of(command, tmp_path / "a.safetensors", "--by", "labels", *output, enough=200) < 200
 
 
+def test_a_conversion_streams(tmp_path: Path) -> None:
+    whole = np.lib.format.open_memmap(tmp_path / "moments.npy", "w+", np.float32, (8192, 8, 32, 32))  # 256 MiB of holes
+    del whole
+    assert peak_of("convert", tmp_path / "moments.npy", "-o", tmp_path / "out", "--overwrite", enough=200) < 200
+
+
 def test_a_report_and_its_pictures_are_within_the_bound(tmp_path: Path) -> None:
     path = drawn(tmp_path / "a.safetensors", (64, 8, 32, 32))
     page = tmp_path / "a.html"

@@ -15,6 +15,7 @@ from latentkit.cli.screen import note, track
 from latentkit.device import check_device_name
 from latentkit.posterior.affine import IDENTITY, Affine, from_factors
 from latentkit.read.choice import Posterior
+from latentkit.read.metadata import is_drawn
 from latentkit.read.pairing import INDEX_NAME, Latents, affine_in, affine_of, pair_latents
 from latentkit.read.plan import find_posteriors
 
@@ -89,7 +90,8 @@ def _say_factors(
     pairs: dict[Posterior, Latents], affines: dict[Posterior, Affine], flagged: Affine | None, messages: Messages
 ) -> None:
     """Where another program's word was passed over, or the moments' metadata alone says how latents were scaled."""
-    silent = [each for each in affines if affine_in(pairs[each]) is None]
+    foreign = [each for each in affines if not is_drawn(pairs[each].header)]
+    silent = [each for each in foreign if affine_in(pairs[each]) is None]
     strange = {pairs[each].header.path: pairs[each].header.metadata.get("affine") for each in silent}
     if paths := [path for path, said in strange.items() if said is not None]:
         more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
