@@ -300,6 +300,6 @@ def test_the_guides_examples_run(write: Write, cli: Cli) -> None:
     page = (Path(latentkit.__file__).parent / "guide" / "python.md").read_text(encoding="utf-8")
     for code in re.findall("```python\n(.*?)```", page, re.DOTALL):
         exec(code.replace("num_workers=4", "num_workers=0").replace("range(100)", "range(2)"), names)
-    assert logged[0]["collapsed"] == 0
+    assert logged[0]["channels"] == 2
     assert list(names["table"]) == ["file", "tensor", "index", "labels", "kl"]
     assert len(names["table"]) == 9

@@ -38,6 +38,18 @@ def test_the_readme_links_every_page_of_the_guide() -> None:
     assert [page.name for page in PAGES[2:] if f"latentkit/guide/{page.name}" not in readme] == []
 
 
+@pytest.mark.parametrize("page", PAGES[2:], ids=lambda page: page.stem)
+def test_a_terminal_shows_lines_of_code_whole(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = page.read_text(encoding="utf-8")
+    guide._show(text)
+    shown = {line.rstrip() for line in capfd.readouterr().out.splitlines()}
+    code = [line for block in re.findall(r"(?ms)^```\w*\n(.*?)^```$", text) for line in block.splitlines()]
+    assert [line for line in code if line and line not in shown] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
 def test_the_readme_names_every_command(command: object) -> None:
     name = command.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
