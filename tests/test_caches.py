@@ -127,6 +127,20 @@ def test_info_says_what_tensors_are_read_as_and_why_once(cli: Cli, tmp_path: Pat
         assert f"512 {folder} " in shown
 
 
+def test_labels_of_images_go_for_their_mirrors_too(cli: Cli, tmp_path: Path) -> None:
+    caches.mar(tmp_path / "mar")
+    refused = cli("kl", "mar", "--columns", "labels", "-q").complaint
+    assert "its labels are the folder's name: latentkit convert puts them into a tensor labels" in refused
+    assert cli("convert", "mar", "-o", "all.safetensors").status == 0
+    rows = cli("kl", "all.safetensors", "--columns", "labels").rows
+    assert [row["labels"] for row in rows] == ["0", "0", "0", "0", "1", "1"]
+    odd = cli("kl", "all.safetensors", "--columns", "labels", "--every", "2", "--limit", "2").rows
+    assert [(row["index"], row["labels"]) for row in odd] == [("0", "0"), ("2", "0")]
+    groups = cli("stats", "all.safetensors", "--by", "labels").json["groups"]
+    assert [(group["label"], group["samples"]) for group in groups["labels"]] == [(0, 4), (1, 2)]
+    assert latentkit.LatentDataset("all.safetensors", columns=["labels"])[5][1] == 1
+
+
 # ---- what is no cache of latents ----------------------------------------------------------------------------------
 
 

@@ -24,14 +24,18 @@ def read_columns(posterior: Posterior, keys: Sequence[str], first: int, count: i
 
 
 def read_column(posterior: Posterior, key: str, first: int, count: int) -> "NDArray[Any]":
-    """Those of one tensor, 16-bit floats as float64."""
+    """Those of one tensor, 16-bit floats as float64; an image and its mirror (two batch axes) may share one."""
     import numpy as np
 
     from latentkit.read.bytes import HELD_AS, read_at
 
     tensor = posterior.header.tensors[key]
-    values: NDArray[Any] = np.empty(count, HELD_AS[tensor.dtype])
-    read_at(posterior.header, tensor, first, values)
+    each = posterior.samples // tensor.elements
+    row, end = first // each, (first + count - 1) // each + 1
+    values: NDArray[Any] = np.empty(end - row, HELD_AS[tensor.dtype])
+    read_at(posterior.header, tensor, row, values)
+    if each > 1:
+        values = values[np.arange(first, first + count) // each - row]
     if tensor.dtype in ("F16", "BF16"):
         from latentkit.compiled.tables import values_of
 
@@ -66,14 +70,21 @@ def check_columns(
                 _check_column(key, posterior, first, option)
 
 
+def _elsewhere(posterior: Posterior) -> str:
+    """What to do about labels that its tool keeps beside the file."""
+    labels = posterior.preset.labels if posterior.preset else "none"
+    beside = labels not in ("none", "the tensor labels")
+    return f"; its labels are {labels}: latentkit convert puts them into a tensor labels" if beside else ""
+
+
 def _check_column(key: str, posterior: Posterior, first: Posterior, option: str) -> None:
     tensor = posterior.header.tensors.get(key)
     if tensor is None:
         raise RequestError(
             f"{posterior.file.path}: no tensor is called {key!r}{near(key, posterior.header.tensors)}; "
-            f"{describe(posterior.header)}"
+            f"{describe(posterior.header)}{_elsewhere(posterior)}"
         )
-    if tensor.elements != posterior.samples or tensor.dtype not in _TYPES:
+    if tensor.elements not in (posterior.samples, *posterior.axes.batch[:1]) or tensor.dtype not in _TYPES:
         raise DataError(
             f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "
             f"number for each of the {posterior.samples} samples of {posterior.key!r}",
