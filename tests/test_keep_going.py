@@ -16,6 +16,7 @@ import torch
 from conftest import Cli, Outcome, files_below, moments_of
 from safetensors.torch import save
 
+import latentkit.convert.files
 import latentkit.measures.whole_files
 import latentkit.read.bytes
 from latentkit.read.header import Header
@@ -423,3 +424,33 @@ def test_a_full_disk_ends_sampling(cli: Cli, folders: Path, monkeypatch: pytest.
     assert outcome.status == 1
     assert "No space left on device" in outcome.err.splitlines()[-1]
     assert [name for name in files_below(folders) if "drawn" in name] == []
+
+
+@pytest.mark.parametrize(("rows", "format"), [("2", "safetensors"), ("30", "npy"), ("400", "safetensors")])
+@pytest.mark.parametrize(("name", "number"), [("is cut short", 1), ("cannot be read", 1), ("is written to", 3)])
+def test_convert_leaves_out_the_rows_of_bad_files(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, rows: str, format: str
+) -> None:
+    make(tmp_path / "in", lambda letter: good(letter, SHAPES["several blocks"]))
+    monkeypatch.setattr(latentkit.convert.files, "_PIECE_BYTES", 100_000)
+    options = ("-q", "--samples-per-shard", rows, "--format", format, "--overwrite", "--workers", "1")
+    with mishap(name, number):
+        kept = cli("convert", "in", "-o", "out", *options, "--keep-going", "--errors", "errors.jsonl")
+    check(kept, tmp_path / "errors.jsonl", MISHAPS[name][1], "")
+    without_bad(tmp_path / "in")
+    assert cli("convert", "in", "-o", "alone", *options).status == 0
+    given, theirs = (
+        {name: (tmp_path / folder / name).read_bytes() for name in files_below(tmp_path / folder)}
+        for folder in ("out", "alone")
+    )
+    assert given == theirs
+
+
+def test_convert_of_nothing_but_bad_files_leaves_nothing(
+    cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latentkit.read.bytes, "_read_some", lambda *_: _fail(errno.EIO))
+    outcome = cli("convert", "in", "-o", "out", "--keep-going")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-1] == "latentkit: nothing is left to do: 5 files could not be processed"
+    assert not (folders / "out").exists()

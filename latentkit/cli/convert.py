@@ -16,6 +16,7 @@ from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
 from latentkit.convert.units import choose_rows, left_out, samples_of, units_of
 from latentkit.errors import RequestError
+from latentkit.failures import Failures
 from latentkit.read.plan import Found, find_posteriors
 from latentkit.text import count_of
 from latentkit.write.batch import Batch
@@ -27,7 +28,10 @@ from latentkit.write.safetensors import check_free_space, shards_index
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from latentkit.convert.outputs import Output, Place
+    from latentkit.convert.units import Unit
 
 EXAMPLES = """
 latentkit convert sample_data/shards -o all.safetensors
@@ -117,28 +121,41 @@ def convert(
         )
         choice = choosing.choice()
         units = units_of(found.posteriors, converting.carry, labels=not converting.no_labels)
-        chosen = choose_rows(units, choice)
         labels = Labels({}) if converting.no_labels else find_labels([unit.rows for unit in units])
-        spans = tuple(part for unit, span in chosen for part in samples_of(unit, span))
-        used = tuple(dict.fromkeys(span.posterior for span in spans))
-        found = replace(found, posteriors=used, spans=spans, read=(*found.read, *choice.lists))
-        outputs = plan_outputs(chosen, labels, place)
-        say_reading(found, "table" if choosing.dry_run else "safetensors", messages)
-        warn_of_misreading(found, messages)
-        if left := left_out(unit for unit, _ in chosen):
-            more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""
-            note(messages, f"left out: {', '.join(left[:_MOST_NAMED])}{more}; --carry KEY copies them")
-        _write(outputs, found, place, converting, choosing, messages)
+        done: list[Output] = []
+        failed = -1
+        while len(failures.found) > failed:
+            # Whether a file can be read is known only then: rows of one that cannot are left out, in a new plan.
+            begins, failed, found = failed < 0, len(failures.found), found.without(failures)
+            chosen = choose_rows([unit for unit in units if unit.rows.file.path not in failures], choice)
+            spans = tuple(part for unit, span in chosen for part in samples_of(unit, span))
+            used = tuple(dict.fromkeys(span.posterior for span in spans))
+            found = replace(found, posteriors=used, spans=spans, read=(*found.read, *choice.lists))
+            outputs = plan_outputs(chosen, labels, place)
+            if begins:
+                say_reading(found, "table" if choosing.dry_run else "safetensors", messages)
+                warn_of_misreading(found, messages)
+                _note_left_out((unit for unit, _ in chosen), messages)
+            done = _write(outputs, done, found, place, converting, choosing, messages, failures)
+
+
+def _note_left_out(units: "Iterable[Unit]", messages: Messages) -> None:
+    if left := left_out(units):
+        more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""
+        note(messages, f"left out: {', '.join(left[:_MOST_NAMED])}{more}; --carry KEY copies them")
 
 
 def _write(
     outputs: "list[Output]",
+    done: "list[Output]",
     found: Found,
     place: "Place",
     converting: Converting,
     choosing: Choosing,
     messages: Messages,
-) -> None:
+    failures: Failures,
+) -> "list[Output]":
+    """Write outputs but those ``done``; what is done and is none is removed. Returns all that are done then."""
     from latentkit.convert.files import write_outputs
     from latentkit.convert.outputs import index_name
 
@@ -148,33 +165,40 @@ def _write(
     if not place.as_file and place.suffix == ".safetensors":
         shards = [(output.path, output.keys) for output in outputs]
         index = shards_index(shards, sum(output.layout.size for output in outputs))
-    overwrite = converting.overwrite
-    check_outputs([*files, path if index else None], overwrite=overwrite or converting.resume, read=found.read)
-    waiting = outputs
+    overwrite, planned = converting.overwrite, {output.path: output for output in outputs}
+    for output in [output for output in done if planned.get(output.path) != output]:
+        os.unlink(output.path)
+        done.remove(output)
+    for output in done:
+        del planned[output.path]
+    waiting = list(planned.values())
+    check_outputs([*planned, path if index else None], overwrite=overwrite or converting.resume, read=found.read)
     if converting.resume:
-        waiting = [output for output in outputs if not _is_complete(output, overwrite=overwrite)]
+        waiting = [output for output in waiting if not _is_complete(output, overwrite=overwrite)]
         if index and is_written(path, index, overwrite=overwrite):
             index = b""
         note(messages, f"resume: {len(outputs) - len(waiting):,} of {len(outputs):,} files were complete")
     sizes = [output.layout.size for output in waiting]
     if choosing.dry_run:
         show_plan(found, folder, sizes)
-        return
+        return outputs
     check_free_space(folder, sum(sizes))
-    batch = Batch()
-    results = write_outputs(waiting, batch, overwrite=overwrite, workers=converting.workers)
+    batch, known = Batch(), len(failures.found)
+    results = write_outputs(waiting, batch, failures, overwrite=overwrite, workers=converting.workers)
     with deferred(), at_work_in(folder, files if converting.resume else ()):
         try:
             with closing(results):
-                for _ in track(results, sum(sizes), messages):
-                    pass
+                done += filter(None, track(results, sum(sizes), messages))
         except BaseException as error:
             say_kept(error, len(outputs) - len(waiting) + batch.placed, len(outputs), messages)
             raise
+        if len(failures.found) > known:
+            return done
         if index:
             with placed(path, overwrite=overwrite) as descriptor:
                 write_all(descriptor, index)
     note(messages, f"wrote {count_of(len(waiting), 'file')}: {count_of(found.samples, 'sample')}, verified")
+    return done
 
 
 def _is_complete(output: "Output", *, overwrite: bool) -> bool:

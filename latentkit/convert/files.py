@@ -13,6 +13,7 @@ import numpy as np
 from latentkit.convert.outputs import Output
 from latentkit.cores import threads_for
 from latentkit.errors import DataError
+from latentkit.failures import Failures
 from latentkit.read.bytes import Buffers, as_bytes, read_bytes, read_whole
 from latentkit.read.header import Header
 from latentkit.write.batch import Batch
@@ -37,13 +38,13 @@ class _Piece(NamedTuple):
 
 
 def write_outputs(
-    outputs: Iterable[Output], batch: Batch, *, overwrite: bool, workers: int | None = None
-) -> Generator[tuple[None, int]]:
-    """Write every output; yields, as the work goes on, the bytes read from inputs.
+    outputs: Iterable[Output], batch: Batch, failures: Failures, *, overwrite: bool, workers: int | None = None
+) -> Generator[tuple[Output | None, int]]:
+    """Write every output; yields, as the work goes on, the bytes read from inputs, and each output that is complete.
 
     A file is read again as a whole, and placed by ``batch`` when it holds what was read. Left early, files that are
-    complete are placed, and nothing is left of others. Raises ``DataError`` when an input cannot be read, or what was
-    written is not what is there.
+    complete are placed, and nothing is left of others. Raises ``DataError`` when what was written is not what is there,
+    or an input cannot be read, unless ``failures`` take it: then there is no output of which it is a part.
     """
     local = threading.local()
 
@@ -53,7 +54,8 @@ def write_outputs(
     def copy(placement: Placement, piece: _Piece) -> tuple[_Piece, int]:
         data, end = local.buffer[: piece.nbytes], 0
         for header, first, stop in piece.ranges:
-            read_bytes(header, first, data[end : end + stop - first])
+            with failures.passing_over(header.path):
+                read_bytes(header, first, data[end : end + stop - first])
             end += stop - first
         placement.write(piece.offset, data)
         return piece, zlib.crc32(data)
@@ -74,6 +76,9 @@ def write_outputs(
                     for done in _in_order(pool, partial(copy, placement), _pieces(output), _AHEAD * threads):
                         written.append(done)
                         yield None, done[0].nbytes
+                    if any(header.path in failures for header in output.inputs):
+                        placement.discard()
+                        continue
                     held = _held(output)
                     for offset, data in held:
                         placement.write(offset, data)
@@ -84,6 +89,7 @@ def write_outputs(
                     placement.discard()
                     raise
                 batch.add(placement, output.layout.size)
+                yield output, 0
         finally:
             batch.commit()
 
