@@ -104,6 +104,7 @@ def test_what_is_converted_needs_no_flag_and_gives_the_same_bits(cli: Cli, tmp_p
     for entry in entries if place.is_dir() else ():
         named = entry if isinstance(entry, str) else entry[0]
         assert (place / named).exists() or (place / named).parent.is_file()  # of a file with several tensors
+    assert all(" by preset " not in line for line in cli("stats", "out").json["read"])
     figures = [cli("stats", path, *flags).json for path, flags in ((place, cache.flags), ("out", ()))]
     for figure in ("parameterization", "samples", "overall", "per_channel", "normalization"):
         assert without_places(figures[0][figure]) == without_places(figures[1][figure])

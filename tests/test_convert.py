@@ -100,6 +100,16 @@ def test_npy_is_one_array_a_file(cli: Cli, write: Write, tmp_path: Path) -> None
     assert (outcome.status, "BF16, which .npy cannot hold" in outcome.complaint) == (2, True)
 
 
+def test_arrays_and_back_keep_values_labels_and_order(cli: Cli, write: Write, tmp_path: Path) -> None:
+    moments = moments_of(12, 2)
+    write("a.safetensors", moments=moments, labels=torch.arange(12).flip(0))
+    assert cli("convert", "a.safetensors", "-o", "one", "--format", "npy", "--samples-per-shard", "1").status == 0
+    assert cli("convert", "one", "-o", "b.safetensors", "--preset", "array-logvar").status == 0
+    back = load_torch(tmp_path / "b.safetensors")
+    assert torch.equal(back["moments"], moments)
+    assert back["labels"].tolist() == list(range(12))[::-1]
+
+
 def test_what_is_complete_is_not_made_again(cli: Cli, write: Write, tmp_path: Path) -> None:
     write("a.safetensors", moments=moments_of(6, 2))
     command = ("convert", "a.safetensors", "-o", "out", "--samples-per-shard", "2")

@@ -127,6 +127,18 @@ def _by_twin(posteriors: Sequence[Posterior]) -> Labels:
     return Labels(values)
 
 
+def _by_name(posteriors: Sequence[Posterior]) -> Labels:
+    """Those of arrays that convert wrote, one per sample: labels-….npy beside moments-….npy."""
+    values = {}
+    for posterior in posteriors:
+        folder, name = os.path.split(posterior.file.path)
+        stem, dash, number = name.partition("-")
+        path = os.path.join(folder, f"labels{dash}{number}")
+        if stem in ("moments", "latents") and os.path.exists(path):
+            values[posterior] = _single_number(path)
+    return Labels(values)
+
+
 def _single_number(path: str) -> int:
     header = read_header(path)
     (array,) = header.tensors.values()
@@ -143,4 +155,5 @@ KINDS: dict[str, Callable[[Sequence[Posterior]], Labels]] = {
     "dataset.json in the zip": _by_dataset_in_zip,
     "the folder's name": _by_folder,
     "the folder …_labels": _by_twin,
+    "labels-….npy beside": _by_name,
 }

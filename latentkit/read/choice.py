@@ -203,7 +203,7 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
 
 def _source(posterior: Posterior, said: Said, preset: Preset | None) -> str:
     """Where a reading comes from that is not the usual one."""
-    if preset is not None:
+    if preset is not None and None in (said.layout, said.parameterization):
         return f"by preset {preset.name}: {preset.evidence}"
     is_usual = said.layout in (None, default_layout(len(posterior.mean.shape)))
     return "" if is_usual and said.parameterization in (None, "logvar") else "by its metadata"
