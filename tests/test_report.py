@@ -34,7 +34,8 @@ from latentkit.report.heat_maps import correlations
 from latentkit.report.markup import number, short, text
 from latentkit.report.page import Made
 from latentkit.report.page import page as page_of
-from latentkit.report.samples import histogram_of
+from latentkit.report.pictures import histogram
+from latentkit.report.samples import Histogram, histogram_of
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.state import State
@@ -582,3 +583,12 @@ finally:
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert b"report.html" in shown.stdout
+
+
+@pytest.mark.parametrize("width", [0.9, 0.001])
+def test_no_share_of_a_histogram_is_more_than_all(width: float) -> None:
+    one = Histogram([0.0, 0.9, 1.8], [97, 3], 0, 0)
+    other = Histogram([0.5, 0.5 + width, 0.5 + 2 * width], [50, 50], 0, 0)
+    drawn = histogram(one, other, [], ((), ()), "KL", "")
+    ticks = [float(text.replace(",", "")) for text in re.findall(r">([\d.,]+)</text>", drawn)]
+    assert 80 in ticks and max(ticks) <= 100

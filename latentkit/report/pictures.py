@@ -45,9 +45,12 @@ def histogram(
         axes.stairs(np.where(heights > 0, np.maximum(heights, _LEAST_BAR * peak), 0), edges, fill=True, color=ACCENT)
         if theirs:
             outline, others, _ = _shares(theirs, is_log, width)
+            if outline.max() > 100:  # of bars that are far narrower; no share is more than all
+                outline, others, _ = _shares(theirs, is_log, None)
             axes.stairs(outline, others, color=TEXT, linewidth=1.2)
             peak = max(peak, outline.max())
-        axes.set_ylim(0, (1.04 if is_small else 1.28) * (peak or 1))
+        most = (1.04 if is_small else 1.28) * (peak or 1)
+        axes.set_ylim(0, most)
         axes.set_xscale("log" if is_log else "linear")
         axes.xaxis.set_major_locator(LogLocator(numticks=6) if is_log else MaxNLocator(3 if is_small else 5))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
@@ -57,7 +60,7 @@ def histogram(
             axes.spines["left"].set_visible(False)
             axes.tick_params("x", labelsize=10)
             return
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_yticks([at for at in MaxNLocator(4).tick_values(0, most) if at <= min(most, 100)])
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         for place, (at, words) in enumerate(marks):
             top = 0.98 - 0.08 * place

@@ -155,7 +155,8 @@ def comparison(document: Document) -> str:
 def _compared(summary: Document, difference: Document, whose: str) -> str:
     if difference["figure"] == "active":
         return state_of(summary["per_channel"][difference["channel"]])
-    return number(difference[whose])
+    value = difference[whose]
+    return f"{value:,.0f}" if difference["figure"] == "nonfinite_count" else number(value)
 
 
 def hazards(document: Document) -> str:
