@@ -131,7 +131,7 @@ def test_info_says_what_tensors_are_read_as_and_why_once(cli: Cli, tmp_path: Pat
 def test_labels_of_images_go_for_their_mirrors_too(cli: Cli, tmp_path: Path) -> None:
     caches.mar(tmp_path / "mar")
     refused = cli("kl", "mar", "--columns", "labels", "-q").complaint
-    assert "its labels are the folder's name: latentkit convert puts them into a tensor labels" in refused
+    assert "of labels in the folder's name latentkit convert makes a tensor" in refused
     assert cli("convert", "mar", "-o", "all.safetensors").status == 0
     rows = cli("kl", "all.safetensors", "--columns", "labels").rows
     assert [row["labels"] for row in rows] == ["0", "0", "0", "0", "1", "1"]

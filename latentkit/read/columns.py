@@ -74,7 +74,7 @@ def _elsewhere(posterior: Posterior) -> str:
     """What to do about labels that its tool keeps beside the file."""
     labels = posterior.preset.labels if posterior.preset else "none"
     beside = labels not in ("none", "the tensor labels")
-    return f"; its labels are {labels}: latentkit convert puts them into a tensor labels" if beside else ""
+    return f"; of labels in {labels} latentkit convert makes a tensor" if beside else ""
 
 
 def _check_column(key: str, posterior: Posterior, first: Posterior, option: str) -> None:
