@@ -15,7 +15,8 @@ from latentkit.device import check_device_name, device_called
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
 from latentkit.health.examination import alike, blank_state, check_fits, figures_of, judged
-from latentkit.health.figures import BESIDE
+from latentkit.health.figures import BESIDE, check_asked, check_compared, condition, value_of
+from latentkit.health.kept import is_kept, kept
 from latentkit.health.normalization import check_target_std
 from latentkit.posterior.affine import from_factors
 from latentkit.posterior.parameterization import DEFAULT_CLAMP, Clamp, check_clamp
@@ -222,6 +223,23 @@ class Stats:
         """The figures per label, where ``by`` asked for them."""
         return self.result.groups
 
+    def held(self, *conditions: str) -> dict[str, float]:
+        """Those of ``conditions``, as ``--fail-if`` takes them, that hold, each with its figure; NaN is undefined.
+
+        Raises ``RequestError`` for what is no condition, or is on a figure that was not asked for.
+
+        >>> stats("sample_data/collapsed.safetensors").held("collapsed_channels > 0", "samples < 2")
+        {'collapsed_channels > 0': 3}
+        """
+        from latentkit.health.conditions import held
+
+        asked = [condition(text) for text in conditions]
+        check_asked(asked, self.result.state.extra_names)
+        if self.result.against is None:
+            check_compared(asked)
+        found = held(asked, lambda name: value_of(name, self.result, self.result.against))
+        return {str(each): value for each, value in found}
+
     @property
     def verdict(self) -> str:
         """One line on the whole."""
@@ -266,7 +284,7 @@ def stats(
     """Is the encoder healthy? The figures and findings of ``latentkit stats``, in one pass on the CPU.
 
     Args:
-        against: another encoder's or epoch's outputs, to be set beside these.
+        against: another encoder's or epoch's outputs, or the path of a JSON that stats wrote, to be set beside these.
         extras: of ``correlation``, ``shape``, ``spectrum``, ``duplicates``: figures that cost time.
         by: a tensor of labels, each of which has figures of its own: ``groups``.
         scaling_factor, shift_factor, target_std: as the options of the command line.
@@ -285,8 +303,12 @@ def stats(
     check_target_std(target_std)
     found = alike(opened(source, reading).found, Failures())
     check_fits(extras, found)
-    other = None
-    if against is not None:
+    factors: Any = {"scaling_factor": scaling_factor, "shift_factor": shift_factor, "target_std": target_std}
+    other = beside = None
+    path = os.fsdecode(against) if against is not None and is_path(against) else None
+    if path is not None and is_kept(path):
+        beside = kept(path, clamp, **factors)
+    elif against is not None:
         other = alike(opened(against, _of_all(against, reading)).found, Failures())
         check_fits(extras, other)
 
@@ -314,8 +336,8 @@ def stats(
         return state, figures_of(state, found.posteriors[0])
 
     state, summary = counted(found, extras, labels)
-    factors: Any = {"scaling_factor": scaling_factor, "shift_factor": shift_factor, "target_std": target_std}
-    beside = None if other is None else judged(*counted(other, set(extras) & set(BESIDE)), **factors).as_other()
+    if other is not None:
+        beside = judged(*counted(other, set(extras) & set(BESIDE)), **factors).as_other()
     return Stats(judged(state, summary, beside, **factors))
 
 

@@ -1,7 +1,7 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentkit.cli.device import resolve_device
 from latentkit.cli.faults import stop_if_held
@@ -14,8 +14,10 @@ from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, held
 from latentkit.health.examination import Other, Result, blank_state, figures_of, found_alike, judged
 from latentkit.health.figures import BESIDE, check_asked, check_compared, value_of, why_undefined
+from latentkit.health.kept import is_kept, kept
 from latentkit.health.normalization import check_target_std, document
 from latentkit.posterior.affine import from_factors
+from latentkit.posterior.parameterization import Clamp
 from latentkit.read.plan import Found
 from latentkit.text import count_of
 from latentkit.write.placing import is_stream, place_together, placed
@@ -42,10 +44,10 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
 def find(
     files: list[str], reading: Reading, choosing: Choosing, against: str | None, failures: Failures
 ) -> tuple[Found, Found | None]:
-    """What is to be counted, and what that is to be set beside."""
+    """What is to be counted, and what is, to be set beside that."""
     how = reading.selection(latents=True), choosing.choice(), failures
     found = found_alike(files, *how)
-    if against is None:
+    if against is None or is_kept(against):
         return found, None
     return found, found_alike([against], *how)
 
@@ -61,13 +63,23 @@ def examine(
     labels: "Labels | None" = None,
 ) -> Result:
     """Count and judge; ``extras`` names the figures asked for besides, and ``labels`` have figures of their own."""
+    compared = [name for name in extras if name in BESIDE]
+    beside = None if other else _kept(checking, computing.clamp(), compared, messages)
     state, summary = _count(found, extras, computing, messages, failures, labels)
-    if other is None:
-        return _judge(state, summary, None, checking)
-    theirs = _judge(
-        *_count(other, [name for name in extras if name in BESIDE], computing, messages, failures), None, checking
-    )
-    return _judge(state, summary, theirs.as_other(), checking)
+    if other is not None:
+        beside = _judge(*_count(other, compared, computing, messages, failures), None, checking).as_other()
+    return _judge(state, summary, beside, checking)
+
+
+def _kept(checking: Checking, clamp: Clamp, extras: Iterable[str], messages: Messages) -> Other | None:
+    """What an earlier run kept of the other, if that is what there is of it."""
+    if checking.against is None:
+        return None
+    other = kept(checking.against, clamp, **_factors(checking))
+    for name in extras:
+        if getattr(other.summary.extras, name) is None:
+            note(messages, f"{checking.against} was made without --with {name}: that is not compared")
+    return other
 
 
 def _count(
@@ -119,7 +131,7 @@ def _count_once(
     return state
 
 
-def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking) -> Result:
+def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking, messages: Messages) -> Result:
     """What the states at ``paths`` come to together."""
     from latentkit.stats.state import merged
 
@@ -127,28 +139,28 @@ def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking)
     if state.statistics.samples == 0:
         raise DataError(f"{paths[0]}: there are no samples in it")
     check_asked(conditions, state.extra_names)
-    return _judge(state, state.summary(), None, checking)
+    compared = [name for name in state.extra_names if name in BESIDE]
+    return _judge(state, state.summary(), _kept(checking, state.statistics.clamp, compared, messages), checking)
 
 
 def check_merge(checking: Checking, computing: Computing, *groups: Reading | Choosing | Asking | Faults) -> None:
     """Options that say how to read tensors say nothing of states, and are refused."""
     clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
-    if clamped or checking.against is not None or any(group != type(group)() for group in groups):
+    counted = checking.against is not None and not is_kept(checking.against)
+    if clamped or counted or any(group != type(group)() for group in groups):
         raise RequestError(
             "--merge reads states, all of them, in which tensors, samples, clamp and --with are settled: leave out the "
-            "options on reading, samples, the clamp, --with, --by, --against and --keep-going"
+            "options on reading, samples, the clamp, --with, --by and --keep-going; --against takes what stats wrote"
         )
 
 
 def _judge(state: "State", summary: "Summary", against: Other | None, checking: Checking) -> Result:
-    return judged(
-        state,
-        summary,
-        against,
-        scaling_factor=checking.scaling_factor,
-        shift_factor=checking.shift_factor,
-        target_std=checking.target_std,
-    )
+    return judged(state, summary, against, **_factors(checking))
+
+
+def _factors(checking: Checking) -> dict[str, Any]:
+    names = "scaling_factor", "shift_factor", "target_std"
+    return {name: getattr(checking, name) for name in names}
 
 
 def note_device(name: str, messages: Messages) -> None:

@@ -54,16 +54,16 @@ def report(
     conditions = check_options(checking, computing)
     _check_page(writing.output)
     outputs = [writing.place, checking.save_normalization, faults.errors]
-    against: list[str] = []
+    against = beside = [checking.against] if checking.against else []
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging:
             check_merge(checking, computing, reading, choosing, faults)
             names = [file.path for file in find_inputs(files)]
-            check_outputs(outputs, overwrite=writing.overwrite, read=names)
-            result = merge(names, conditions, checking)
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*names, *beside])
+            result = merge(names, conditions, checking, messages)
         else:
             found, other = find(files, reading, choosing, checking.against, failures)
-            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else beside)])
             if choosing.dry_run:
                 show_plan(found)
                 return
@@ -71,7 +71,7 @@ def report(
             say_reading(found, "json", messages)
             extras = [extra.value for extra in Extra if all(fits(extra, part) for part in (found, other) if part)]
             result = examine(found, other, extras, checking, computing, messages, failures)
-            names, against = (_names(part.without(failures)) if part else [] for part in (found, other))
+            names, against = (_names(part.without(failures)) if part else beside for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
         if writing.output is not None:
             say_written([writing.output], result, messages)

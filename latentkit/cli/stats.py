@@ -61,18 +61,19 @@ def stats(
     form = _format(writing.output, showing.format)
     if asking.by is not None and merging.state is not None:
         raise RequestError("--state holds no figures per label: leave out --by, or --state")
+    beside = [checking.against] if checking.against else []
     outputs = [writing.place, merging.state, checking.save_normalization, faults.errors]
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging.merge:
             check_merge(checking, computing, reading, choosing, asking, faults)
             states = [file.path for file in find_inputs(files)]
-            check_outputs(outputs, overwrite=writing.overwrite, read=states)
-            result = merge(states, conditions, checking)
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*states, *beside])
+            result = merge(states, conditions, checking, messages)
             channels = showing.chosen(result.summary.channels)
         else:
             check_asked(conditions, asking.names)
             found, other = find(files, reading, choosing, checking.against, failures)
-            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else ())])
+            check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else beside)])
             channels = showing.chosen(found.posteriors[0].axes.channels)
             for part in filter(None, (found, other)):
                 check_fits(asking.extra, part)

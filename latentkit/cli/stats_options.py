@@ -68,7 +68,7 @@ class Checking(Factors):
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", metavar="OTHER", help="Another encoder's or epoch's outputs, to set beside these.",
+            "--against", metavar="OTHER", help="Another encoder's or epoch's outputs, or JSON of stats, to set beside.",
             rich_help_panel=_CHECKING,
         ),
     ] = None  # fmt: skip
