@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import moments_of
 from safetensors import safe_open
+from torch import Tensor
 
 Write = Callable[..., Path]
 
@@ -107,22 +108,42 @@ def workflow_steps() -> list[str]:
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
-@pytest.mark.parametrize("collapsed", [False, True], ids=["healthy", "collapsed"])
-def test_the_workflow_fails_where_the_encoder_collapsed(write: Write, collapsed: bool) -> None:
+def collapsed(moments: Tensor) -> None:
+    moments[:, 2] *= 0.01
+    moments[:, 6] = 0
+
+
+def wider(moments: Tensor) -> None:
+    moments[:, 4:] += 1
+
+
+ENCODERS: dict[str, tuple[Callable[[Tensor], object], str]] = {
+    "as it was": (Tensor.clone, ""),
+    "collapsed": (collapsed, "channel 2 is collapsed"),
+    "wider": (wider, "kl_element.change is -0.2"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), ENCODERS.values(), ids=ENCODERS)
+def test_the_workflow_fails_where_the_encoder_got_worse(
+    write: Write, change: Callable[[Tensor], object], said: str
+) -> None:
     moments = moments_of(80, 4, 4, 4)
-    if collapsed:
-        moments[:, 2] *= 0.01
-        moments[:, 6] = 0
+    write("moments.safetensors", moments=moments)
+    (make_baseline,) = re.findall(r"`(latentkit stats [^`]* -o baseline.json)`", SECTIONS["GitHub Actions"])
+    done("sh", "-c", make_baseline)
+    os.remove("moments.safetensors")
+    change(moments)
     write("encoded.safetensors", moments=moments)
     Path("encode.py").write_text("import shutil, sys\nshutil.copy('encoded.safetensors', sys.argv[1])\n")
     *before, check = workflow_steps()
     for step in before:
         done("bash", "-e", "-c", step)
     outcome = run("bash", "-e", "-c", check, GITHUB_STEP_SUMMARY="summary.md")
-    assert outcome.returncode == (3 if collapsed else 0), outcome.stderr
+    assert outcome.returncode == (3 if said else 0), outcome.stderr
     summary = Path("summary.md").read_text()
-    assert ("channel 2 is collapsed" in summary) == collapsed
     assert "|----" in summary
+    assert said in summary + outcome.stderr
 
 
 def test_training_stops_when_channels_collapse() -> None:
