@@ -179,6 +179,16 @@ def test_names_of_the_overview_are_not_broken(terminal: Terminal, write: Write, 
     assert {"KL per sample", "KL per element", "aggregate's KL"} <= set(names)
 
 
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_sixteen_channels_without_a_finding_are_all_shown(terminal: Terminal, write: Write, columns: int) -> None:
+    moments = moments_of(50, 16, 4, 4)
+    moments[:, 16:] -= 6
+    write("a.safetensors", moments=moments)
+    seen = terminal("stats", "a.safetensors", columns=columns)
+    assert len(seen.lines) <= 40
+    assert len([line for line in seen.lines if line.endswith("active")]) == 16
+
+
 @pytest.mark.parametrize("command", ["stats", "kl", "info"])
 def test_markdown_has_tables_that_are_not_cut(cli: Cli, command: str) -> None:
     outcome = cli(command, SAMPLE_DATA / "healthy-f32.safetensors", "--format", "markdown")

@@ -172,7 +172,7 @@ def _shown(summary: "Summary", channels: Sequence[int] | None, room: int) -> tup
     groups = summary.per_channel
     if channels is not None:
         return [groups[channel] for channel in channels], None
-    if len(groups) <= room + 1:  # instead of the line that says which
+    if len(groups) <= room + 2:  # instead of a word on the others
         return groups, None
     either_end = min(room // 2, _EITHER_END)
     if either_end < _FEWEST:

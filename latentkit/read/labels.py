@@ -1,4 +1,4 @@
-"""Labels: a tensor of one value a sample, by which samples are grouped."""
+"""Labels: a tensor of one value per sample, by which samples are grouped."""
 
 from typing import Any
 
