@@ -372,6 +372,11 @@ BAD_NPY: dict[str, tuple[bytes, str]] = {
 }
 
 
+def test_an_npy_of_python_2_is_read_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(npy_with("{'descr':'<f4','fortran_order':False,'shape':(2L,2L)}"))
+    assert read_header(str(tmp_path / "a.npy")).tensors["array"].shape == (2, 2)
+
+
 @pytest.mark.parametrize("case", BAD_NPY)
 def test_an_npy_that_cannot_be_read_in_place_is_one_sentence(tmp_path: Path, case: str) -> None:
     data, words = BAD_NPY[case]

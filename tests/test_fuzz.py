@@ -3,7 +3,7 @@
 import pytest
 from fuzz import KINDS, fuzz
 
-CASES = dict.fromkeys(KINDS, 300) | {"safetensors": 4000}
+CASES = dict.fromkeys(KINDS, 300) | {"safetensors": 4000, "array": 2000}
 
 
 @pytest.mark.parametrize("kind", KINDS)

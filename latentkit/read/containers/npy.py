@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from functools import lru_cache
 from hashlib import sha256
 from math import prod
@@ -87,12 +88,11 @@ def _parsed(header: bytes) -> tuple[str, int, tuple[int, ...]]:
     """A header's dtype, its name and size, and shape; raises ``ValueError`` and the like where NumPy does."""
     stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format {version[0]}.{version[1]}, which only arrays of records have")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings(action="ignore"):  # that Python 2 wrote it
+        shape, fortran, dtype = read(stream)
     if any(size < 0 for size in shape):
         raise ValueError(f"its shape is {list(shape)}")
     return _name(dtype, fortran and sum(size > 1 for size in shape) > 1), dtype.itemsize, shape
