@@ -159,6 +159,10 @@ def test_a_signal_after_any_call_leaves_whole_files(runs: Runs, kind: str, name:
         if not ended.fired:
             break
         statuses[ended.status] += 1
+        if ended.status == -signal.SIGKILL and number % 3 == 0:
+            again = runs(*OPERATIONS[name], "--overwrite", "--quiet")
+            left = {path: bytes for path, bytes in contents(runs.folder / "out").items() if not path.endswith(".part")}
+            problems += [] if again.status == 0 and left == operation.new else [f"{ended.fired}: again: {again}"]
     # One that comes when all is done may change nothing any more.
     assert set(statuses) <= {STATUSES[kind], 0}, statuses
     seen = ", ".join(f"{number} × {status}" for status, number in statuses.items())
@@ -355,7 +359,7 @@ def test_an_input_that_changes_between_two_reads_is_noticed(runs: Runs, change: 
     }
 
 
-@pytest.mark.parametrize(("name", "overwrite"), [*product((FOLDER, SHARDS), (False, True)), (ROWS, True)])
+@pytest.mark.parametrize(("name", "overwrite"), [*product((FOLDER, SHARDS, THREE), (False, True)), (ROWS, True)])
 def test_of_two_runs_with_one_output_each_leaves_whole_files(runs: Runs, name: str, overwrite: bool) -> None:
     operation = Operation(runs, name, overwrite=overwrite)
     problems: list[str] = []
