@@ -133,6 +133,17 @@ def test_what_cannot_be_read_goes_before_a_condition(cli: Cli) -> None:
     assert cli("kl", "empty.safetensors", *said("samples < 1")).status == 1
 
 
+@pytest.mark.parametrize("out", ["rows.csv", "parts/"])
+@pytest.mark.usefixtures("folder")
+def test_what_came_of_a_file_that_failed_is_in_no_figure(cli: Cli, write: Write, out: str) -> None:
+    moments = moments_of(12, 3)
+    moments[5, 0, 0, 0] = torch.nan
+    write("in/1.safetensors", moments=moments)
+    rule = "--on-nonfinite", "error", "--keep-going", "--batch-size", 1
+    outcome = cli("kl", "in", "-o", out, *rule, *said("samples == 8", "nonfinite == 0"))
+    assert outcome.status == 1 and outcome.err.count("holds: ") == 2
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_run_that_goes_on_does_not_read_all_values(cli: Cli) -> None:
     outcome = cli("kl", "in", "-o", "parts/", "--resume", *said("max > 3"))

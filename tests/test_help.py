@@ -140,6 +140,8 @@ COMPLETIONS = {
     "preset": ("latentkit kl x --preset lightn", "lightningdit"),
     "parameterization": ("latentkit kl x --parameterization so", "softplus"),
     "condition": ("latentkit stats x --fail-if collapsed_ch", "collapsed_channels"),
+    "condition of a comparison": ("latentkit report x --fail-if kl_element.ch", "kl_element.change"),
+    "condition of rows": ("latentkit nll x --fail-if p9", "p99"),
     "key": (f"latentkit kl {HEALTHY} --key mo", "moments"),
     "keys of a folder": (f"latentkit kl {HEALTHY.rpartition('/')[0]}/shards --columns la", "labels"),
 }
