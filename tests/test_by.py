@@ -134,6 +134,17 @@ def test_integers_of_several_widths_are_the_same_labels(cli: Cli, write: Write) 
     assert [(row["label"], row["count"]) for row in table] == [("1", "1"), ("2", "2"), ("300", "1")]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(torch.uint8, "int64"), (torch.int32, "int64"), (torch.uint64, "uint64")], ids=str
+)
+def test_labels_have_the_type_that_columns_have(cli: Cli, write: Write, dtype: torch.dtype, kind: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_labelled(write, torch.tensor([1, 2, 2], dtype=dtype))
+    for option, column in (("--by", "label"), ("--columns", "labels")):
+        assert cli("kl", "a.safetensors", option, "labels", "-o", f"{column}.parquet").status == 0
+        assert str(parquet.read_schema(f"{column}.parquet").field(column).type) == kind
+
+
 def test_a_file_of_one_sample_each(cli: Cli, write: Write) -> None:
     for number in range(7):
         moments = moments_of(1, seed=number)[0].contiguous()

@@ -189,6 +189,26 @@ def test_sixteen_channels_without_a_finding_are_all_shown(terminal: Terminal, wr
     assert len([line for line in seen.lines if line.endswith("active")]) == 16
 
 
+@pytest.mark.parametrize("columns", [44, 60, 80])
+@pytest.mark.parametrize("command", ["kl", "stats", "stats of latents"])
+def test_a_row_per_label_cuts_no_number_and_no_label(
+    terminal: Terminal, write: Write, command: str, columns: int
+) -> None:
+    labels = torch.tensor([2**63 - 2, 2**63 - 1]).repeat(10)
+    write("a.safetensors", moments=moments_of(20, 8, 4, 4), labels=labels)
+    kind = ("--parameterization", "none") if "latents" in command else ()
+    arguments = command.split()[0], "a.safetensors", "--by", "labels", *kind
+
+    def rows(columns: int) -> list[list[str]]:
+        seen = terminal(*arguments, columns=columns)
+        return [line.split() for line in seen.lines if line.strip().startswith(str(2**63)[:-1])]
+
+    for narrow, wide in zip(rows(columns), rows(200), strict=True):
+        assert narrow[0] == wide[0] and len(narrow) >= 3
+        assert set(narrow) <= set(wide)
+    assert [row[0] for row in rows(columns)] == [str(2**63 - 2), str(2**63 - 1)]
+
+
 @pytest.mark.parametrize("command", ["stats", "kl", "info"])
 def test_markdown_has_tables_that_are_not_cut(cli: Cli, command: str) -> None:
     outcome = cli(command, SAMPLE_DATA / "healthy-f32.safetensors", "--format", "markdown")

@@ -25,7 +25,7 @@ _MOST_SHOWN = 30
 # Rows that are written at once.
 _TOGETHER = 1 << 10
 # Columns in the order in which they are left out where there is no room.
-_LEFT_OUT = "q01", "q99", "q25", "q75", "min"
+_LEFT_OUT = "q01", "q99", "q25", "q75", "min", "element", "q50", "sd", "max"
 
 
 def put_labels(

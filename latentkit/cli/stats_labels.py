@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from latentkit.cli.screen import Titled
     from latentkit.stats.by_label import Groups, LabelGroup
 
-# Headings in the order in which they are left out where there is no room.
-_LEFT_OUT = "1 / sd", "KL max", "KL min", "not finite", "KL sd", "clamped"
+# Headings in the order in which they are left out where there is no room: those of KL, or of z².
+_LEFT_OUT = (
+    "1 / sd", "KL max", "z² max", "KL min", "z² min", "not finite", "KL sd", "z² sd", "clamped", "active", "mean",
+    "per element", "sd", "collapsed",
+)  # fmt: skip
 
 
 def labels_table(console: "Console", groups: "Groups", room: int) -> "Titled":

@@ -34,7 +34,9 @@ class Labels:
     @property
     def type(self) -> str:
         """Arrow's name of the type that holds them."""
-        return {"b": "bool", "f": "double", "i": "int64"}.get(self.values.dtype.kind, "uint64")
+        if self.values.dtype == np.uint64:
+            return "uint64"
+        return {"b": "bool", "f": "double"}.get(self.values.dtype.kind, "int64")
 
     def numbers(self, span: Span) -> NDArray[np.intp]:
         """The number of each of the span's samples, (samples,). Raises ``DataError`` for a file that changed."""
