@@ -66,6 +66,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> N
         parse(f"{name} > 0")
 
 
+def test_a_figure_that_is_undefined_has_no_change() -> None:
+    fine, broken = moments_of(4), moments_of(4)
+    broken[0, -1, 0, 0] = torch.nan
+    for ours, theirs in ((broken, fine), (fine, broken)):
+        assert np.isnan(value_of("clamped_fraction.change", judged(ours), judged(theirs)))
+
+
 def test_a_name_like_none_is_answered_with_all() -> None:
     with pytest.raises(RequestError, match="there are samples, channels, findings"):
         parse("zzzzzz > 0")

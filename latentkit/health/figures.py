@@ -111,7 +111,7 @@ def _change(ours: float, theirs: float) -> float:
     """By how much it grew, by what it was."""
     if ours == theirs:
         return 0.0
-    return (ours - theirs) / abs(theirs) if theirs else math.copysign(math.inf, ours - theirs)
+    return (ours - theirs) / abs(theirs) if theirs else (ours - theirs) * math.inf
 
 
 #: The names of --with whose figures are compared.
