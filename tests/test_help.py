@@ -114,6 +114,8 @@ def test_the_environment_gives_defaults_and_what_is_typed_goes_first(cli: Cli, m
         outcome = cli(*command)
         assert (outcome.status, outcome.complaint) == (2, "latentkit: LATENTKIT_WORKERS many: must be a whole number")
     assert cli("kl", HEALTHY, "--workers", "1", "--limit", "1", "--quiet").status == 0
+    monkeypatch.setenv("LATENTKIT_KEY", "moment*")
+    assert cli("kl", HEALTHY, "--workers", "1", "--limit", "1", "--quiet").status == 0
 
 
 def test_verbose_names_defaults_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
