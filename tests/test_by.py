@@ -164,9 +164,10 @@ def test_samples_that_are_not_finite_are_counted_apart(cli: Cli, write: Write) -
     moments[0, 0, 0, 0] = math.nan
     moments[3, 0, 0, 0] = math.inf
     write("a.safetensors", moments=moments, labels=torch.tensor([0, 1, 1, 1]))
-    table = table_of(cli, "kl", "a.safetensors", "--by", "labels")
-    assert [(row["count"], row["nonfinite"]) for row in table] == [("0", "1"), ("2", "1")]
-    assert table[0]["mean"] == "nan"
+    outcome = cli("kl", "a.safetensors", "--by", "labels")
+    assert [(row["count"], row["nonfinite"]) for row in outcome.rows] == [("0", "1"), ("2", "1")]
+    assert outcome.rows[0]["mean"] == "nan"
+    assert "2 of 4 samples hold NaN or an infinite mean: counted apart" in outcome.err
     skipped = table_of(cli, "kl", "a.safetensors", "--by", "labels", "--on-nonfinite", "skip")
     assert [(row["label"], row["nonfinite"]) for row in skipped] == [("1", "0")]
 

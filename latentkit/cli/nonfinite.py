@@ -66,7 +66,9 @@ class Nonfinite:
         self.samples += other.samples
         self.count += other.count
 
-    def report(self, messages: Messages) -> None:
+    def report(self, messages: Messages, *, has_rows: bool) -> None:
+        """Say what was not finite; ``has_rows``: in a row per value, and not in figures of many."""
         if self.count:
-            done = "left out" if self._rule is OnNonfinite.skip else "their rows say nan or inf"
+            done = "their rows say nan or inf" if has_rows else "counted apart"
+            done = "left out" if self._rule is OnNonfinite.skip else done
             warn(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")

@@ -218,7 +218,7 @@ def write_rows(
             table.found.without(failures)
         else:
             _write_rows(measured, table, format, options, writing, messages, keeper)
-        keeper.report(messages)
+        keeper.report(messages, has_rows=table.labels is None and format not in _DRAWN)
         if values is not None:
             stop_if_held(held(options.fail_if, values.value), lambda _: values.why_undefined())
 

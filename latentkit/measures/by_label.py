@@ -53,7 +53,7 @@ class ValuesByLabel:
     """Values label by label. Sums are exact and quantiles are those of the sorted values, so that a label's figures
     depend on its own samples alone: on no order, and on no other label.
 
-    24 bytes a label, and 12 a value, beyond 8 MiB on disk.
+    24 bytes per label, and 12 per value, beyond 8 MiB on disk.
     """
 
     def __init__(self, labels: Labels) -> None:

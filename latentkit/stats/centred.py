@@ -46,7 +46,7 @@ class Chunk:
 
 
 class Totals:
-    """How many samples there are, how many elements per channel has, and its sums of deviations and of variances."""
+    """How many samples there are, how many elements each channel has, and its sums of deviations and of variances."""
 
     def __init__(self, channels: int) -> None:
         self.counted: Ints = np.zeros(2, np.int64)
