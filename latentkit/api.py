@@ -231,14 +231,12 @@ class Stats:
         >>> stats("sample_data/collapsed.safetensors").held("collapsed_channels > 0", "samples < 2")
         {'collapsed_channels > 0': 3}
         """
-        from latentkit.health.conditions import held
-
-        asked = [condition(text) for text in conditions]
-        check_asked(asked, self.result.state.extra_names)
+        asked = {text: condition(text) for text in conditions}
+        check_asked(asked.values(), self.result.state.extra_names)
         if self.result.against is None:
-            check_compared(asked)
-        found = held(asked, lambda name: value_of(name, self.result, self.result.against))
-        return {str(each): value for each, value in found}
+            check_compared(asked.values())
+        values = {text: value_of(asked[text].name, self.result, self.result.against) for text in asked}
+        return {text: value for text, value in values.items() if asked[text].held(value)}
 
     @property
     def verdict(self) -> str:

@@ -335,7 +335,8 @@ def _draw_comparison(
         console.print(Text(f"• {difference.sentence}"))
     if len(found) > most:
         console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
-    console.print()
+    if found:
+        console.print()
 
 
 def _comparison(

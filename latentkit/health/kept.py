@@ -84,10 +84,7 @@ def _from_document(path: str) -> Other:
     try:
         return _other_of(document)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, AttributeError) as error:
-        raise DataError(
-            f"{path}: damaged, as a document of stats it lacks what there must be ({str(error)[:100]}); make it again "
-            f"{_AGAIN}"
-        ) from error
+        raise DataError(f"{path}: a damaged document of stats ({str(error)[:100]}); make it again {_AGAIN}") from error
 
 
 def _other_of(document: dict[str, Any]) -> Other:
