@@ -44,7 +44,7 @@ def check_options(checking: Checking, computing: Computing) -> list[Condition]:
 def find(
     files: list[str], reading: Reading, choosing: Choosing, against: str | None, failures: Failures
 ) -> tuple[Found, Found | None]:
-    """What is to be counted, and what is, to be set beside that."""
+    """What is to be counted, and what that is set beside, unless it was counted before."""
     how = reading.selection(latents=True), choosing.choice(), failures
     found = found_alike(files, *how)
     if against is None or is_kept(against):

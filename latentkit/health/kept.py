@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latentkit.stats.sample_values import SampleFigures
     from latentkit.stats.summary import Summary
 
-# A document of 16,384 channels has a tenth of that.
+# A document of 16,384 channels has a fifth of that.
 _MOST_BYTES = 1 << 28
 _AGAIN = "with stats FILES -o FILE.json"
 
