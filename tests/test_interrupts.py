@@ -142,6 +142,48 @@ def test_a_signal_is_never_swallowed() -> None:
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
 
 
+HANGING = """
+import sys, threading
+from latentkit.__main__ import main
+from latentkit.sample import drawing
+def hang(*_):
+    threading.Event().wait()
+drawing.draw_on = lambda device: hang
+sys.argv = ["latentkit", "sample", "in", "-o", "out"]
+main()
+"""
+
+
+def test_a_second_signal_ends_a_run_that_cannot_stop(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").symlink_to(files)
+    process = subprocess.Popen([sys.executable, "-c", HANGING], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    until(lambda: any((tmp_path / "out").glob("*.part")), process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+    time.sleep(1.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+INTERRUPTED_IMPORT = """
+import _imp, sys
+_imp.acquire_lock()
+from latentkit.__main__ import main
+sys.argv = ["latentkit", "sample", "a.safetensors", "-o", "out.safetensors", "-q"]
+main()
+"""
+
+
+def test_an_interrupted_import_before_signals_are_taken_hangs_nothing(tmp_path: Path, write: Write) -> None:
+    write("a.safetensors", moments=moments_of())
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, write: Write) -> None:
     write("a.safetensors", moments=moments_of())
     script = f"""
