@@ -145,6 +145,13 @@ def test_labels_have_the_type_that_columns_have(cli: Cli, write: Write, dtype: t
         assert str(parquet.read_schema(f"{column}.parquet").field(column).type) == kind
 
 
+def test_labels_of_8_bit_floats_are_refused_as_such(cli: Cli, write: Write) -> None:
+    write_labelled(write, torch.zeros(3).to(torch.float8_e4m3fn))
+    outcome = cli("kl", "a.safetensors", "--by", "labels")
+    assert outcome.status == 1
+    assert "'labels' is F8_E4M3, and --by takes whole numbers" in outcome.complaint
+
+
 def test_a_file_of_one_sample_each(cli: Cli, write: Write) -> None:
     for number in range(7):
         moments = moments_of(1, seed=number)[0].contiguous()

@@ -84,7 +84,13 @@ def _check_column(key: str, posterior: Posterior, first: Posterior, option: str)
             f"{posterior.file.path}: no tensor is called {key!r}{near(key, posterior.header.tensors)}; "
             f"{describe(posterior.header)}{_elsewhere(posterior)}"
         )
-    if tensor.elements not in (posterior.samples, *posterior.axes.batch[:1]) or tensor.dtype not in _TYPES:
+    if tensor.dtype not in _TYPES:
+        raise DataError(
+            f"{posterior.file.path}: tensor {key!r} is {tensor.dtype}, and {option} takes whole numbers, booleans and "
+            f"floats of 16 bits or more",
+            tensor=key,
+        )
+    if tensor.elements not in (posterior.samples, *posterior.axes.batch[:1]):
         raise DataError(
             f"{posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) does not hold one "
             f"number for each of the {posterior.samples} samples of {posterior.key!r}",
