@@ -175,3 +175,13 @@ def test_what_cannot_be_converted_is_one_sentence(
     assert outcome.status == status
     assert sentence in outcome.complaint
     assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(("output", "said"), [("in", True), ("in/out", True), ("out", False), ("in/a.npy", False)])
+def test_shards_beside_what_they_repeat_are_said(
+    cli: Cli, write: Write, tmp_path: Path, output: str, said: bool
+) -> None:
+    write("in/a.safetensors", moments=moments_of(2))
+    run = cli("convert", str(tmp_path / "in"), "-o", str(tmp_path / output))
+    assert run.status == 0
+    assert ("finds every sample twice" in run.err) == said

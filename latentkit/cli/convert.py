@@ -17,7 +17,7 @@ from latentkit.cli.screen import note, say_kept, track
 from latentkit.convert.units import choose_rows, left_out, samples_of, units_of
 from latentkit.errors import RequestError
 from latentkit.failures import Failures
-from latentkit.read.plan import Found, find_posteriors
+from latentkit.read.plan import Found, find_posteriors, within
 from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.complete import found_at, is_older, is_written
@@ -137,6 +137,14 @@ def convert(
                 warn_of_misreading(found, messages)
                 _note_left_out((unit for unit, _ in chosen), messages)
             done = _write(outputs, done, found, place, converting, choosing, messages, failures)
+        _note_twice(found, place, messages)
+
+
+def _note_twice(found: Found, place: "Place", messages: Messages) -> None:
+    files = (posterior.file for posterior in found.posteriors)
+    for root in {file.root for file in files if file.searched and file.path.endswith(place.suffix)}:
+        if within(place.path, root):
+            note(messages, f"{place.path} lies within {root}: what searches that finds every sample twice")
 
 
 def _note_left_out(units: "Iterable[Unit]", messages: Messages) -> None:

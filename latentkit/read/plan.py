@@ -130,8 +130,8 @@ def find_posteriors(
         if (
             file.searched
             and leave_out is not None
-            and _within(file.path, leave_out)
-            and not _within(file.root, leave_out)
+            and within(file.path, leave_out)
+            and not within(file.root, leave_out)
         ):
             own += 1
             read += [] if _may_be_replaced(file) else [file.path]
@@ -251,7 +251,8 @@ def _refuse_own(
         raise DataError(f"{files[0].root}: holds nothing but what stats wrote with --state; stats --merge reads that")
 
 
-def _within(path: str, place: str) -> bool:
+def within(path: str, place: str) -> bool:
+    """Whether ``path`` is ``place`` or below it, links resolved."""
     path, place = os.path.realpath(path), os.path.realpath(place)
     return path == place or path.startswith(os.path.join(place, ""))
 
