@@ -34,7 +34,7 @@ TABLE = (
     "from latentkit.compiled.tables import half_remainders\n"
     "print(hashlib.sha256(half_remainders('BF16', 'softplus', (-30.0, 20.0)).tobytes()).hexdigest())",
 )
-FIRST_RUN = "latentkit: first run on this machine: compiling for its processor, some seconds"
+FIRST_RUN = "first run on this machine: compiling for its processor, some seconds"
 SUMS = [3.0, 7.0]
 
 

@@ -1,5 +1,6 @@
 """A picture drawn with matplotlib as inline SVG that takes the page's font and colours, light or dark."""
 
+import gc
 import io
 import re
 import zlib
@@ -63,6 +64,9 @@ def drawn(width: float, height: float, margins: Margins, alt: str, paint: Callab
         paint(axes)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    # A figure is a cycle of megabytes.
+    del figure, axes
+    gc.collect()
     return _inline(out.getvalue(), width, height, alt)
 
 
