@@ -12,7 +12,7 @@ def keys() -> list[str]:
     """The tensors of files that are on the command line; what only torch opens is passed over."""
     from latentkit.errors import LatentkitError
     from latentkit.read.containers.safetensors import keys_said
-    from latentkit.read.header import CONTAINERS, read_header
+    from latentkit.read.header import container_of, read_header
     from latentkit.read.inputs import find_inputs
 
     found: dict[str, None] = {}
@@ -20,7 +20,7 @@ def keys() -> list[str]:
         path = os.path.expanduser(word)
         with suppress(LatentkitError, OSError, ValueError):
             for file in find_inputs([path])[:_FILES] if os.path.exists(path) else ():
-                container = CONTAINERS.get(os.path.splitext(file.path)[1], "safetensors")
+                container = container_of(file.path) or "safetensors"
                 if container != "pt":
                     quick = container == "safetensors"
                     found |= dict.fromkeys(keys_said(file.path) if quick else read_header(file.path).tensors)

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from latentkit.cli.options import Messages, RowFormat, Writing
-from latentkit.cli.screen import aligned, fitting_table, note, stdout_screen
+from latentkit.cli.options import RowFormat, Writing
+from latentkit.cli.screen import aligned, fitting_table, stdout_screen
 from latentkit.measures.by_label import QUANTILES, LabelValues
 from latentkit.text import count_of
-from latentkit.write.placing import is_stream, placed
+from latentkit.write.placing import placed
 from latentkit.write.tables import open_rows
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ def put_labels(
     format: RowFormat,
     options: "RowOptions",
     writing: Writing,
-    messages: Messages,
     keeper: "Nonfinite",
-) -> None:
-    """All labels in their order, or with ``--top`` those with the largest means; a terminal shows at most a screen."""
+) -> int | None:
+    """All labels in their order, or with ``--top`` those with the largest means; a terminal shows at most a screen.
+
+    Returns how many rows were written; None where they are drawn.
+    """
     ranked = sorted(groups, key=lambda group: math.inf if math.isnan(group.mean) else -group.mean)
     chosen = groups if options.top is None else ranked[: options.top]
     per_element = options.units.value != "bits-per-dim"
@@ -52,7 +54,7 @@ def put_labels(
         title = f"{table.measure.upper()} by {labels.key}: {count_of(len(groups), 'label')}, {finite:,} finite values"
         drawn = _drawn(screen.console, some, per_element=per_element)
         screen.put(f"{title} [{options.units.value}]", drawn, [*which, *table.found.readings])
-        return
+        return None
     types = {
         name: "int64" if name in ("count", "nonfinite") else "double" for name in _columns([], per_element=per_element)
     }
@@ -63,8 +65,7 @@ def put_labels(
         for at in range(0, len(chosen), _TOGETHER):
             writer.write(_columns(chosen[at : at + _TOGETHER], per_element=per_element))
         writer.end(keeper.facts)
-    if writing.output is not None and not is_stream(writing.output):
-        note(messages, f"wrote {writing.output}: {count_of(len(chosen), 'row')}")
+    return len(chosen)
 
 
 def _columns(groups: Sequence[LabelValues], *, per_element: bool) -> dict[str, list[Any]]:

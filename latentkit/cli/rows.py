@@ -232,21 +232,21 @@ def _write_rows(
     messages: Messages,
     keeper: Nonfinite,
 ) -> None:
-    measured = keeper.watch(measured)
+    measured, written = keeper.watch(measured), None
     if table.labels is not None:
         from latentkit.cli.label_rows import put_labels
         from latentkit.measures.by_label import by_label
 
         groups = by_label(measured, table.labels)
-        put_labels(groups, table.labels, table, format, options, writing, messages, keeper)
+        written = put_labels(groups, table.labels, table, format, options, writing, keeper)
     elif format in _DRAWN:
         from latentkit.cli.row_table import draw_rows
 
         draw_rows(measured, table, options, format, keeper)
     else:
-        rows = _write(measured, table, format, options, writing, keeper)
-        if writing.output is not None and not is_stream(writing.output):
-            note(messages, f"wrote {writing.output}: {count_of(rows, 'row')}")
+        written = _write(measured, table, format, options, writing, keeper)
+    if written is not None and writing.output is not None and not is_stream(writing.output):
+        note(messages, f"wrote {writing.output}: {count_of(written, 'row')}")
 
 
 def say_reading(found: Found, format: str, messages: Messages) -> None:

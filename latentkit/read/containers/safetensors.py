@@ -27,16 +27,16 @@ def contents(path: str, descriptor: int, file_size: int) -> Contents:
     length = _header_length(path, start[:9], file_size)
     while len(start) < 8 + length and (more := os.read(descriptor, 8 + length - len(start))):
         start += more
-    header = start[8 : 8 + length]
+    seen = start[8 : 8 + length], file_size
     try:
         with safe_open(path, framework="np") as file:
-            found = _seen.get((header, file_size)) or _contents(path, file, header, file_size)
+            found = _seen.get(seen) or _contents(path, file, *seen)
     except SafetensorError as error:
         raise DataError(_damage(path, error, file_size), kind="damaged") from error
-    if length <= _FIRST_READ:
+    if length <= _FIRST_READ and seen not in _seen:
         if len(_seen) >= _MOST_SEEN:
             _seen.clear()
-        _seen[header, file_size] = found
+        _seen[seen] = found
     return found
 
 
