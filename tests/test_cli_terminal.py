@@ -128,10 +128,8 @@ COMMANDS = {
 def test_everything_fits_the_terminal(terminal: Terminal, command: str, columns: int) -> None:
     seen = terminal(*COMMANDS[command], columns=columns)
     assert seen.status == 0
-    # Notes are for reading on, and may wrap as any text does.
-    lines = [line for line in seen.lines if not line.startswith("latentkit: ")]
-    assert max(map(len, lines)) <= columns
-    assert not any("…" in line for line in lines), "something was cut off"
+    assert max(map(len, seen.lines)) <= columns
+    assert not any("…" in line for line in seen.lines), "something was cut off"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 140])
@@ -264,10 +262,26 @@ def test_bytes_are_kept_off_the_terminal(
     terminal: Terminal, write: Write, arguments: tuple[str, ...], words: str
 ) -> None:
     write("a.safetensors", moments=moments_of())
-    seen = terminal(*arguments, "--quiet")
+    seen = terminal(*arguments, "--quiet", columns=140)
     assert seen.status == 2
     assert words in seen.text
     assert len(seen.lines) == 1
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_messages_break_between_words_and_in_a_pipe_nowhere(
+    terminal: Terminal, cli: Cli, write: Write, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    path = write("of-a-name-with-hyphens.safetensors", moments=moments_of())
+    arguments = "kl", path.name, "--key", "nosuch", "--key", "n" * 50
+    said = cli(*arguments).err
+    assert said.count("\n") == 1 and len(said) > 100
+    monkeypatch.setenv("LATENTKIT_COLOR", "always")
+    for seen in (terminal(*arguments, columns=columns), terminal(*arguments, columns=columns, piped=True)):
+        assert "\x1b[1mlatentkit:\x1b[0m" in seen.screen
+        assert [word for line in seen.lines for word in line.split(" ")] == said.split()
+        assert all(len(line) <= columns or " " not in line for line in seen.lines)
+        assert len(seen.lines) > 1
 
 
 # ---- colour and width ---------------------------------------------------------------------------------------------

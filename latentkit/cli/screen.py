@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
@@ -32,6 +33,7 @@ _LOG_LINE_SECONDS = 30.0
 _NO_LIMIT = 10_001
 
 
+_NAME = "latentkit:"
 #: What an error, a doubt and anything else is marked by.
 ERROR, WARNING, NOTE = "red", "yellow", "cyan"
 
@@ -47,12 +49,24 @@ def coloured(stream: TextIO) -> bool:
 
 
 def complain(words: str, colour: str = ERROR) -> None:
-    """Something for people, on stderr: one line. A stream that takes no more changes nothing."""
-    name = typer.style("latentkit:", fg=colour, bold=True) if coloured(sys.stderr) else "latentkit:"
+    """Something for people, on stderr: one line, which a terminal gets broken between words.
+
+    A stream that takes no more changes nothing.
+    """
+    text = f"{_NAME} {sentence(words)}"
     try:
-        print(f"{name} {sentence(words)}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            text = fill(text, _columns(sys.stderr), break_long_words=False, break_on_hyphens=False)
+        if coloured(sys.stderr):
+            text = typer.style(_NAME, fg=colour, bold=True) + text.removeprefix(_NAME)
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
+
+
+def _columns(stream: TextIO) -> int:
+    """How wide the terminal is: as COLUMNS says, as it says itself, or 80, as rich has it for tables."""
+    return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns or 80
 
 
 def drop(stream: TextIO) -> None:
