@@ -168,7 +168,57 @@ def test_a_comparison_breaks_no_word_and_cuts_no_number(terminal: Terminal, writ
     assert "\x1b[1;31mcollapsed" in seen.screen
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+FIGURES = "correlation", "shape", "spectrum", "duplicates"
+ASKED = [part for name in FIGURES for part in ("--with", name)]
+
+
+@pytest.mark.parametrize("beside", [(), ("--against", "there.safetensors"), ("--by", "labels")], ids=str)
+@pytest.mark.parametrize("channels", [4, 16])
+def test_all_that_with_adds_leaves_stats_on_one_screen(
+    terminal: Terminal, write: Write, channels: int, beside: tuple[str, ...]
+) -> None:
+    moments, labels = moments_of(20, channels, 4, 4), torch.arange(20) % 5
+    write("there.safetensors", moments=moments, labels=labels)
+    moments = moments * 1.5
+    moments[0, channels:, 0, 0] = 25
+    moments[1, 0, 0, 0] = torch.nan
+    moments[3] = moments[2]
+    write("a.safetensors", moments=moments, labels=labels)
+    seen = terminal("stats", "a.safetensors", *ASKED, *beside)
+    assert seen.status == 0
+    assert len(seen.lines) <= 40 and max(map(len, seen.lines)) <= 80
+    names = [line.partition("  ")[0] for line in seen.lines]
+    assert {"correlation", "skewness", "kurtosis", "neighbours", "power", "copies"} <= set(names)
+    assert "effective rank" in seen.text and "left out of correlation" in seen.text
+    full = terminal("stats", "a.safetensors", *ASKED, *beside, "--full").text
+    for title in ("Correlation of channels", "Shape of the latents", "Power by spatial frequency", "Copies among"):
+        assert title in full
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_one_figure_of_with_is_a_line_or_two_that_agree_with_the_json(
+    terminal: Terminal, cli: Cli, write: Write, figure: str
+) -> None:
+    write("a.safetensors", moments=moments_of(20, 8, 4, 4))
+    command = "stats", "a.safetensors", "--with", figure
+    figures = cli(*command).json["with"][figure]
+    lines = terminal(*command).lines
+    begin = lines.index("More figures; --full shows all of them") + 1
+    said = " ".join(lines[begin : lines.index("", begin)])
+    if figure == "correlation":
+        pair = figures["strongest"][0]
+        assert f"{pair['correlation']:.2f} of {pair['channels'][0]} and {pair['channels'][1]}, " in said
+        assert f"effective rank {figures['effective_rank']:.4g}" in said
+    elif figure == "shape":
+        furthest = max(figures["channels"], key=lambda each: abs(each["skewness"]))
+        assert f"furthest from 0 {furthest['skewness']:.4f} of channel {furthest['channel']}" in said
+    elif figure == "spectrum":
+        assert all(f"{lag['overall']:.3f} along {lag['axis']}" in said for lag in figures["lag1"])
+    else:
+        assert said == "copies  0 among 20 samples"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
 def test_names_of_the_overview_are_not_broken(terminal: Terminal, write: Write, columns: int) -> None:
     moments = moments_of(20, 4, 4, 4) * 1e-3
     moments[0, 4:] = 25

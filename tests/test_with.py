@@ -665,7 +665,7 @@ def test_a_broken_file_turns_no_condition_green(cli: Cli) -> None:
 )
 def test_tables_fit_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, options: tuple[str, ...]) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    out = cli("stats", SAMPLE_DATA / f"{name}.safetensors", *WITH_ALL, "--format", "table", *options).out
+    out = cli("stats", SAMPLE_DATA / f"{name}.safetensors", *WITH_ALL, "--format", "table", "--full", *options).out
     assert max(map(len, out.splitlines())) <= 80
     for words in ("Correlation of channels: effective rank", "Shape of the latents", "Copies among"):
         assert words in out
@@ -677,7 +677,7 @@ def test_of_many_channels_the_strongest_pairs_are_shown(cli: Cli, write: Write) 
     moments = moments_of(50, 128, 4)
     moments[:, 100] = -moments[:, 17]
     write("a.safetensors", moments=moments)
-    out = cli("stats", "a.safetensors", "--layout", "bcl", "--with", "correlation", "--format", "table").out
+    out = cli("stats", "a.safetensors", "--layout", "bcl", "--with", "correlation", "--format", "table", "--full").out
     table = out[out.index("Correlation of channels") :].splitlines()
     assert table[3].split()[:2] == ["17", "100"] and float(table[3].split()[2]) < -0.7
     assert len(table[12].split()) == 3 and table[13].startswith("eigenvalues")

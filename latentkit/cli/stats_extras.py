@@ -1,7 +1,7 @@
-"""The terminal's view of what ``stats --with`` adds."""
+"""The terminal's view of what ``stats --with`` adds: a line for each figure, or with --full its tables."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from latentkit.cli.screen import aligned, dense_table
@@ -13,13 +13,53 @@ if TYPE_CHECKING:
     from latentkit.stats.correlation import Correlation
     from latentkit.stats.duplicates import Duplicates
     from latentkit.stats.extrema import Place
-    from latentkit.stats.shape import Shape
+    from latentkit.stats.shape import ChannelShape, Shape
     from latentkit.stats.spectrum import Lag, Spectrum
     from latentkit.stats.summary import Summary
 
+# Pairs of channels that have room on a line.
+_PAIRS = 2
 # The matrix of more channels has no room on a screen: the strongest pairs do.
 _MOST_COLUMNS = 8
 _MOST_ROWS = 12
+
+
+def extra_lines(extras: ExtraFigures, other: "Summary | None" = None) -> "Iterator[tuple[str, str]]":
+    """What matters most of what was asked for, by name, beside ``other`` where that has it."""
+    there = other.extras if other else ExtraFigures()
+    if extras.correlation is not None:
+        strongest = [
+            f"{fixed(pair.correlation, 2)} of {pair.channels[0]} and {pair.channels[1]}"
+            for pair in extras.correlation.strongest
+        ]
+        pairs = ", ".join([*strongest[:_PAIRS], *(["…"] if len(strongest) > _PAIRS else [])])
+        rank = _effective_rank(extras.correlation, there.correlation)
+        yield "correlation", f"{pairs}; {rank}" if pairs else rank
+    if extras.shape is not None:
+        yield "skewness", _with_furthest(extras.shape, lambda each: each.skewness)
+        yield "kurtosis", _with_furthest(extras.shape, lambda each: each.excess_kurtosis, " in excess")
+    if extras.spectrum is not None and extras.spectrum.lag1:
+        along = ", ".join(f"{fixed(lag.overall, 3)} along {lag.axis}" for lag in extras.spectrum.lag1)
+        yield "neighbours", f"correlation {along}"
+    if extras.spectrum is not None and extras.spectrum.frequencies:
+        beside = f", {number(there.spectrum.high_frequency_power)} there" if there.spectrum else ""
+        power = number(extras.spectrum.high_frequency_power)
+        yield "power", f"{power} from 1/4 cycle per pixel up{beside} (white noise has 1)"
+    if extras.duplicates is not None:
+        copies, among = extras.duplicates.duplicate_count, extras.duplicates.samples_hashed
+        yield "copies", f"{copies:,} among {count_of(among, 'sample')}"
+
+
+def _effective_rank(correlation: "Correlation", there: "Correlation | None") -> str:
+    beside = f", {number(there.effective_rank)} of {len(there.matrix)} there" if there else ""
+    return f"effective rank {number(correlation.effective_rank)} of {len(correlation.matrix)}{beside}"
+
+
+def _with_furthest(shape: "Shape", read: "Callable[[ChannelShape], float]", unit: str = "") -> str:
+    known = [each for each in shape.channels if not math.isnan(read(each))]
+    furthest = max(known, key=lambda each: abs(read(each)), default=None)
+    where = f"; furthest from 0 {number(read(furthest))} of channel {furthest.channel}" if furthest else ""
+    return number(read(shape.overall)) + unit + where
 
 
 def extra_tables(extras: ExtraFigures, channels: Sequence[int], other: "Summary | None" = None) -> "Iterator[Titled]":
@@ -49,9 +89,8 @@ def _correlation(correlation: "Correlation", there: "Correlation | None") -> "Ti
             table.add_row(*map(str, pair.channels), fixed(pair.correlation, 3))
     eigenvalues = ", ".join(number(value) for value in correlation.eigenvalues[:_MOST_COLUMNS])
     more = ", …" if len(correlation.eigenvalues) > _MOST_COLUMNS else ""
-    beside = f", {number(there.effective_rank)} of {len(there.matrix)} there" if there else ""
     return (
-        f"Correlation of channels: effective rank {number(correlation.effective_rank)} of {len(matrix)}{beside}",
+        f"Correlation of channels: {_effective_rank(correlation, there)}",
         table,
         f"eigenvalues of the covariance: {eigenvalues}{more}",
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latentkit.cli.screen import aligned, dense_table, fits, fitting_table, remark, stdout_screen
-from latentkit.cli.stats_extras import extra_tables
+from latentkit.cli.stats_extras import extra_lines, extra_tables
 from latentkit.cli.stats_labels import labels_table
 from latentkit.cli.stats_logvars import clamp_table, histogram
 from latentkit.health.comparison import Difference, differences, state_of
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _LINES, _BETWEEN = 39, 9
 # Beyond, a table shows the channels with least and most KL, unless --channels says which.
 _MANY, _EITHER_END = 40, 8
-# Lines that a comparison takes.
-_BESIDE = 15
+# Lines that a comparison takes, and a row per label at the least.
+_BESIDE, _LABELS = 15, 8
 # Fewer channels than this at either end, and fewer differences, are not worth a table.
 _FEWEST = 2
 #: Lines of normalization for more channels are for a file.
@@ -51,36 +51,57 @@ def draw(
     markdown: bool = False,
 ) -> None:
     """Draw on stdout what fits a screen, or all; ``channels``: those asked for; ``against``: the other's name."""
-    screen, summary = stdout_screen(markdown=markdown), result.summary
+    screen, summary, whole = stdout_screen(markdown=markdown), result.summary, full or markdown
     console = screen.console
     other = result.against.summary if result.against else None
     found = differences(summary, other) if other else []
+    asked = [] if whole else list(extra_lines(summary.extras, other))
     rest = _LINES - _height(console, _overview(console, result)) - _height(console, _clamp_of(summary)) - _BETWEEN
-    rest -= _BESIDE if other else 0
-    shown = _draw_findings(screen, result, found, against, None if full or markdown else rest)
+    rest -= _height(console, _named(asked)) + _height(console, remark(_left_out(summary))) + 2 if asked else 0
+    beside = _BESIDE if other else _LABELS if result.groups is not None else 0
+    shown = _draw_findings(screen, result, found, against, None if whole else rest - beside)
     _draw_summary(screen, result)
-    room = _MANY if full or markdown else rest - shown - 6
+    room = _MANY if whole else rest - shown - 6
     groups, which = _shown(summary, channels, room)
     if groups and (full or (other is None and result.groups is None)):
         screen.put(*_channels(console, groups, summary.overall), [which] if which else [])
     if result.groups is not None and result.groups.labels:
-        labels = labels_table(console, result.groups, len(result.groups.labels) if full or markdown else room)
+        labels = labels_table(console, result.groups, len(result.groups.labels) if whole else room)
         screen.put(*labels[:2], [labels[2]] if labels[2] else [])
     if full:
         _draw_rest(screen, result)
-    groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
-    for title, body, caption in extra_tables(summary.extras, [group.channel or 0 for group in groups], other):
-        screen.put(title, body, [caption] if caption else [])
-    if sentences := left_out(plain(summary.extras)):
-        console.print(remark(sentences))
-        console.print()
+    if asked:
+        screen.put("More figures; --full shows all of them", _named(asked), _left_out(summary))
+    else:
+        groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
+        _draw_extras(screen, summary, [group.channel or 0 for group in groups], other)
     if other is not None and against is not None:
-        groups, which = _shown(summary, channels, _MANY if full or markdown else 2 * _FEWEST)
-        _draw_comparison(screen, groups, which, result, against, found, full=full)
+        most = _MANY if whole else 0 if asked else 2 * _FEWEST
+        groups, which = _shown(summary, channels, most)
+        _draw_comparison(screen, groups, which, result, against, found, most=most, full=full)
     if full:
         _draw_normalization(console, result)
     else:
         _draw_scale(console, result)
+
+
+def _draw_extras(screen: "Screen", summary: "Summary", channels: Sequence[int], other: "Summary | None") -> None:
+    for title, body, caption in extra_tables(summary.extras, channels, other):
+        screen.put(title, body, [caption] if caption else [])
+    if sentences := _left_out(summary):
+        screen.console.print(remark(sentences))
+        screen.console.print()
+
+
+def _left_out(summary: "Summary") -> list[str]:
+    return left_out(plain(summary.extras))
+
+
+def _named(lines: Sequence[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, words in lines:
+        grid.add_row(name, words)
+    return grid
 
 
 def _clamp_of(summary: "Summary") -> "RenderableType":
@@ -141,7 +162,9 @@ def _overview(console: "Console", result: "Result") -> Table:
     """With a digit less where it would not fit, and then with fewer columns."""
     left = ("KL in nats",)
     table = fitting_table(console, _overview_columns(result, 4), (), left)
-    return table if fits(console, table) else fitting_table(console, _overview_columns(result, 3), ("sd", "min"), left)
+    if fits(console, table):
+        return table
+    return fitting_table(console, _overview_columns(result, 3), ("sd", "min", "median"), left)
 
 
 def _overview_columns(result: "Result", digits: int) -> dict[str, "Sequence[RenderableType]"]:
@@ -315,6 +338,7 @@ def _draw_comparison(
     name: str,
     found: Sequence[Difference],
     *,
+    most: int,
     full: bool,
 ) -> None:
     assert result.against is not None
@@ -329,13 +353,12 @@ def _draw_comparison(
         headings = headings[1:]
         table = _comparison(headings, groups, result.summary, other, found)
     screen.put(title, table, [which] if which else readings)
-    most = _MANY if full or screen.markdown else _EITHER_END // 2
     console = screen.console
     for difference in found[:most]:
         console.print(Text(f"• {difference.sentence}"))
-    if len(found) > most:
+    if len(found) > most > 0:
         console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
-    if found:
+    if found and most:
         console.print()
 
 
