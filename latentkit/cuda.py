@@ -1,17 +1,15 @@
-"""KL, NLL and sampling on a GPU: blocks are read as on the host, and copied into its memory.
+"""KL and NLL on a GPU: blocks are read as on the host, and copied into its memory.
 
-KL and NLL are those of the public class in float64: within the accuracy that is promised; the last bits may differ, as
-a GPU sums in an order of its own. Latents have the same bytes as on the host: random bits and σ come from there, and
-what is left to do are sums, products, look-ups and conversions, which IEEE 754 defines, one operation at a time.
+Values are those of the public class in float64: within the accuracy that is promised; the last bits may differ, as a
+GPU sums in an order of its own.
 
 What is named a device here may be torch's CPU as well, which is how this is tested where there is no GPU.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,24 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentkit.compiled.noise import fill_words
 from latentkit.errors import LatentkitError
 from latentkit.posterior.distribution import DiagonalGaussianDistribution
 from latentkit.posterior.parameterization import Clamp
-from latentkit.read.blocks import Block, Halves, read_block
+from latentkit.read.blocks import Halves
 from latentkit.read.bytes import Buffers
 from latentkit.run import Values
-from latentkit.sample import drawing
-from latentkit.sample.drawing import Drawn, Take
-from latentkit.sample.lookup import normal_table
-from latentkit.sample.recipe import Recipe
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-
-_CANONICAL_NAN = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7FC00000}
 
 # Each thread's stream: while one waits for its block, others read, copy and compute theirs.
 _local = threading.local()
@@ -54,7 +45,7 @@ def _page_locked(nbytes: int) -> NDArray[np.uint8]:
 
 def kl_to_prior(halves: Halves, parameterization: str, clamp: Clamp, device: str, *, per_channel: bool) -> Values:
     """As ``measures.kl.kl_to_prior``."""
-    with _on(device):
+    with on(device):
         values = _posterior(halves, parameterization, clamp, device, per_channel=per_channel).kl()
         return _values(values, halves.dims[0])
 
@@ -71,7 +62,7 @@ def kl_to_other(
 ) -> Values:
     """As ``measures.kl.kl_to_other``."""
     n = max(halves.dims[0], other.dims[0])
-    with _on(device):
+    with on(device):
         ours = _posterior(halves, parameterization, clamp, device, per_channel=per_channel, samples=n)
         theirs = _posterior(other, other_parameterization, clamp, device, per_channel=per_channel, samples=n)
         return _values(ours.kl(theirs), n)
@@ -87,56 +78,12 @@ def nll(
     device: str,
 ) -> Values:
     """As ``measures.nll.nll``; the affine is undone on the device, in float64."""
-    with _on(device):
+    with on(device):
         drawn = _copied(latents, latents_dtype, device).view(halves.dims)
         shift, scale = (torch.tensor(each, dtype=torch.float64, device=device).view(1, 1, -1, 1) for each in factors)
         if shift.numel():
             drawn = drawn / scale + shift
         return _values(_posterior(halves, parameterization, clamp, device).nll(drawn), halves.dims[0])
-
-
-def draw_block(block: Block, recipe: Recipe, take: Take, buffers: Buffers, device: str) -> Drawn:
-    """As ``sample.drawing.draw_block``, by steps 3 and 5 of guide/noise.md; the mode, without noise, on the host."""
-    if recipe.mode:
-        return drawing.draw_block(block, recipe, take, buffers)
-    posterior = block.spans[0].posterior
-    halves, dtype = read_block(block, buffers), recipe.dtype_of(posterior)
-    *decoded, clamped = drawing.decode(halves, posterior.parameterization, recipe.clamp, buffers)
-    noise, factors = drawing.noise_of(block, recipe), drawing.factors_of(recipe.affine, block)
-    words = buffers.take("words", math.prod(block.shape), np.uint32)
-    odd, overflowed = np.zeros(block.samples, np.bool_), 0
-    with _on(device):
-        means, stds = (torch.from_numpy(each).to(device, non_blocking=True).view(block.shape) for each in decoded)
-        shift, scale = (torch.from_numpy(each).to(device).view(1, 1, -1, 1) for each in factors)
-        stds = stds * torch.tensor(recipe.temperature, dtype=torch.float32, device=device)
-        for number in range(recipe.draws or 1):
-            fill_words(noise[0], number, *noise[1:], words)
-            latents = stds * _normals(words, device).view(block.shape)
-            latents = ((means + latents) - shift) * scale
-            finite, out = latents.isfinite(), latents.to(DTYPES[dtype])
-            overflowed += int((finite & out.isinf()).sum())
-            odd |= (~finite.flatten(1).all(1)).cpu().numpy()
-            bits = out.view({2: torch.int16, 4: torch.int32}[out.itemsize])
-            stored = bits.masked_fill_(latents.isnan(), _CANONICAL_NAN[dtype]).cpu().numpy()
-            take(block, number, stored.reshape(block.samples, -1).view(drawing.BITS[dtype]))
-    return drawing.drawn_of(block, odd, overflowed, clamped)
-
-
-def _normals(words: NDArray[np.uint32], device: str) -> Tensor:
-    """One word, one normal: see ``compiled.noise.normals``."""
-    word = torch.from_numpy(words.view(np.int32)).to(device, non_blocking=True)
-    bits = (word & 0x7FFFFFFF).to(torch.float32).view(torch.int32)
-    line, (values, slopes) = bits >> 14, _normal_table(device)
-    steps = (bits & 0x3FFF).to(torch.float32) * slopes.index_select(0, line)
-    size = values.index_select(0, line) + steps
-    return (size.view(torch.int32) | (word & -0x80000000)).view(torch.float32)
-
-
-@lru_cache(maxsize=8)
-def _normal_table(device: str) -> tuple[Tensor, Tensor]:
-    """T and D."""
-    pairs = torch.from_numpy(normal_table().view(np.float32).copy()).view(-1, 2).T.contiguous().to(device)
-    return pairs[0], pairs[1]
 
 
 def _posterior(
@@ -174,7 +121,7 @@ def _values(values: Tensor, samples: int) -> Values:
 
 
 @contextmanager
-def _on(device: str) -> Iterator[None]:
+def on(device: str) -> Iterator[None]:
     """This thread's stream on the device, without gradients; errors of the device in a sentence."""
     with _in_a_sentence(device), torch.no_grad():
         if not device.startswith("cuda"):

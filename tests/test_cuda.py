@@ -129,7 +129,7 @@ def test_one_partner_for_all_is_that_of_the_host(places: tuple[str, str], tmp_pa
 
 def test_what_a_device_complains_of_is_one_sentence() -> None:
     def run_out() -> None:
-        with cuda._on("cpu:0"):
+        with cuda.on("cpu:0"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation of …")
 
     with pytest.raises(LatentkitError, match=r"^cpu:0: CUDA out of memory\. Tried to allocate 20 GiB\.; try a smaller"):

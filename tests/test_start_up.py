@@ -3,8 +3,10 @@
 And what computes on the CPU loads no torch.
 """
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +156,17 @@ finally:
 def test_importing_the_package_loads_neither_torch_nor_numba() -> None:
     code = "import latentkit, sys; dir(latentkit); latentkit.__version__; print({'torch', 'numba'} & set(sys.modules))"
     assert run(code) == "set()\n"
+
+
+def test_rooms_import_only_those_above_them() -> None:
+    package = Path(__file__).parents[1] / "latentkit"
+    rows = re.findall(r"(?m)^\| (`.*?`) \|", (package / "guide" / "architecture.md").read_text())
+    rooms = [name.removesuffix(".py").rstrip("/") for row in rows for name in re.findall("`(.*?)`", row)]
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        above = rooms[: rooms.index(room) + 1] if room in rooms else []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if room not in ("__init__", "__main__") and isinstance(node, ast.ImportFrom):
+                module = (node.module or "").split(".")
+                target = module[1] if module[0] == "latentkit" and len(module) > 1 else None
+                assert target is None or target in above or target not in rooms, f"{path}: {node.module}"

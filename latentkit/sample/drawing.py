@@ -51,9 +51,9 @@ def draw_on(device: str) -> Draw:
     """What draws blocks on a device."""
     if device == "cpu":
         return draw_block
-    from latentkit import cuda
+    from latentkit.sample.cuda import draw_block as draw_on_gpu
 
-    return partial(cuda.draw_block, device=device)
+    return partial(draw_on_gpu, device=device)
 
 
 def draw_block(
