@@ -429,7 +429,7 @@ def test_a_file_that_fails_meanwhile_leaves_nothing_in_stats(cli: Cli, write: Wr
 REFUSED_BY_STATS = {
     "no such key": (("--by", "label"), 2, "no tensor is called 'label' (did you mean labels?)"),
     "a state": (("--by", "labels", "--state", "a.state"), 2, "--state holds no figures per label"),
-    "merged": (("--by", "labels", "--merge"), 2, "leave out the options on reading"),
+    "merged": (("--by", "labels", "--merge"), 2, "leave out --layout, --by"),
     "too many": (("--by", "labels", "--limit", 20_000), 2, "20,000 labels of 2 channels each are more than the 32,768"),
 }
 

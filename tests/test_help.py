@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from conftest import Cli
+from conftest import SAMPLE_DATA, Cli
 
 from latentkit.cli.main import app
 
@@ -200,3 +200,13 @@ def test_a_real_shell_completes_keys_and_loads_nothing_heavy(tmp_path: Path, she
     )
     assert shown.stdout.split() == ["moments"], shown.stderr
     assert used.read_text() == "set()\n"
+
+
+def test_defaults_of_the_environment_rule_out_no_states(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = SAMPLE_DATA / "healthy-f16.safetensors"
+    assert cli("stats", healthy, "--state", "a.state").status == 0
+    monkeypatch.setenv("LATENTKIT_LAYOUT", "blc")
+    monkeypatch.setenv("LATENTKIT_CLAMP_MIN", "-3")
+    assert cli("stats", "--merge", "a.state").status == 0
+    outcome = cli("stats", "--merge", "a.state", "--clamp-min", -30, "--limit", 2)
+    assert (outcome.status, outcome.complaint.endswith("leave out --limit, --clamp-min")) == (2, True)

@@ -1023,10 +1023,25 @@ if __name__ == "__main__":
         print(json.dumps(hash_everything(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))))
 
 
-@pytest.mark.parametrize("option", [("--seed", 8), ("--draws", 2), ("--mode",), ("--temperature", 0.5)])
+ASKED = [
+    ("--seed", 8), ("--seed", 0), ("--draws", 2), ("--mode",), ("--temperature", 0.5), ("--dtype", "bfloat16"),
+    ("--scaling-factor", 2), ("--shift-factor", 0.1), ("--clamp-min", -3), ("--clamp-max", 3), ("--stream", "b"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ASKED)
 def test_another_recipe_than_the_one_asked_for_is_named(cli: Cli, write: Write, option: tuple[object, ...]) -> None:
     write("a.safetensors", moments=moments_of(3))
     assert cli("sample", "a.safetensors", "-o", "out.safetensors", "--seed", 7).status == 0
-    assert cli("sample", "a.safetensors", "--verify", "out.safetensors", "--seed", 7).status == 0
+    again = "--seed", 7, "--dtype", "float32", "--scaling-factor", 1, "--stream", "a.safetensors", "--clamp-max", 20
+    assert cli("sample", "a.safetensors", "--verify", "out.safetensors", *again).status == 0
     outcome = cli("sample", "a.safetensors", "--verify", "out.safetensors", "--quiet", *option)
     assert (outcome.status, "as its metadata says" in outcome.complaint) == (2, True)
+
+
+@pytest.mark.parametrize("option", [("-o", "b"), ("--overwrite",), ("--resume",), ("--carry", "*"), ("--dry-run",)])
+def test_what_says_how_to_write_says_nothing_of_verifying(cli: Cli, write: Write, option: tuple[str, ...]) -> None:
+    write("a.safetensors", moments=moments_of(3))
+    assert cli("sample", "a.safetensors", "-o", "out.safetensors").status == 0
+    outcome = cli("sample", "a.safetensors", "--verify", "out.safetensors", *option)
+    assert (outcome.status, "--verify writes nothing: leave out" in outcome.complaint) == (2, True)

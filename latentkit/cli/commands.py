@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -30,17 +30,22 @@ FROM_ENVIRONMENT = ("Reading", "Computing", "Messages")
 def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str) -> None:
     """Register ``function`` as a command of its name.
 
-    A parameter annotated with a dataclass stands for that group of options; its docstring's first line is the help.
+    A parameter annotated with a dataclass stands for that group of options, and ``typed`` for those that were typed;
+    its docstring's first line is the help.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         group = groups.get(name)
+        if name == "typed":
+            continue
         parameters += _options_of(group) if group else [parameter.replace(annotation=hints[name])]
 
     def run(_context: typer.Context, **values: Any) -> None:
         arguments = dict(values)
+        if "typed" in hints:
+            arguments["typed"] = {option.name: option.opts[0] for option in _given(_context, "COMMANDLINE")}
         if values.get("verbose"):
             _say_defaults(_context)
         for name, group in groups.items():
@@ -93,9 +98,14 @@ def _prepared(parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _say_defaults(context: Any) -> None:
     """Which options have their values from the environment; how it looks is seen."""
-    for option in context.command.params:
-        if option.name != "color" and context.get_parameter_source(option.name).name == "ENVIRONMENT":
+    for option in _given(context, "ENVIRONMENT"):
+        if option.name != "color":
             complain(f"{option.opts[0]} {os.environ[option.envvar]}, by {option.envvar}", NOTE)
+
+
+def _given(context: Any, source: str) -> Iterator[Any]:
+    """The options whose values come from ``source``."""
+    return (one for one in context.command.params if context.get_parameter_source(one.name).name == source)
 
 
 def _is_read(kind: Any) -> bool:

@@ -1,11 +1,12 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from latentkit.cli.device import resolve_device
 from latentkit.cli.faults import stop_if_held
-from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Messages, Reading, Typed, Writing
 from latentkit.cli.screen import note, track, warn
 from latentkit.cli.stats_options import Asking, Checking
 from latentkit.device import check_device_name
@@ -143,15 +144,16 @@ def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking,
     return _judge(state, state.summary(), _kept(checking, state.statistics.clamp, compared, messages), checking)
 
 
-def check_merge(checking: Checking, computing: Computing, *groups: Reading | Choosing | Asking | Faults) -> None:
+def check_merge(checking: Checking, typed: Typed) -> None:
     """Options that say how to read tensors say nothing of states, and are refused."""
-    clamped = (computing.clamp_min, computing.clamp_max) != (Computing.clamp_min, Computing.clamp_max)
-    counted = checking.against is not None and not is_kept(checking.against)
-    if clamped or counted or any(group != type(group)() for group in groups):
+    names = [option.name for group in (Reading, Choosing, Asking, Faults) for option in fields(group)]
+    if refused := [typed[name] for name in (*names, "clamp_min", "clamp_max") if name in typed]:
         raise RequestError(
-            "--merge reads states, all of them, in which tensors, samples, clamp and --with are settled: leave out the "
-            "options on reading, samples, the clamp, --with, --by and --keep-going; --against takes what stats wrote"
+            "--merge reads states, all of them, in which tensors, samples, clamp and --with are settled: leave out "
+            + ", ".join(refused)
         )
+    if checking.against is not None and not is_kept(checking.against):
+        raise RequestError(f"--against {checking.against}: with --merge it takes what stats wrote, JSON or a state")
 
 
 def _judge(state: "State", summary: "Summary", against: Other | None, checking: Checking) -> Result:

@@ -48,6 +48,9 @@ class OnNonfinite(StrEnum):
     skip = "skip"
 
 
+#: The options that were typed, by their parameters' names: what comes from the environment is not among them.
+Typed = dict[str, str]
+
 #: Where --color keeps what it says; it is also its default.
 COLOR = "LATENTKIT_COLOR"
 

@@ -20,7 +20,7 @@ from latentkit.cli.health import (
     say_written,
     write,
 )
-from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Typed, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
@@ -49,6 +49,7 @@ def report(
     writing: Writing,
     faults: Faults,
     messages: Messages,
+    typed: Typed,
     merging: Merge = False,
 ) -> None:
     """One HTML page on the encoder's health: findings, pictures, tables."""
@@ -58,7 +59,7 @@ def report(
     against = beside = [checking.against] if checking.against else []
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging:
-            check_merge(checking, computing, reading, choosing, faults)
+            check_merge(checking, typed)
             names = [file.path for file in find_inputs(files)]
             check_outputs(outputs, overwrite=writing.overwrite, read=[*names, *beside])
             result = merge(names, conditions, checking, messages)

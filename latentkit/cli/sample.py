@@ -25,6 +25,7 @@ from latentkit.cli.options import (
     OnNonfinite,
     Overwrite,
     Reading,
+    Typed,
 )
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track, warn
@@ -36,7 +37,7 @@ from latentkit.read.pairing import INDEX_NAME
 from latentkit.read.plan import Found, find_posteriors, refuse_equal_names
 from latentkit.sample.outputs import Output, index_of, mirrored, resharded
 from latentkit.sample.recipe import layout_of
-from latentkit.sample.request import recipe_of
+from latentkit.sample.request import affine_asked, recipe_of
 from latentkit.sample.resume import incomplete
 from latentkit.text import count_of
 from latentkit.write.complete import is_written
@@ -65,6 +66,8 @@ class Dtype(StrEnum):
 
 _PLACING = "Writing"
 _DRAWING = "Drawing"
+# What says nothing of latents that are there.
+_OF_WRITING = "output", "overwrite", "resume", "carry", "samples_per_shard", "on_nonfinite", "dry_run"
 
 
 @dataclass
@@ -101,13 +104,6 @@ class Drawing:
             "--on-nonfinite", metavar="RULE", help="NaN and infinities: warn or error.", rich_help_panel=_DRAWING
         ),
     ] = OnNonfinite.warn
-
-    @property
-    def asked(self) -> dict[str, object]:
-        """What is not as by default."""
-        usual = Drawing()
-        names = "seed", "draws", "mode", "temperature"
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
 
 
 @dataclass
@@ -173,11 +169,12 @@ def sample(
     computing: Computing,
     faults: Faults,
     messages: Messages,
+    typed: Typed,
 ) -> None:
     """Draw latents, the same for a seed on any machine."""
     check_device_name(computing.device)
     clamp = computing.clamp()
-    _check(drawing, placing, faults)
+    _check(drawing, placing, faults, typed)
     with listed(faults, overwrite=placing.overwrite or placing.resume, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(
             files,
@@ -188,7 +185,18 @@ def sample(
             failures=failures,
         )
         if placing.verify is not None:
-            verify(found, placing.verify, drawing.asked, computing, messages)
+            asked = {name: getattr(group, name) for group in (drawing, placing, computing) for name in vars(group)}
+            affine = None
+            if normalizing.given or normalizing.normalization is not None:
+                affine = affine_asked(normalizing.scaling_factor, normalizing.shift_factor, normalizing.normalization)
+            verify(
+                found,
+                placing.verify,
+                {name: asked[name] for name in typed if name in asked},
+                affine,
+                computing,
+                messages,
+            )
             return
         refuse_equal_names(found.posteriors)
         recipe = recipe_of(
@@ -268,10 +276,12 @@ def sample(
             note(messages, f"wrote {output}: {count_of(outputs.placed, 'file')}, {count_of(found.samples, 'sample')}")
 
 
-def _check(drawing: Drawing, placing: Placing, faults: Faults) -> None:
+def _check(drawing: Drawing, placing: Placing, faults: Faults, typed: Typed) -> None:
     together = {"--samples-per-shard": placing.samples_per_shard, "--verify": placing.verify}
     if faults.keep_going and (names := [name for name, given in together.items() if given is not None]):
         raise RequestError(f"{names[0]} takes all inputs together, so none can be passed over: leave out --keep-going")
+    if placing.verify is not None and (names := [typed[name] for name in _OF_WRITING if name in typed]):
+        raise RequestError(f"--verify writes nothing: leave out {', '.join(names)}")
     if drawing.on_nonfinite is OnNonfinite.skip:
         raise RequestError(
             "--on-nonfinite skip: sample keeps every row, so that latents stay beside their labels; use error"

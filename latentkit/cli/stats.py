@@ -19,7 +19,7 @@ from latentkit.cli.health import (
     say_written,
     write,
 )
-from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Writing
+from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Typed, Writing
 from latentkit.cli.rows import say_reading
 from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
@@ -55,6 +55,7 @@ def stats(
     writing: Writing,
     faults: Faults,
     messages: Messages,
+    typed: Typed,
 ) -> None:
     """Is the encoder healthy? Findings, the clamp, channels, scaling."""
     conditions = check_options(checking, computing)
@@ -65,7 +66,7 @@ def stats(
     outputs = [writing.place, merging.state, checking.save_normalization, faults.errors]
     with listed(faults, overwrite=writing.overwrite, dry_run=choosing.dry_run) as failures:
         if merging.merge:
-            check_merge(checking, computing, reading, choosing, asking, faults)
+            check_merge(checking, typed)
             states = [file.path for file in find_inputs(files)]
             check_outputs(outputs, overwrite=writing.overwrite, read=[*states, *beside])
             result = merge(states, conditions, checking, messages)

@@ -51,9 +51,7 @@ def recipe_of(
         raise RequestError("--dtype float64 goes with --mode: noise is drawn in float32")
     if scaling_factor is None and shift_factor is None and normalization is None:
         scaling_factor, shift_factor = common_factors(posterior.header for posterior in posteriors)
-    affine = from_factors(scaling_factor, shift_factor)
-    if normalization is not None:
-        affine = _normalizing(os.fspath(normalization)).then(affine)
+    affine = affine_asked(scaling_factor, shift_factor, normalization)
     failures = Failures() if failures is None else failures
     for posterior in posteriors:
         with failures.passing_over(posterior.file.path):
@@ -64,6 +62,14 @@ def recipe_of(
                     tensor=posterior.key,
                 )
     return Recipe(seed, draws, mode, temperature, DTYPES[dtype] if dtype else None, affine, clamp, streams or {})
+
+
+def affine_asked(
+    scaling_factor: float | None, shift_factor: float | None, normalization: str | os.PathLike[str] | None
+) -> Affine:
+    """The normalization, and then the factors; raises ``RequestError`` for what is none."""
+    factors = from_factors(scaling_factor, shift_factor)
+    return factors if normalization is None else _normalizing(os.fspath(normalization)).then(factors)
 
 
 def _normalizing(path: str) -> Affine:
