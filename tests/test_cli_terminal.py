@@ -20,6 +20,7 @@ import torch
 from conftest import SAMPLE_DATA, Cli, files_below, moments_of
 
 from latentkit.cli.main import main
+from latentkit.text import number
 
 Write = Callable[..., Path]
 
@@ -255,6 +256,49 @@ def test_a_row_per_label_cuts_no_number_and_no_label(
         assert narrow[0] == wide[0] and len(narrow) >= 3
         assert set(narrow) <= set(wide)
     assert [row[0] for row in rows(columns)] == [str(2**63 - 2), str(2**63 - 1)]
+
+
+NARROW = {
+    "kl": ("kl", "a.safetensors"),
+    "kl by channel": ("kl", "a.safetensors", "--per-channel"),
+    "top": ("kl", "a.safetensors", "b.safetensors", "--top", "9", "--columns", "labels"),
+    "top of a folder": ("kl", "folder-with-a-long-name", "--top", "9", "--columns", "labels"),
+    "nll": ("nll", "b.safetensors", "--latents", "z.safetensors", "--columns", "labels"),
+    "info": ("info", "folder-with-a-long-name"),
+    "stats": ("stats", "b.safetensors", *ASKED),
+    "stats, all of it": ("stats", "b.safetensors", *ASKED, "--full"),
+    "stats against": ("stats", "a.safetensors", "--against", "b.safetensors"),
+    "dry run": ("kl", "a.safetensors", "--dry-run"),
+}
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("command", NARROW)
+def test_a_narrow_terminal_breaks_no_word_and_cuts_no_number(
+    terminal: Terminal, write: Write, tmp_path: Path, command: str, columns: int
+) -> None:
+    moments = moments_of(20, 4, 4, 4)
+    for place in ("", "folder-with-a-long-name/"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        write(f"{place}b.safetensors", moments=moments, labels=torch.arange(20))
+        outlying = moments.clone()
+        outlying[:3, 4:, 0, 0] = 19
+        write(f"{place}a.safetensors", moments=outlying, labels=torch.arange(20))
+    write("z.safetensors", latents=torch.zeros(20, 4, 4, 4))
+    narrow, wide = (terminal(*NARROW[command], columns=width) for width in (columns, 400))
+    assert narrow.status == 0
+    assert max(map(len, narrow.lines)) <= (columns if "all" not in command else 80)
+    shown, whole = (set(re.sub("[ ▁▂▃▄▅▆▇█▏▎▍▌▋▊▉─]+", " ", seen.text).split()) for seen in (narrow, wide))
+    rounded = {number(float(word.replace(",", "")), 3) for word in whole if re.fullmatch(r"-?[\d,]+\.\d+(e\d)?", word)}
+    assert shown - whole - rounded - {"file:", "tensor:", "1:", "2:"} == set()
+
+
+def test_correlations_without_room_for_a_matrix_are_the_strongest(terminal: Terminal, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(20, 8, 4, 4))
+    command = "stats", "a.safetensors", "--with", "correlation", "--full"
+    assert re.search(r"ch +0 +1 .* 7$", terminal(*command).text, re.MULTILINE)
+    narrow = terminal(*command, columns=40).text
+    assert "ch  and  correlation" in narrow and len(re.findall(r"(?m)^ \d +\d +-?0\.\d{3}$", narrow)) == 10
 
 
 @pytest.mark.parametrize("command", ["stats", "kl", "info"])

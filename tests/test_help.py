@@ -43,6 +43,19 @@ def test_help_is_a_screen_and_a_half_of_80_columns_with_examples_first(
     assert len(examples) == 3
 
 
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_help_on_a_narrow_terminal_breaks_no_word(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    texts = []
+    for columns in ("40", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        texts.append(cli(*command, "--help").out)
+    lines = [line for line in texts[0].splitlines() if len(line.split()) > 1 and not line.endswith("\\")]
+    assert max(map(len, lines)) <= 40
+    assert set(texts[0].split()) - {"\\"} <= set(texts[1].split())
+
+
 def test_h_and_help_of_a_command_are_its_help(cli: Cli) -> None:
     assert cli("kl", "-h").out == cli("kl", "--help").out == cli("help", "kl").out + "\n"
     assert cli("-h").out == cli("help").out + "\n"

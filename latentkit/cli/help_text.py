@@ -120,13 +120,14 @@ def show(command: Any, ctx: Any) -> None:
     console.print(command.help.partition("\n")[0], "", Text("Examples", "bold"), sep="\n")
     for line in examples(command):
         # A line that a shell takes for one, as it would be without the break.
-        broken = " \\\n      ".join(wrap(line, max(width - 4, 40), break_on_hyphens=False, break_long_words=False))
+        parts = wrap(line, max(width - 4, 20), subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+        broken = " \\\n  ".join(parts)
         console.print(Text(f"  {broken}", "green"), soft_wrap=True)
     for heading, entries in sections(command, ctx):
         console.print(Text(heading, "bold"))
-        column = min(_NAME_WIDTH, max(len(name) for name, _ in entries))
+        column = min(_NAME_WIDTH, max(len(name) for name, _ in entries), max(4, width - 24))
         for name, help in entries:
-            lines = wrap(help, max(width - column - 4, 20))
+            lines = wrap(help, max(width - column - 4, 20), break_on_hyphens=False)
             if len(name) > column:
                 lines.insert(0, "")
             first, *others = lines

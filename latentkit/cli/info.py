@@ -9,7 +9,7 @@ import typer
 
 from latentkit.cli.faults import listed
 from latentkit.cli.options import FactFormat, Faults, Files, KeepGoing, Messages, Reading
-from latentkit.cli.screen import dense_table, note_unreadable, stdout_screen
+from latentkit.cli.screen import fitting_table, note_unreadable, stdout_screen
 from latentkit.errors import LatentkitError
 from latentkit.failures import Failures
 from latentkit.read.choice import Selection, choose
@@ -19,6 +19,8 @@ from latentkit.read.presets import fitting
 from latentkit.text import harmless
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from latentkit.cli.screen import Screen
 
 # Rows of a table: a terminal is slow to draw, and nobody reads more.
@@ -125,18 +127,16 @@ def _draw(screen: "Screen", file: InputFile, header: Header, selection: Selectio
         for preset in facts["presets"]
     ]
     lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
-    left = "tensor", "dtype", "shape", "read as"
-    table = dense_table("tensor", "dtype", "shape", "bytes", "read as", left=left)
     tensors = facts["tensors"]
     if len(tensors) > _MOST_SHOWN:
         tensors = sorted(tensors, key=lambda tensor: tensor["key"] not in chosen)[:_MOST_SHOWN]
         lines.insert(0, f"{_MOST_SHOWN} of {len(facts['tensors']):,} tensors; --format json lists all")
-    for tensor in tensors:
-        table.add_row(
-            harmless(tensor["key"]),
-            tensor["dtype"],
-            str(tensor["shape"]),
-            f"{tensor['bytes']:,}",
-            chosen.get(tensor["key"], ""),
-        )
+    columns: dict[str, list[RenderableType]] = {
+        "tensor": [harmless(tensor["key"]) for tensor in tensors],
+        "dtype": [tensor["dtype"] for tensor in tensors],
+        "shape": [str(tensor["shape"]) for tensor in tensors],
+        "bytes": [f"{tensor['bytes']:,}" for tensor in tensors],
+        "read as": [chosen.get(tensor["key"], "") for tensor in tensors],
+    }
+    table = fitting_table(screen.console, columns, ["bytes"], left=("tensor", "dtype", "shape", "read as"))
     screen.put(f"{file.path} ({facts['bytes']:,} bytes)", table, lines[:_MOST_SHOWN])

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from latentkit.cli.options import RowFormat
 from latentkit.cli.row_columns import elements_of, ranked_columns
-from latentkit.cli.screen import aligned, dense_table, stdout_screen
+from latentkit.cli.screen import aligned, fits, fitting_table, stdout_screen
 from latentkit.text import count_of, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table as RichTable
 
     from latentkit.cli.nonfinite import Nonfinite
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _BINS = 12
 _SHOWN = 5
+_LEAST_BAR = 8
 
 
 def draw_rows(
@@ -38,41 +39,65 @@ def draw_rows(
             whole.add(values.ravel())
             element.add(values.ravel() / elements_of(span.posterior, table.axis))
     screen = stdout_screen(markdown=format is RowFormat.markdown)
-    largest = _largest(list(top.ranked()), table, options)
-    unit = options.units.value
+    unit, readings = options.units.value, table.found.readings
+    largest, named = _largest(screen.console, list(top.ranked()), table, options)
     if options.top is not None:
-        screen.put(f"Largest {table.measure.upper()} [{unit}]", largest, table.found.readings)
+        screen.put(f"Largest {table.measure.upper()} [{unit}]", largest, [*named, *readings])
         return
     per_element = element if unit != "bits-per-dim" else None
     title = f"{table.measure.upper()} of {whole.count:,} finite values [{unit}]"
-    screen.put(title, _summary(whole, per_element, table, keeper), table.found.readings)
+    screen.put(title, _summary(screen.console, whole, per_element, table, keeper), readings)
     if whole.count > 1 and whole.min < whole.max:
-        screen.put("Histogram", _histogram(whole, max(8, min(60, screen.console.width - 50))))
-    screen.put(f"Largest {table.measure.upper()} [{unit}]", largest)
+        screen.put("Histogram", _histogram(screen.console, whole))
+    screen.put(f"Largest {table.measure.upper()} [{unit}]", largest, named)
 
 
-def _summary(whole: "Spread", element: "Spread | None", table: "Table", keeper: "Nonfinite") -> "RichTable":
+def _summary(
+    console: "Console", whole: "Spread", element: "Spread | None", table: "Table", keeper: "Nonfinite"
+) -> "RichTable":
     spreads = {f"per {table.axis or 'sample'}": whole} | ({"per element": element} if element else {})
-    grid = dense_table("", *spreads, left=("",), padding=2)
     names = ["mean", "sd", "min", *(f"{100 * fraction:g} %" for fraction in _QUANTILES), "max"]
-    figures = [
-        [spread.mean, spread.sd(), spread.quantiles([0])[0], *spread.quantiles(_QUANTILES), spread.quantiles([1])[0]]
-        for spread in spreads.values()
-    ]
-    for name, *cells in zip(names, *(aligned(column) for column in figures), strict=True):
-        grid.add_row(name, *cells)
+    columns: dict[str, Sequence[RenderableType]] = {"": names}
+    for heading, spread in spreads.items():
+        quantiles = spread.quantiles([0, *_QUANTILES, 1])
+        columns[heading] = aligned([spread.mean, spread.sd(), *quantiles])
     if keeper.count:
-        grid.add_row("not finite", count_of(keeper.count, "sample"), *([""] * (len(spreads) - 1)))
-    return grid
+        cells = "not finite", count_of(keeper.count, "sample"), ""
+        columns = {heading: [*column, cell] for (heading, column), cell in zip(columns.items(), cells, strict=False)}
+    return fitting_table(console, columns, ["per element"], left=("",), padding=2)
 
 
-def _histogram(spread: "Spread", room: int) -> "RichTable":
+def _histogram(console: "Console", spread: "Spread") -> "RichTable":
+    """With shorter bars where there is little room; then without the upper ends of the bins, and then without bars."""
     counts, edges = spread.histogram(_BINS)
-    grid = dense_table("from", "to", "count", "", left=("",), padding=2)
     marks = aligned(edges.tolist())
-    for count, low, high in zip(counts.tolist(), marks[:-1], marks[1:], strict=True):
-        grid.add_row(low, high, f"{count:,}", bar(count / counts.max(), room))
-    return grid
+    columns: dict[str, Sequence[RenderableType]] = {"from": marks[:-1], "to": marks[1:]}
+    columns["count"] = [f"{count:,}" for count in counts.tolist()]
+    widest = max(_LEAST_BAR, min(60, console.width - 50))
+    for room in (widest, widest // 2, _LEAST_BAR):
+        columns[""] = [bar(count / counts.max(), room) for count in counts.tolist()]
+        if fits(console, fitting_table(console, columns, (), left=("",), padding=2)):
+            break
+    return fitting_table(console, columns, ["to", ""], left=("",), padding=2)
+
+
+def _largest(
+    console: "Console", ranked: "list[Ranked]", table: "Table", options: "RowOptions"
+) -> "tuple[RichTable, list[str]]":
+    """The rows, and in words what they have no room for: names, which the rows then have by number."""
+    columns = {name: _cells(values) for name, values in ranked_columns(ranked, table, options.columns).items()}
+    left, named = ("file", "tensor"), list[str]()
+    for name in reversed(left):
+        if fits(console, fitting_table(console, columns, (), left)):
+            break
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(map(str, columns[name])), 1)}
+        if len(numbers) == 1:
+            named[:0] = [f"{name}: {text}" for text in numbers]
+            del columns[name]
+        else:
+            named[:0] = [f"{name} {number}: {text}" for text, number in numbers.items()]
+            columns[name] = [str(numbers[str(text)]) for text in columns[name]]
+    return fitting_table(console, columns, options.columns[::-1], left), named
 
 
 def bar(fraction: float, width: int) -> str:
@@ -80,14 +105,6 @@ def bar(fraction: float, width: int) -> str:
     eighths = max(round(fraction * width * 8), 1 if fraction > 0 else 0)
     full, rest = divmod(eighths, 8)
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-
-
-def _largest(ranked: "list[Ranked]", table: "Table", options: "RowOptions") -> "RichTable":
-    columns = ranked_columns(ranked, table, options.columns)
-    grid = dense_table(*columns, left=("file", "tensor"))
-    for row in zip(*(_cells(values) for values in columns.values()), strict=True):
-        grid.add_row(*row)
-    return grid
 
 
 def _cells(values: "Sequence[Any]") -> "Sequence[RenderableType]":

@@ -181,15 +181,17 @@ def fitting_table(
     left: Collection[str] = (),
     *,
     has_total: bool = False,
+    padding: int = 1,
 ) -> "Table":
     """As many columns as the screen has room for, so that no number is cut: those of ``leave_out`` go, in this order.
 
     ``has_total``: the last row stands apart.
     """
     kept = dict(columns)
-    for leaving in ("", *leave_out):
-        kept.pop(leaving, None)
-        table = dense_table(*kept, left=left)
+    for leaving in (None, *leave_out):
+        if leaving is not None:
+            kept.pop(leaving, None)
+        table = dense_table(*kept, left=left, padding=padding)
         rows = list(zip(*kept.values(), strict=True))
         for number_of, cells in enumerate(rows):
             if has_total and number_of == len(rows) - 1:

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from latentkit.cli.screen import aligned, dense_table
+from latentkit.cli.screen import aligned, dense_table, fits
 from latentkit.stats.summary import ExtraFigures
 from latentkit.text import count_of, fixed, harmless, number
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from latentkit.cli.screen import Titled
     from latentkit.stats.correlation import Correlation
     from latentkit.stats.duplicates import Duplicates
@@ -62,11 +64,13 @@ def _with_furthest(shape: "Shape", read: "Callable[[ChannelShape], float]", unit
     return number(read(shape.overall)) + unit + where
 
 
-def extra_tables(extras: ExtraFigures, channels: Sequence[int], other: "Summary | None" = None) -> "Iterator[Titled]":
+def extra_tables(
+    console: "Console", extras: ExtraFigures, channels: Sequence[int], other: "Summary | None" = None
+) -> "Iterator[Titled]":
     """What was asked for, of these channels where there is a row per channel; beside ``other`` where that has it."""
     there = other.extras if other else ExtraFigures()
     if extras.correlation is not None:
-        yield _correlation(extras.correlation, there.correlation)
+        yield _correlation(console, extras.correlation, there.correlation)
     if extras.shape is not None:
         yield _shape(extras.shape, channels)
     if extras.spectrum is not None and extras.spectrum.lag1:
@@ -74,16 +78,15 @@ def extra_tables(extras: ExtraFigures, channels: Sequence[int], other: "Summary 
     if extras.spectrum is not None and extras.spectrum.frequencies:
         yield _power(extras.spectrum, there.spectrum)
     if extras.duplicates is not None:
-        yield _copies(extras.duplicates)
+        yield _copies(console, extras.duplicates)
 
 
-def _correlation(correlation: "Correlation", there: "Correlation | None") -> "Titled":
+def _correlation(console: "Console", correlation: "Correlation", there: "Correlation | None") -> "Titled":
     matrix = correlation.matrix
-    if len(matrix) <= _MOST_COLUMNS:
-        table = dense_table("ch", *map(str, range(len(matrix))))
-        for channel, row in enumerate(matrix):
-            table.add_row(str(channel), *(fixed(value, 2) for value in row))
-    else:
+    table = dense_table("ch", *map(str, range(len(matrix))))
+    for channel, row in enumerate(matrix[:_MOST_COLUMNS]):
+        table.add_row(str(channel), *(fixed(value, 2) for value in row))
+    if len(matrix) > _MOST_COLUMNS or not fits(console, table):
         table = dense_table("ch", "and", "correlation")
         for pair in correlation.strongest:
             table.add_row(*map(str, pair.channels), fixed(pair.correlation, 3))
@@ -129,7 +132,7 @@ def _power(spectrum: "Spectrum", there: "Spectrum | None") -> "Titled":
     return "Power by spatial frequency, mean of the channels (white noise has 1)", table, which
 
 
-def _copies(duplicates: "Duplicates") -> "Titled":
+def _copies(console: "Console", duplicates: "Duplicates") -> "Titled":
     title = f"Copies among {count_of(duplicates.samples_hashed, 'sample')}: {duplicates.duplicate_count:,}"
     if not duplicates.pairs:
         return title, None, None
@@ -137,6 +140,11 @@ def _copies(duplicates: "Duplicates") -> "Titled":
     table = dense_table(*headings, left=headings)
     for pair in duplicates.pairs:
         table.add_row(_where(pair.sample), _where(pair.copy_of))
+    if not fits(console, table):
+        table = dense_table(*headings[:1], left=headings)
+        for pair in duplicates.pairs:
+            table.add_row(_where(pair.sample))
+            table.add_row(f"is a copy of {_where(pair.copy_of)}", end_section=True)
     more = duplicates.duplicate_count - len(duplicates.pairs)
     caption = f"and {more:,} more" if more else None
     return f"{title}, in {count_of(duplicates.groups, 'group')}", table, caption

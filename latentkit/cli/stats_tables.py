@@ -86,7 +86,7 @@ def draw(
 
 
 def _draw_extras(screen: "Screen", summary: "Summary", channels: Sequence[int], other: "Summary | None") -> None:
-    for title, body, caption in extra_tables(summary.extras, channels, other):
+    for title, body, caption in extra_tables(screen.console, summary.extras, channels, other):
         screen.put(title, body, [caption] if caption else [])
     if sentences := _left_out(summary):
         screen.console.print(remark(sentences))
