@@ -352,7 +352,7 @@ def _of_all(source: Source, reading: Reading) -> Reading:
     """How a partner is read: as its source, but for the choice of samples, and what is open already as it is."""
     if isinstance(source, (Posteriors, Posterior)):
         return {}
-    chosen = {"limit", "every", "indices", "relative_to", "stream"}
+    chosen = {"limit", "every", "indices", "exclude", "relative_to", "stream"}
     return {name: value for name, value in reading.items() if name not in chosen}  # type: ignore[return-value]
 
 

@@ -62,7 +62,7 @@ class LatentDataset(Dataset[Item]):
         self,
         source: Source,
         *,
-        columns: Sequence[str] = (),
+        columns: str | Sequence[str] = (),
         seed: int = 0,
         mode: bool = False,
         temperature: float = 1.0,
@@ -88,6 +88,7 @@ class LatentDataset(Dataset[Item]):
             clamp=clamp,
         )
         self._spans = posteriors.found.spans
+        columns = [columns] if isinstance(columns, str) else columns
         self._ends = np.cumsum([span.count for span in self._spans])
         values = posteriors.columns(*columns)
         self._columns = [np.array(values[key]) for key in columns]

@@ -42,6 +42,7 @@ class Reading(TypedDict, total=False):
     limit: int | None
     every: int
     indices: str | None
+    exclude: str | None
     relative_to: str | None
     stream: str | None
 
@@ -166,6 +167,7 @@ def open(
     limit: int | None = None,
     every: int = 1,
     indices: str | None = None,
+    exclude: str | None = None,
     relative_to: str | None = None,
     stream: str | None = None,
 ) -> Posteriors:
@@ -175,7 +177,7 @@ def open(
         source: a path, folder, glob, index.json or ``@list.txt`` as on the command line, or a list of them; an array
             or tensor of moments; a pair of mean and log-variance; a dict of tensors by their keys.
         key, mean_key, logvar_key, layout, parameterization, preset: as the options of the command line, and so are
-        limit, every, indices: which samples.
+        limit, every, indices, exclude: which samples.
         relative_to: a folder that files are named from, for their noise.
         stream: what the noise of arrays in memory goes by, in place of a file's name; by default ``memory``.
 
@@ -193,7 +195,7 @@ def open(
     keys = (key,) if isinstance(key, str) else tuple(key)
     selection = selection_of(keys, mean_key, logvar_key, layout, parameterization, preset, latents=True)
     check_counts(limit=limit, every=every)
-    choice = SampleChoice(limit, every, indices)
+    choice = SampleChoice(limit, every, indices, exclude)
     if is_path(source) or (isinstance(source, (list, tuple)) and source and all(map(is_path, source))):
         if stream is not None:
             raise RequestError("stream names arrays in memory; files go by their names, see relative_to")

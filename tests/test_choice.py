@@ -50,6 +50,18 @@ def test_the_only_float_is_taken_whatever_its_name() -> None:
     assert chosen(header_of(whatever=M, labels=LABELS)) == [("whatever", None, "logvar")]
 
 
+@pytest.mark.parametrize("key", ["mean", "mu", "logvar", "log_var", "std", "variance"])
+def test_half_of_a_pair_alone_is_not_halved_again(key: str) -> None:
+    assert f"{key!r} is half of a pair by its name" in complaint(header_of(**{key: M}, labels=LABELS))
+    assert chosen(header_of(**{key: M}), keys=(key,)) == [(key, None, "logvar")]
+
+
+def test_an_array_without_a_name_has_that_of_its_file() -> None:
+    header = replace(header_of(array=M), path="d/mean-00001-of-00002.npy")
+    assert "'mean-00001-of-00002' is half of a pair" in complaint(header)
+    assert chosen(replace(header, path="d/meanings.npy")) == [("array", None, "logvar")]
+
+
 @pytest.mark.parametrize(
     ("mean", "scale", "parameterization"),
     [("mean", "logvar", "logvar"), ("mu", "logvar", "logvar"), ("mean", "std", "std")],
@@ -142,8 +154,12 @@ def test_other_names_are_not_taken_for_latents(key: str) -> None:
 
 
 def test_what_latentkit_drew_is_refused_whatever_its_key() -> None:
-    text = complaint(header_of({"noise_recipe": "1"}, moments=M))
-    assert "latentkit drew it" in text
+    assert "latentkit drew it" in complaint(header_of({"noise_recipe": "1"}, **{"latents.x": M}))
+    # What was carried beside them is not: but whatever said how it is read was left behind.
+    carried = header_of({"noise_recipe": "1"}, latents=M, moments=M)
+    text = complaint(carried)
+    assert "drawn latents" not in text and "say which with --parameterization" in text
+    assert chosen(carried, parameterization="std") == [("moments", None, "std")]
 
 
 # ---- layouts ------------------------------------------------------------------------------------------------------

@@ -182,6 +182,16 @@ def test_the_table_of_channels_as_csv(cli: Cli, tmp_path: Path) -> None:
     assert cli("stats", CLAMPED, "--format", "csv", "--channels", "1-2").values("channel") == [1, 2]
 
 
+def test_what_is_asked_for_besides_is_in_the_csv_of_channels(cli: Cli) -> None:
+    asked = "--with", "shape", "--with", "spectrum", "--with", "duplicates"
+    extras = cli("stats", CLAMPED, *asked).json["with"]
+    outcome = cli("stats", CLAMPED, *asked, "--format", "csv", "--channels", "1-2")
+    assert outcome.values("skewness") == [one["skewness"] for one in extras["shape"]["channels"][1:3]]
+    assert outcome.values("excess_kurtosis") == [one["excess_kurtosis"] for one in extras["shape"]["channels"][1:3]]
+    for lag in extras["spectrum"]["lag1"]:
+        assert outcome.values(f"lag1_{lag['axis']}") == lag["channels"][1:3]
+
+
 def test_few_of_many_channels_are_shown_unless_asked_for(cli: Cli, tmp_path: Path) -> None:
     save_file({"moments": moments_of(8, 128, 6)}, tmp_path / "a.safetensors")
 

@@ -51,7 +51,7 @@ def test_each_epoch_is_a_draw_of_the_command(folder: Path, drawn: Tensor) -> Non
 
 
 def test_any_order_gives_each_sample_its_own_latents(folder: Path, drawn: Tensor) -> None:
-    dataset = made(folder, columns=["labels"])
+    dataset = made(folder, columns="labels")
     indices = [12, 0, 5, 5, -1, 3, 6, 11]
     expected = [0, 1, 2, 3, 4, 100, 200, 201, 202, 203, 204, 205, 206]
     latents, labels = dataset.batch(indices)

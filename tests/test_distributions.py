@@ -183,6 +183,7 @@ def test_to_moves_the_parameters_and_keeps_the_rest() -> None:
         assert getattr(moved, name) == getattr(posterior, name)
     assert torch.equal(posterior.to(dtype=torch.float64).parameters, posterior.parameters.double())
     assert torch.equal(posterior.to().parameters, posterior.parameters)
+    assert posterior.to(torch.float64).parameters.dtype == torch.float64
 
 
 @parameterizations

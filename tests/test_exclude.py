@@ -9,6 +9,7 @@ from conftest import Cli, moments_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+import latentkit
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.read.samples import SampleChoice
@@ -53,7 +54,9 @@ def test_the_furthest_out_are_left_out(cli: Cli, write: Write) -> None:
     rows = cli("kl", "a.safetensors", "-q").rows
     assert cli("kl", "a.safetensors", "--top", "3", "-o", "worst.csv").status == 0
     worst = sorted(rows, key=lambda row: -float(row["kl"]))[:3]
-    assert cli("kl", "a.safetensors", "--exclude", "worst.csv", "-q").rows == [row for row in rows if row not in worst]
+    left = [row for row in rows if row not in worst]
+    assert cli("kl", "a.safetensors", "--exclude", "worst.csv", "-q").rows == left
+    assert latentkit.kl("a.safetensors", exclude="worst.csv").tolist() == [float(row["kl"]) for row in left]
     assert cli("kl", "a.safetensors", "--exclude", "worst.csv", "--indices", "worst.csv", "-q").complaint == (
         "latentkit: a.safetensors: no sample is left by --indices and --exclude"
     )
@@ -63,6 +66,7 @@ def test_the_furthest_out_are_left_out(cli: Cli, write: Write) -> None:
     ("list", "sentence"),
     [
         ("nosuch", "nosuch: no such list of samples"),
+        ("-", "standard input: a list of samples has the columns file, tensor, index"),
         ("a.safetensors", "a.safetensors: a list of samples has the columns file, tensor, index"),
         ("other", "other, line 2: no sample 9 of 'moments' in 'a.safetensors' among the inputs"),
     ],

@@ -187,7 +187,8 @@ def test_an_existing_file_is_refused_before_any_work(cli: Cli, tmp_path: Path) -
     outcome = cli("stats", path, "--save-normalization", "n.json")
     assert (outcome.status, outcome.out) == (2, "") and "n.json: exists already" in outcome.complaint
     assert (tmp_path / "n.json").read_text() == "mine"
-    assert cli("stats", path, "--save-normalization", "n.json", "--overwrite").status == 0
+    outcome = cli("stats", path, "--save-normalization", "n.json", "--overwrite")
+    assert (outcome.status, "wrote n.json: scale and shift" in outcome.err) == (0, True)
     entries = json.loads((tmp_path / "n.json").read_text())
     assert entries["samples"] == 512 and entries["target_std"] == 1 and len(entries["latents_std"]) == 4
     assert list(tmp_path.iterdir()) == [tmp_path / "n.json"]

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from report_page import Page, figure, parse
 from safetensors.torch import save_file
 
-from latentkit.health.document import document_of
+from latentkit.health.document import outline_of, plain
 from latentkit.health.findings import find
 from latentkit.health.findings.finding import FIGURES
 from latentkit.health.normalization import factors_of
@@ -84,7 +84,7 @@ def made(channels: int) -> tuple[str, Page, Any]:
         per_sample, extras = SampleValues(), Extras(NAMES, channels, "logvar", CLAMP, np.zeros(channels))
         statistics = statistics_of(found.spans, CLAMP, per_sample=per_sample, extras=extras)
     summary = State(statistics, per_sample, found.readings, extras).summary()
-    figures = document_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample)
+    figures = plain(outline_of(summary, found.readings, find(summary, per_sample), factors_of(summary), per_sample))
     document = jsonable(figures)
     how = Made("latentkit report moments.safetensors", ["moments.safetensors"], {"latentkit": "0"})
     html = page_of(document, (histogram_of(per_sample), None), how)

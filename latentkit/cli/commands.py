@@ -46,7 +46,7 @@ def add_command(app: typer.Typer, function: Callable[..., None], *, epilog: str)
         arguments = dict(values)
         if "typed" in hints:
             arguments["typed"] = {option.name: option.opts[0] for option in _given(_context, "COMMANDLINE")}
-        if values.get("verbose"):
+        if values.get("verbose") and not values.get("quiet"):
             _say_defaults(_context)
         for name, group in groups.items():
             arguments[name] = group(**{option.name: arguments.pop(option.name) for option in fields(group)})

@@ -205,7 +205,9 @@ def _write(
         if index:
             with placed(path, overwrite=overwrite) as descriptor:
                 write_all(descriptor, index)
-    note(messages, f"wrote {count_of(len(waiting), 'file')}: {count_of(found.samples, 'sample')}, verified")
+    if waiting:
+        rows = count_of(sum(output.rows for output in waiting), "sample")
+        note(messages, f"wrote {place.path}: {count_of(len(waiting), 'file')}, {rows}, verified")
     return done
 
 

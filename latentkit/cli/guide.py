@@ -30,9 +30,10 @@ def guide(
     del messages
     pages = {page.name.removesuffix(".md"): page for page in files("latentkit").joinpath("guide").iterdir()}
     if topic is None:
+        width = max(map(len, pages))
         for name in sorted(pages):
             title = pages[name].read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-            print(f"latentkit guide {name:<10} {title}")
+            print(f"latentkit guide {name:<{width}} {title}")
         return
     if topic not in pages:
         raise RequestError(f"guide has no page {topic!r}; {nearest(topic, sorted(pages))}")

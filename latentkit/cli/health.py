@@ -213,13 +213,15 @@ def write(outputs: dict[str, Iterable[bytes]], result: Result, checking: Checkin
         raise gone
 
 
-def say_written(outputs: Iterable[str], result: Result, messages: Messages) -> None:
+def say_written(outputs: Iterable[str], result: Result, checking: Checking, messages: Messages) -> None:
     """One line for each file."""
     from latentkit.health.findings import verdict
 
     for path in outputs:
         if not is_stream(path):
             note(messages, f"wrote {path}: {verdict(result.findings)}")
+    if checking.save_normalization is not None and not is_stream(checking.save_normalization):
+        note(messages, f"wrote {checking.save_normalization}: scale and shift of latents")
 
 
 def finish(result: Result, conditions: Sequence[Condition]) -> None:

@@ -51,7 +51,8 @@ def put_labels(
             which = [f"{_MOST_SHOWN} of {len(chosen):,}, those with the largest means; --format csv writes all"]
         screen = stdout_screen(markdown=format is RowFormat.markdown)
         finite = sum(group.count for group in groups)
-        title = f"{table.measure.upper()} by {labels.key}: {count_of(len(groups), 'label')}, {finite:,} finite values"
+        counts = f"{count_of(len(groups), 'label')}, {count_of(finite, 'finite value')}"
+        title = f"{table.measure.upper()} by {labels.key}: {counts}"
         drawn = _drawn(screen.console, some, per_element=per_element)
         screen.put(f"{title} [{options.units.value}]", drawn, [*which, *table.found.readings])
         return None

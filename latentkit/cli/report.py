@@ -75,8 +75,7 @@ def report(
             result = examine(found, other, extras, checking, computing, messages, failures)
             names, against = (_names(part.without(failures)) if part else beside for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
-        if writing.output is not None:
-            say_written([writing.output], result, messages)
+        say_written([writing.place], result, checking, messages)
         note_nonfinite(result.summary, messages)
         finish(result, conditions)
 

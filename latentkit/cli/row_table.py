@@ -45,7 +45,7 @@ def draw_rows(
         screen.put(f"Largest {table.measure.upper()} [{unit}]", largest, [*named, *readings])
         return
     per_element = element if unit != "bits-per-dim" else None
-    title = f"{table.measure.upper()} of {whole.count:,} finite values [{unit}]"
+    title = f"{table.measure.upper()} of {count_of(whole.count, 'finite value')} [{unit}]"
     screen.put(title, _summary(screen.console, whole, per_element, table, keeper), readings)
     if whole.count > 1 and whole.min < whole.max:
         screen.put("Histogram", _histogram(screen.console, whole))

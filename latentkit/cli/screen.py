@@ -104,7 +104,7 @@ def say_kept(error: BaseException, kept: int, files: int, messages: Messages) ->
 
 def detail(messages: Messages, words: str) -> None:
     """Something for those who asked with --verbose, on stderr."""
-    if messages.verbose:
+    if messages.verbose and not messages.quiet:
         complain(words, NOTE)
 
 

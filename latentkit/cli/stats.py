@@ -111,7 +111,7 @@ def _write(
 
             outputs[merging.state] = [to_bytes(result.state)]
         write(outputs, result, checking, writing)
-        say_written(outputs, result, messages)
+        say_written(outputs, result, checking, messages)
     finally:
         # What took long is shown even where there is no room to write it.
         if form in _DRAWN:
@@ -139,7 +139,8 @@ def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> I
     if result.groups is not None:
         return [csv_bytes(label_columns(result.groups, is_drawn=result.summary.parameterization == "none"))]
     groups = result.summary.per_channel
-    return [csv_bytes(channel_columns(groups if channels is None else [groups[channel] for channel in channels]))]
+    chosen = groups if channels is None else [groups[channel] for channel in channels]
+    return [csv_bytes(channel_columns(chosen, result.summary.extras))]
 
 
 def _note_left_out(result: Result, messages: Messages) -> None:

@@ -17,27 +17,11 @@ from latentkit.measures.by_label import QUANTILES as OF_LABELS
 from latentkit.stats.by_label import Groups, LabelGroup
 from latentkit.stats.extrema import Place
 from latentkit.stats.sample_values import SampleValues
-from latentkit.stats.summary import QUANTILES, Group, Spread, Summary
+from latentkit.stats.summary import QUANTILES, ExtraFigures, Group, Spread, Summary
 
 SCHEMA = "latentkit.stats/1"
 
 _OF_SAMPLES = "sample_kl", "sample_mean_square"
-
-
-def document_of(
-    summary: Summary,
-    readings: Sequence[str],
-    findings: Sequence[Finding],
-    factors: Factors,
-    per_sample: SampleValues | None,
-    against: tuple[Summary, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """The document, of plain numbers, texts, lists and dicts; NaN and infinities are still in it.
-
-    Arguments are those of ``outline_of``.
-    """
-    document: dict[str, Any] = plain(outline_of(summary, readings, findings, factors, per_sample, against))
-    return document
 
 
 def outline_of(
@@ -71,9 +55,9 @@ def outline_of(
     }
 
 
-def channel_columns(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """The per-channel table, by column; NaN where a figure is undefined."""
-    rows = [_row(group) for group in groups]
+def channel_columns(groups: Sequence[Group], extras: ExtraFigures) -> dict[str, list[Any]]:
+    """The per-channel table, by column, with what was asked for besides; NaN where a figure is undefined."""
+    rows = [_row(group) | _asked(group.channel, extras) for group in groups]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
@@ -163,6 +147,18 @@ def _row(group: Group) -> dict[str, Any]:
         "scaling_factor": group.drawn.scaling_factor,
         "aggregate_kl": group.aggregate_kl,
     }
+
+
+def _asked(channel: int | None, extras: ExtraFigures) -> dict[str, float]:
+    if channel is None:
+        return {}
+    row: dict[str, float] = {}
+    if extras.shape is not None:
+        shape = extras.shape.channels[channel]
+        row |= {"skewness": shape.skewness, "excess_kurtosis": shape.excess_kurtosis}
+    if extras.spectrum is not None:
+        row |= {f"lag1_{lag.axis}": lag.channels[channel] for lag in extras.spectrum.lag1}
+    return row
 
 
 def _spread(name: str, spread: Spread) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _refuse_unlike(first: Posterior, other: Posterior) -> None:
         )
     if other.parameterization != first.parameterization:
         raise RequestError(
-            f"{first.label} holds a {first.parameterization} and {other.label} a {other.parameterization}: run "
+            f"{first.label} is read as {first.parameterization} and {other.label} as {other.parameterization}: run "
             f"stats for each, or say --parameterization",
             tensor=other.key,
         )

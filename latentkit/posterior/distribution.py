@@ -9,6 +9,7 @@ textbook form cancels or overflows. Nothing here branches on data, so vmap, comp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -205,12 +206,10 @@ class DiagonalGaussianDistribution:
         deviation = (sample.to(dtype) - self._wide_mean) / self.std
         return _total(0.5 * (LOG_2PI + self.logvar) + 0.5 * deviation * deviation, summed)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> "DiagonalGaussianDistribution":
-        """The same posterior with its parameters on ``device`` and of ``dtype``."""
+    def to(self, *args: Any, **kwargs: Any) -> "DiagonalGaussianDistribution":
+        """The same posterior with its parameters as ``Tensor.to`` gives them: on a device, of a dtype, or both."""
         return DiagonalGaussianDistribution(
-            self.parameters.to(device=device, dtype=dtype),
+            self.parameters.to(*args, **kwargs),
             self.deterministic,
             layout=self.layout,
             parameterization=self.parameterization,

@@ -41,6 +41,8 @@ _TEXT_KEYS = re.compile(
     r"|\d+_\d+|empty_context",
     re.IGNORECASE,
 )
+# Either half of a pair, in a file of its own or without the other.
+_HALF_KEYS = re.compile(r"(means?|mu|log_?vars?|stds?|sigmas?|vars?|variances?)([._-]\d.*)?", re.IGNORECASE)
 _STATISTICS = re.compile(r"(.*[._-])?stat(istic)?s")
 
 
@@ -314,6 +316,11 @@ def _by_default(file: InputFile, header: Header, selection: Selection, layout: s
             f"--layout read them all the same"
         )
     floats = [tensor for tensor in _candidates(header) if not _is_text(header, tensor)]
+    if len(floats) == 1 and _HALF_KEYS.fullmatch(name := _name(header, floats[0].key)):
+        raise RequestError(
+            f"{header.path}: {name!r} is half of a pair by its name, and the other half is not in the file; put both "
+            f"in one, or read it as moments with --key {floats[0].key}"
+        )
     if len(floats) == 1:
         return _moments(file, header, floats[0], selection, layout, ONLY_FLOAT)
     pairs = [pair for pair in PAIRS if pair[0] in tensors and pair[1] in tensors]
@@ -403,6 +410,11 @@ def _moments(
 ) -> Posterior:
     where = f"{header.path}: tensor {tensor.key!r}"
     if selection.parameterization is None and is_drawn(header):
+        if not _named_as_drawn(tensor.key):
+            raise RequestError(
+                f"{where} stands beside latents that latentkit drew, and nothing says what its second half of channels "
+                f"is: say which with --parameterization, or read the file that they were drawn from"
+            )
         way_out = "its moments are in the file that it was drawn from; stats --parameterization none reads it"
         raise RequestError(_drawn(where, "latentkit drew it", way_out))
     if selection.parameterization is None and _named_as_drawn(_name(header, tensor.key)):

@@ -110,22 +110,23 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 
 def _named(named: Mapping[tuple[str, str], tuple[Posterior, int]], source: str) -> Iterator[Span]:
     """The samples of a table with the columns file, tensor and index, as ``kl --top`` prints it."""
+    where = "standard input" if source == "-" else source
     try:
         for line, row in _rows(source):
             file, tensor, index = (row[name] for name in _COLUMNS)
             found, sample = named.get((file, tensor)), _index(str(index))
             if found is None or not 0 <= sample < found[0].samples * found[1]:
                 raise RequestError(
-                    f"{source}, line {line}: no sample {str(index)[:40]} of {tensor!r} in {file!r} among the inputs"
+                    f"{where}, line {line}: no sample {str(index)[:40]} of {tensor!r} in {file!r} among the inputs"
                 )
             posterior, each = found
             yield Span(posterior, sample // each, 1)
     except FileNotFoundError:
         raise RequestError(f"{source}: no such list of samples") from None
     except (KeyError, TypeError):
-        raise RequestError(f"{source}: a list of samples has the columns {', '.join(_COLUMNS)}") from None
+        raise RequestError(f"{where}: a list of samples has the columns {', '.join(_COLUMNS)}") from None
     except (csv.Error, ValueError, RecursionError) as error:
-        raise RequestError(f"{source}: not a list of samples as CSV or JSON lines ({error})") from error
+        raise RequestError(f"{where}: not a list of samples as CSV or JSON lines ({error})") from error
 
 
 # Characters of a line: a device has no end, and a name at most 16 MiB.
