@@ -211,10 +211,10 @@ def test_a_negative_std_under_latents(cli: Cli, write: Write) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=ids)
 def test_what_latentkit_drew_is_refused(cli: Cli, write: Write, command: tuple[str, ...]) -> None:
-    write("a.safetensors", {"noise_recipe": "1"}, anything=torch.zeros(2, 4, 2, 2))
+    write("a.safetensors", {"noise_recipe": "1"}, latents=torch.zeros(2, 4, 2, 2))
     outcome = cli(*command, "a.safetensors")
     assert outcome.status == 2
-    assert "a.safetensors: tensor 'anything' holds drawn latents (latentkit drew it)" in outcome.complaint
+    assert "a.safetensors: tensor 'latents' holds drawn latents (latentkit drew it)" in outcome.complaint
 
 
 def test_drawn_latents_are_read_as_moments_when_the_parameterization_says_so(cli: Cli, write: Write) -> None:

@@ -32,7 +32,7 @@ def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False)
         except BlockingIOError:
             if alone:
                 raise RequestError(
-                    f"{folder}: another run is writing there; wait for it, or choose another -o"
+                    f"{folder}: another run is writing there; wait for it, or choose another output"
                 ) from None
         except OSError:
             pass

@@ -64,7 +64,7 @@ def check_outputs(paths: Iterable[str | None], *, overwrite: bool, read: Iterabl
         if found is not None and found in places:
             path = places[found]
             also = "" if path == other else f" ({other})"
-            raise RequestError(f"{_shown(path)}: is an input itself{also}; choose another -o")
+            raise RequestError(f"{_shown(path)}: is an input itself{also}; choose another output")
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
@@ -89,7 +89,7 @@ def _stream_at(path: str) -> tuple[object, object]:
         try:
             os.fstat(descriptor)
         except OSError:
-            raise RequestError(f"{path}: is not open, so nothing can be written to it; choose another -o") from None
+            raise RequestError(f"{path}: is not open, so nothing can be written to it; choose another output") from None
     return "descriptor", descriptor
 
 
@@ -103,9 +103,9 @@ def _check_file(path: str, *, overwrite: bool) -> None:
     if os.path.isdir(path):
         raise RequestError(f"{path}: is a folder; give the name of a file for the output")
     if os.path.lexists(path) and not overwrite:
-        raise RequestError(f"{path}: exists already; add --overwrite to replace it, or choose another -o")
+        raise RequestError(f"{path}: exists already; add --overwrite to replace it, or choose another output")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise RequestError(f"{path}: is neither a file nor a pipe; choose another -o")
+        raise RequestError(f"{path}: is neither a file nor a pipe; choose another output")
 
 
 def _check_folder(path: str, folder: str) -> tuple[str, int]:
@@ -114,9 +114,11 @@ def _check_folder(path: str, folder: str) -> tuple[str, int]:
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     if not os.path.isdir(there):
-        raise RequestError(f"{path}: {there} is not a folder, so nothing can be written below it; choose another -o")
+        raise RequestError(
+            f"{path}: {there} is not a folder, so nothing can be written below it; choose another output"
+        )
     if not os.access(there, os.W_OK | os.X_OK):
-        raise RequestError(f"{path}: the folder {there} cannot be written to; choose another -o")
+        raise RequestError(f"{path}: the folder {there} cannot be written to; choose another output")
     longest = _LONGEST_NAME
     with suppress(OSError, ValueError, AttributeError):
         longest = os.pathconf(there, "PC_NAME_MAX")
