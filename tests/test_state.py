@@ -17,11 +17,15 @@ from latentkit.errors import DataError, RequestError
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
 from latentkit.stats.sample_values import SampleValues
-from latentkit.stats.state import State, from_file, merged, to_bytes
+from latentkit.stats.state import State, from_file, merged, to_pieces
 from latentkit.stats.sums import ExactSums, fill
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
 SHARDS = [SAMPLE_DATA / f"shards/moments-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
+
+
+def to_bytes(state: State) -> bytes:
+    return b"".join(to_pieces(state))
 
 
 def state_of(*paths: Path, parameterization: str | None = None) -> State:

@@ -39,7 +39,7 @@ from latentkit.stats.duplicates import SampleHashes
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.extrema import Place
 from latentkit.stats.sample_values import SampleValues
-from latentkit.stats.state import State, from_file, to_bytes
+from latentkit.stats.state import State, from_file, to_pieces
 from latentkit.stats.summary import ExtraFigures
 from tests.conftest import DTYPES, SAMPLE_DATA, Cli, moments_of
 
@@ -47,6 +47,10 @@ CLAMP = (-30.0, 20.0)
 Write = Callable[..., Path]
 Floats = NDArray[np.float64]
 WITH_ALL = [part for name in NAMES for part in ("--with", name)]
+
+
+def to_bytes(state: State) -> bytes:
+    return b"".join(to_pieces(state))
 
 
 def run(paths: Iterable[Path], names: Iterable[str] = NAMES, *, limit: int | None = None, **reading: Any) -> State:

@@ -1,6 +1,6 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from latentkit.posterior.affine import from_factors
 from latentkit.posterior.parameterization import Clamp
 from latentkit.read.plan import Found
 from latentkit.text import count_of
-from latentkit.write.placing import is_stream, place_together, placed
+from latentkit.write.placing import Pieces, is_stream, place_together, placed
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def note_nonfinite(summary: "Summary", messages: Messages) -> None:
         warn(messages, f"{nonfinite:,} {words} counted and left out of the figures")
 
 
-def write(outputs: dict[str, Iterable[bytes]], result: Result, checking: Checking, writing: Writing) -> None:
+def write(outputs: Mapping[str, Pieces], result: Result, checking: Checking, writing: Writing) -> None:
     """Write ``outputs``, pieces under a path, and the normalization if asked to: files together, or none of them.
 
     Raises ``DataError`` in the end where there is no normalization to save.

@@ -1,7 +1,6 @@
 """``latentkit stats``: is the encoder healthy? Findings, the clamp, channels, scale."""
 
 import sys
-from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from latentkit.errors import RequestError
 from latentkit.health.examination import Result, check_fits
 from latentkit.health.figures import check_asked
 from latentkit.read.inputs import find_inputs
-from latentkit.write.csv_rows import csv_bytes
+from latentkit.write.csv_rows import csv_pieces
 from latentkit.write.json_rows import jsonable
 from latentkit.write.places import check_outputs
-from latentkit.write.placing import is_stream
+from latentkit.write.placing import Pieces, is_stream
 
 # Pieces of JSON, a few characters each, that are written together.
 _PIECES = 1 << 15
@@ -104,12 +103,12 @@ def _write(
     writing: Writing,
     messages: Messages,
 ) -> None:
-    outputs = {} if form in _DRAWN else {writing.place: _content(result, channels, form)}
+    outputs: dict[str, Pieces] = {} if form in _DRAWN else {writing.place: _content(result, channels, form)}
     try:
         if merging.state is not None:
-            from latentkit.stats.state import to_bytes
+            from latentkit.stats.state import to_pieces
 
-            outputs[merging.state] = [to_bytes(result.state)]
+            outputs[merging.state] = to_pieces(result.state)
         write(outputs, result, checking, writing)
         say_written(outputs, result, checking, messages)
     finally:
@@ -124,7 +123,7 @@ def _write(
             _note_left_out(result, messages)
 
 
-def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> Iterable[bytes]:
+def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> Pieces:
     if form is StatsFormat.json:
         from json import JSONEncoder
 
@@ -137,10 +136,10 @@ def _content(result: Result, channels: list[int] | None, form: StatsFormat) -> I
     from latentkit.health.document import channel_columns, label_columns
 
     if result.groups is not None:
-        return [csv_bytes(label_columns(result.groups, is_drawn=result.summary.parameterization == "none"))]
+        return csv_pieces(label_columns(result.groups, is_drawn=result.summary.parameterization == "none"))
     groups = result.summary.per_channel
     chosen = groups if channels is None else [groups[channel] for channel in channels]
-    return [csv_bytes(channel_columns(chosen, result.summary.extras))]
+    return csv_pieces(channel_columns(chosen, result.summary.extras))
 
 
 def _note_left_out(result: Result, messages: Messages) -> None:

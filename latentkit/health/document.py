@@ -57,8 +57,12 @@ def outline_of(
 
 def channel_columns(groups: Sequence[Group], extras: ExtraFigures) -> dict[str, list[Any]]:
     """The per-channel table, by column, with what was asked for besides; NaN where a figure is undefined."""
-    rows = [_row(group) | _asked(group.channel, extras) for group in groups]
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    columns: dict[str, list[Any]] = {}
+    for group in groups:
+        # One row at a time: as dicts, thousands of them are tens of megabytes.
+        for name, figure in (_row(group) | _asked(group.channel, extras)).items():
+            columns.setdefault(name, []).append(figure)
+    return columns
 
 
 def label_columns(groups: Groups, *, is_drawn: bool) -> dict[str, list[Any]]:

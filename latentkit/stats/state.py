@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from latentkit.errors import DataError, RequestError
 from latentkit.read.bytes import HELD_AS, read_at, read_span
@@ -24,6 +23,7 @@ from latentkit.stats.extrema import Place, place_rows, places_of
 from latentkit.stats.sample_values import Extreme, SampleValues
 from latentkit.stats.summary import Summary
 from latentkit.stats.sums import Arrays, ExactSums, fill
+from latentkit.write.safetensors import TensorSpec, lay_out
 
 _VERSION = 5
 # Far more than any state has but for names without end: a larger one is not written, nor read.
@@ -66,8 +66,8 @@ class State:
         self.readings = list(dict.fromkeys(self.readings + other.readings))
 
 
-def to_bytes(state: State) -> bytes:
-    """The state as a safetensors file; equal states give equal bytes.
+def to_pieces(state: State) -> list[bytes | memoryview]:
+    """The state as a safetensors file, piece by piece; equal states give equal bytes.
 
     Raises ``DataError`` for one that would be too large to be read again.
     """
@@ -108,10 +108,19 @@ def to_bytes(state: State) -> bytes:
             f"the state would be {nbytes:,} bytes, with the names of {len(names):,} tensors, and states of up to "
             f"{_MOST_BYTES:,} are read: count fewer files at a time, or leave out --with duplicates"
         )
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data: bytes = save(contiguous, {STATE_ENTRY: json.dumps(facts)})
-    # The header comes first, and in it no other text has so many zeros.
-    return data.replace(_NO_DIGEST.encode(), sha256(data).hexdigest().encode(), 1)
+    specs = {name: TensorSpec(_dtype_of(array), array.shape) for name, array in arrays.items()}
+    layout = lay_out(specs, {STATE_ENTRY: json.dumps(facts)})
+    data = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in layout.offsets]
+    digest = sha256(layout.header)
+    for piece in data:
+        digest.update(piece)
+    # In the header no other text has so many zeros.
+    return [layout.header.replace(_NO_DIGEST.encode(), digest.hexdigest().encode(), 1), *data]
+
+
+def _dtype_of(array: NDArray[Any]) -> str:
+    """As safetensors names it, of whole numbers and floats."""
+    return f"{array.dtype.kind.upper()}{8 * array.itemsize}"
 
 
 def from_file(path: str) -> State:

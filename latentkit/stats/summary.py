@@ -204,6 +204,18 @@ class Half:
         """Elements that have a clamped log-variance: the infinite too."""
         return self.facts.known
 
+    @cached_property
+    def ends(self) -> list[tuple[float, float]]:
+        """The least and the greatest value of each channel."""
+        least, greatest = (self.quantity.value(found).tolist() for found in (self.extrema.least, self.extrema.greatest))
+        return list(zip(least, greatest, strict=True))
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        """What stands for each cell: one object each, for the quantiles of all channels."""
+        numbers: list[float] = self.cells.values.tolist()
+        return numbers
+
     def pooled(self) -> "Half":
         """All channels as one."""
         cells = Cells(self.cells.values, self.cells.counts.sum(axis=0, keepdims=True, dtype=np.int64))
@@ -245,14 +257,15 @@ def _group(
     drawn_variance = variance
     if scale:
         drawn_variance += _ratio(scale.facts.variances[row], scale.known[row])
+    logvar = _spread(scale, row) if scale else None
     active = None if channel is None or math.isnan(variance) else variance > ACTIVE_VARIANCE
     drawn = _normalization(center, drawn_variance)
     return Group(
         channel=channel,
         count=int(facts.total[row]),
         mean=_spread(mean, row),
-        logvar=_spread(scale, row) if scale else None,
-        clamp=_clamp_counts(scale, row) if scale else None,
+        logvar=logvar,
+        clamp=_clamp_counts(scale, row, logvar) if scale and logvar else None,
         hazards=[_hazards(mean, scale, row, number) for number in range(len(HALF_PRECISIONS))],
         kl=kl,
         mean_variance=variance,
@@ -286,7 +299,7 @@ def _aggregate_kl(latents: Normalization) -> float:
 
 def _spread(half: Half, row: int) -> Spread:
     facts, extrema = half.facts, half.extrema
-    least, greatest = (_value(half.quantity, extremes[row]) for extremes in (extrema.least, extrema.greatest))
+    least, greatest = half.ends[row]
     return Spread(
         finite=int(half.finite[row]),
         nan_count=int(facts.nan[row]),
@@ -302,22 +315,18 @@ def _spread(half: Half, row: int) -> Spread:
         max_at=extrema.greatest_at[row],
         nonfinite_at=extrema.nonfinite_at[row],
         # The number that stands for a cell may lie beyond the extremes, which are exact.
-        quantiles=[min(max(value, least), greatest) for value in _quantiles(half.cells, row)],
+        quantiles=[min(max(value, least), greatest) for value in _quantiles(half, row)],
     )
 
 
-def _value(quantity: Quantity, stored: float) -> float:
-    return float(quantity.value(np.array([stored]))[0])
-
-
-def _quantiles(cells: Cells, row: int) -> list[float]:
-    cumulated = np.cumsum(cells.counts[row], dtype=np.int64)
+def _quantiles(half: Half, row: int) -> list[float]:
+    cumulated = np.cumsum(half.cells.counts[row], dtype=np.int64)
     if len(cumulated) == 0 or cumulated[-1] == 0:
         return [math.nan] * len(QUANTILES)
     n = int(cumulated[-1])
     # In whole numbers: the element number ⌈n p / 100⌉, counted from one.
     ranks = [max(1, -(-n * percent // 100)) for percent in QUANTILES]
-    return [float(value) for value in cells.values[np.searchsorted(cumulated, ranks)]]
+    return [half.numbers[cell] for cell in np.searchsorted(cumulated, ranks)]
 
 
 def _span(cells: Cells, clamp: Clamp) -> tuple[float, float]:
@@ -343,13 +352,12 @@ def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _clamp_counts(scale: Half, row: int) -> ClampCounts:
+def _clamp_counts(scale: Half, row: int, spread: Spread) -> ClampCounts:
     facts, (low, high) = scale.facts, scale.quantity.clamp
     finite = int(scale.finite[row])
     less, at_most = facts.less[row], facts.at_most[row]
     below = int(less[0] + facts.minus_inf[row])
     above = int(finite - at_most[1] + facts.plus_inf[row])
-    spread = _spread(scale, row)
     margins = spread.min - low, high - spread.max
     return ClampCounts(
         low=low,

@@ -5,7 +5,8 @@ import io
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from latentkit.text import harmless
@@ -13,15 +14,15 @@ from latentkit.write.stream import Columns, Same, write_all
 
 # Written when it is of so many characters, and after so many seconds: its reader may wait for it.
 _TOGETHER, _LATEST = 1 << 15, 0.1
+# Of a whole table, so many rows are made into text at once.
+_ROWS = 256
 
 
-def csv_bytes(columns: Columns) -> bytes:
+def csv_pieces(columns: Columns) -> Iterator[bytes]:
     """A whole table, its header first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode()
+    rows = chain([tuple(columns)], zip(*columns.values(), strict=True))
+    while some := list(islice(rows, _ROWS)):
+        yield _text(some, ()).encode()
 
 
 class CsvRows:

@@ -61,6 +61,10 @@ def open_stream(path: str) -> int:
     return os.dup(sys.stdout.fileno() if descriptor == 1 else descriptor)
 
 
+#: What a file is written from, one after the other.
+Pieces = Iterable[bytes | memoryview]
+
+
 class Placement:
     """A file written beside its place: ``commit_all`` moves it there, ``discard`` leaves what was there before.
 
@@ -138,7 +142,7 @@ def commit_all(placements: Sequence[Placement]) -> None:
     _sync_folders(placements)
 
 
-def place_together(outputs: Mapping[str, Iterable[bytes]], *, overwrite: bool) -> None:
+def place_together(outputs: Mapping[str, Pieces], *, overwrite: bool) -> None:
     """Write files, each of its pieces, and move them into place: all of them, or none."""
     with ExitStack() as discarding:
         placements = []
