@@ -9,6 +9,7 @@ import pytest
 from conftest import Cli
 from safetensors.numpy import save_file
 
+from latentkit.health import kept
 from latentkit.stats import state
 
 _MEASURE = """
@@ -119,13 +120,45 @@ def test_a_table_of_100_000_tensors_shows_the_first_of_them(cli: Cli, tmp_path: 
         (("stats", "a.safetensors", "--channels", "0-99999999999"), "there are 2 channels"),
         (("stats", "b.safetensors", "--with", "correlation"), "there are 600 channels"),
         (("stats", "c.safetensors"), "has 20,000 latent channels, and at most 16,384"),
+        (("stats", "d.safetensors", "--against", "d.safetensors"), "9,000 channels and 9,000 of --against"),
+        (("report", "d.safetensors", "-o", "d.html"), "9,000 channels, and figures of at most 4,096 are held"),
     ],
 )
 def test_what_memory_does_not_hold_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    for name, channels in (("a", 2), ("b", 600), ("c", 20_000)):
+    for name, channels in (("a", 2), ("b", 600), ("c", 20_000), ("d", 9_000)):
         drawn(tmp_path / f"{name}.safetensors", (2, 2 * channels))
     outcome = cli(*arguments)
     assert outcome.status == 2 and words in outcome.complaint
+
+
+@pytest.mark.parametrize(
+    ("channels", "arguments"),
+    [
+        (16_384, ("stats", "-o", "o.csv", "--state", "o.state", "--layout", "bc")),
+        (4096, ("report", "-o", "o.html")),
+        (2048, ("report", "-o", "o.html", "--against", "a.json")),
+    ],
+    ids=lambda value: value if isinstance(value, int) else " ".join(value[:1] + value[3:]),
+)
+def test_figures_of_thousands_of_channels_are_within_the_bound(
+    cli: Cli, tmp_path: Path, channels: int, arguments: tuple[str, ...]
+) -> None:
+    drawn(tmp_path / "a.safetensors", (4, 2 * channels) if channels > 8192 else (4, 2 * channels, 2, 2))
+    if "a.json" in arguments:
+        assert cli("stats", "a.safetensors", "-o", "a.json").status == 0
+    command, *options = (tmp_path / word if "." in word else word for word in arguments)
+    assert peak_of(command, tmp_path / "a.safetensors", *options, "--overwrite", "--workers", 2, enough=200) < 200
+
+
+@pytest.mark.parametrize("most", [100, 10**6])
+def test_a_baseline_that_is_too_large_is_refused(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(kept, "_MOST_BYTES", most)
+    drawn(tmp_path / "a.safetensors", (2, 4))
+    assert cli("stats", "a.safetensors", "-o", "a.json").status == 0
+    outcome = cli("stats", "a.safetensors", "--against", "a.json", "-o", "-")
+    assert outcome.status == (most == 100) and ("compare with a state" in outcome.err) is (most == 100)
 
 
 def test_a_report_of_many_channels_has_no_endless_tables(cli: Cli, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from latentkit.device import check_device_name
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.health.conditions import Condition, held
-from latentkit.health.examination import Other, Result, blank_state, figures_of, found_alike, judged
+from latentkit.health.examination import Other, Result, blank_state, check_held, figures_of, found_alike, judged
 from latentkit.health.figures import BESIDE, check_asked, check_compared, value_of, why_undefined
 from latentkit.health.kept import is_kept, kept
 from latentkit.health.normalization import check_target_std, document
 from latentkit.posterior.affine import from_factors
 from latentkit.posterior.parameterization import Clamp
 from latentkit.read.plan import Found
+from latentkit.stats import MOST_CHANNELS
 from latentkit.text import count_of
 from latentkit.write.placing import Pieces, is_stream, place_together, placed
 from latentkit.write.stream import write_all
@@ -62,11 +63,21 @@ def examine(
     messages: Messages,
     failures: Failures,
     labels: "Labels | None" = None,
+    *,
+    keep_state: bool = False,
+    most: int = MOST_CHANNELS,
 ) -> Result:
-    """Count and judge; ``extras`` names the figures asked for besides, and ``labels`` have figures of their own."""
+    """Count and judge; ``extras`` names the figures asked for besides, and ``labels`` have figures of their own.
+
+    ``keep_state``: it is wanted whole, and not for its figures alone. Of ``most`` channels figures are held at once.
+    """
     compared = [name for name in extras if name in BESIDE]
     beside = None if other else _kept(checking, computing.clamp(), compared, messages)
+    theirs = other.posteriors[0].axes.channels if other else beside.summary.channels if beside else 0
+    check_held(found.posteriors[0].axes.channels, theirs, most)
     state, summary = _count(found, extras, computing, messages, failures, labels)
+    if not keep_state:
+        state.statistics.clear()  # of thousands of channels as large as the figures
     if other is not None:
         beside = _judge(*_count(other, compared, computing, messages, failures), None, checking).as_other()
     return _judge(state, summary, beside, checking)
@@ -132,7 +143,13 @@ def _count_once(
     return state
 
 
-def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking, messages: Messages) -> Result:
+def merge(
+    paths: list[str],
+    conditions: Sequence[Condition],
+    checking: Checking,
+    messages: Messages,
+    most: int = MOST_CHANNELS,
+) -> Result:
     """What the states at ``paths`` come to together."""
     from latentkit.stats.state import merged
 
@@ -141,7 +158,9 @@ def merge(paths: list[str], conditions: Sequence[Condition], checking: Checking,
         raise DataError(f"{paths[0]}: there are no samples in it")
     check_asked(conditions, state.extra_names)
     compared = [name for name in state.extra_names if name in BESIDE]
-    return _judge(state, state.summary(), _kept(checking, state.statistics.clamp, compared, messages), checking)
+    beside = _kept(checking, state.statistics.clamp, compared, messages)
+    check_held(state.statistics.channels, beside.summary.channels if beside else 0, most)
+    return _judge(state, state.summary(), beside, checking)
 
 
 def check_merge(checking: Checking, typed: Typed) -> None:

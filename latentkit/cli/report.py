@@ -27,6 +27,7 @@ from latentkit.errors import RequestError
 from latentkit.health.examination import Result, fits
 from latentkit.read.inputs import find_inputs
 from latentkit.read.plan import Found
+from latentkit.stats import MOST_REPORTED
 from latentkit.write.places import check_outputs
 from latentkit.write.placing import is_stream
 
@@ -62,7 +63,7 @@ def report(
             check_merge(checking, typed)
             names = [file.path for file in find_inputs(files)]
             check_outputs(outputs, overwrite=writing.overwrite, read=[*names, *beside])
-            result = merge(names, conditions, checking, messages)
+            result = merge(names, conditions, checking, messages, MOST_REPORTED)
         else:
             found, other = find(files, reading, choosing, checking.against, failures)
             check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else beside)])
@@ -72,7 +73,7 @@ def report(
             note_device(computing.device, messages)
             say_reading(found, "json", messages)
             extras = [extra.value for extra in Extra if all(fits(extra, part) for part in (found, other) if part)]
-            result = examine(found, other, extras, checking, computing, messages, failures)
+            result = examine(found, other, extras, checking, computing, messages, failures, most=MOST_REPORTED)
             names, against = (_names(part.without(failures)) if part else beside for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)
         say_written([writing.place], result, checking, messages)
@@ -106,20 +107,16 @@ def _load_matplotlib() -> None:
 
 
 def _page(result: Result, made: "Made") -> str:
-    from latentkit.health.document import plain
     from latentkit.report.page import page
     from latentkit.report.samples import histogram_of
-    from latentkit.write.json_rows import jsonable
+    from latentkit.report.seen import seen
 
     ours, theirs = result.state.per_sample, result.against.values if result.against else None
     histograms = histogram_of(ours) if ours else None, histogram_of(theirs) if theirs else None
-    document = {name: jsonable(plain(figures)) for name, figures in result.outline().items() if name != "per_channel"}
-    # One by one: of thousands of channels, figures in two forms are tens of megabytes.
-    document["per_channel"] = [jsonable(plain(group)) for group in result.summary.per_channel]
     # Each picture leaves a cycle of megabytes behind, which is looked for without going through all that is there now.
     gc.collect()
     gc.freeze()
-    return page(document, histograms, made)
+    return page(seen(result.outline()), histograms, made)
 
 
 def _names(found: Found) -> list[str]:

@@ -88,7 +88,8 @@ def stats(
                 return
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
-            result = examine(found, other, asking.names, checking, computing, messages, failures, labels)
+            how = asking.names, checking, computing, messages, failures, labels
+            result = examine(found, other, *how, keep_state=merging.state is not None)
         _write(result, channels, form, checking, showing, merging, writing, messages)
         finish(result, conditions)
 

@@ -109,6 +109,16 @@ def _refuse_unlike(first: Posterior, other: Posterior) -> None:
         )
 
 
+def check_held(channels: int, beside: int, most: int) -> None:
+    """Refuse more channels than have figures in memory at once, with those that they are set ``beside``."""
+    if channels + beside > most:
+        and_theirs = f" and {beside:,} of --against" if beside else ""
+        raise RequestError(
+            f"there are {channels:,} channels{and_theirs}, and figures of at most {most:,} are held at once here: "
+            "write those of each with stats FILES -o FILE.csv"
+        )
+
+
 def fits(extra: str, found: Found) -> bool:
     """Whether there is memory for the figures of this name: a correlation has one for every two channels."""
     return extra != "correlation" or found.posteriors[0].axes.channels <= MOST_CORRELATED

@@ -21,5 +21,6 @@ every figure is the same to the last bit for any order, block size, split and nu
 =================  =========================================================================================
 """
 
-#: So many channels have statistics, in bounded memory; and so many have their correlation with each other.
-MOST_CHANNELS, MOST_CORRELATED = 1 << 14, 512
+#: So many channels have statistics in bounded memory, with those that they are set beside; so many are in a report; and
+#: so many have their correlation with each other.
+MOST_CHANNELS, MOST_REPORTED, MOST_CORRELATED = 1 << 14, 1 << 12, 512

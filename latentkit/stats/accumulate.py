@@ -85,6 +85,10 @@ class Statistics:
             self.counts_for(dtype).merge(counts)
         self.extrema.merge(other.extrema)
 
+    def clear(self) -> None:
+        """Let go of what was counted, and of the memory it takes."""
+        self.counts, self.extrema = {}, Extrema(len(self.extrema.least))
+
     def arrays(self, number_of: Callable[[Place], int]) -> Arrays:
         """What was counted, for ``restore``; ``number_of`` gives the number that stands for a place's file."""
         counts = {
