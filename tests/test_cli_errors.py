@@ -298,7 +298,7 @@ WRONG_USAGE = {
     "shift by NaN": (("sample", "a.safetensors", "-o", "out", "--shift-factor", "nan"), ("--shift-factor",)),
     "no normalization": (
         ("sample", "a.safetensors", "-o", "out", "--normalization", "n.json"),
-        ("n.json: not a normalization file", "latents_std"),
+        ("n.json: not a normalization file, as stats", "latents_std"),
     ),
     "two inputs, one file": (
         ("sample", "a.safetensors", "b.safetensors", "-o", "c.safetensors"),
@@ -748,3 +748,35 @@ def test_numbers_as_large_as_there_are(
     write("a.safetensors", moments=moments)
     outcome = cli(*command, "a.safetensors", "--clamp-min=-1e300", "--clamp-max=1e300", "--quiet")
     assert (outcome.status, outcome.err) == (0, "")
+
+
+# What is given of a kind that another option takes, and words of the answer.
+OTHER_KINDS = {
+    "kl x.json": "stats and report --against take the JSON of stats",
+    "kl a.safetensors --against x.json": "no file of moments or latents, as are read here; stats and report --against",
+    "kl a.safetensors --against x.state": "a state that stats wrote, and no tensors to choose from; stats --merge",
+    "kl x.csv": "--indices and --exclude take a table of samples",
+    "sample x.jsonl -o out": "--indices and --exclude take a table of samples",
+    "report x.parquet -o page.html": "as .csv or .jsonl",
+    "stats x.html": "give the files that the page was made of",
+    "stats a.safetensors --against x.csv": "--indices and --exclude take a table of samples",
+    "nll a.safetensors --latents x.state": "a state that stats wrote",
+    "nll a.safetensors --latents x.json": "no file of moments or latents",
+    "stats x.json --merge": "not a state of stats; write one with stats FILES --state FILE",
+    "stats a.safetensors --merge": "not a state of stats; write one with stats FILES --state FILE",
+    "kl a.safetensors --indices x.json": "which kl -o FILE.csv writes",
+    "sample a.safetensors -o out --normalization x.json": "as stats --save-normalization writes",
+}
+
+
+@pytest.mark.parametrize("command", OTHER_KINDS)
+def test_a_file_that_another_option_takes_is_answered_with_that(cli: Cli, tmp_path: Path, command: str) -> None:
+    (tmp_path / "a.safetensors").write_bytes(good())
+    assert cli("stats", "a.safetensors", "-o", "x.json", "--state", "x.state").status == 0
+    assert cli("kl", "a.safetensors", "-o", "x.csv").status == 0
+    for name in ("x.jsonl", "x.parquet", "x.html"):
+        (tmp_path / name).write_bytes(b"<!DOCTYPE html> and more")
+    outcome = cli(*command.split())
+    assert outcome.status in (1, 2)
+    assert OTHER_KINDS[command] in outcome.complaint
+    assert "not a safetensors file" not in outcome.complaint

@@ -95,7 +95,8 @@ def from_normalization(path: str) -> Affine:
         mean, std = _numbers(entries["latents_mean"]), _numbers(entries["latents_std"])
     except _UNREADABLE as error:
         raise RequestError(
-            f'{path}: not a normalization file: it needs "latents_mean" and "latents_std", a number per channel'
+            f'{path}: not a normalization file, as stats --save-normalization writes: it needs "latents_mean" and '
+            f'"latents_std", a number per channel'
         ) from error
     return from_statistics(mean, std, path)
 

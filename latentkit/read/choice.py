@@ -171,6 +171,13 @@ class Run:
         return range(begin - span.first, max(begin, end) - span.first), self.row + begin - self.first
 
 
+def state_error(path: str) -> RequestError:
+    """What is said of a state where a tensor is wanted."""
+    return RequestError(
+        f"{path}: a state that stats wrote, and no tensors to choose from; stats --merge and --against take it"
+    )
+
+
 def choose(file: InputFile, header: Header, selection: Selection) -> list[Posterior]:
     """The posteriors of a file: those that ``selection`` names, or the one that cannot be mistaken.
 
@@ -179,7 +186,7 @@ def choose(file: InputFile, header: Header, selection: Selection) -> list[Poster
     and the flag to type.
     """
     if is_state(header):
-        raise RequestError(f"{file.path}: a state that stats wrote, and no tensors to choose from; see stats --merge")
+        raise state_error(file.path)
     said = said_in(header, layout=selection.layout, parameterization=selection.parameterization)
     told = selection
     if selection.parameterization is None and said.parameterization is not None:

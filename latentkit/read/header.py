@@ -30,6 +30,15 @@ CONTAINERS = {
     ".pth": "pt",
 }  # fmt: skip
 
+# What files of other suffixes are, and who takes them; none of them holds tensors.
+_TAKEN_ELSEWHERE = {
+    ".json": "stats and report --against take the JSON of stats, and --normalization that of --save-normalization",
+    ".csv": "--indices and --exclude take a table of samples",
+    ".jsonl": "--indices and --exclude take a table of samples",
+    ".parquet": "--indices and --exclude take a table of samples as .csv or .jsonl",
+    ".html": "give the files that the page was made of",
+}
+
 #: How inputs are opened.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -97,6 +106,11 @@ def read_header(path: str) -> Header:
     try:
         status = os.fstat(descriptor)
         found: Contents = container.contents(path, descriptor, status.st_size)
+    except DataError as error:
+        elsewhere = _TAKEN_ELSEWHERE.get(_suffix(path))
+        if elsewhere is None:
+            raise
+        raise DataError(f"{path}: no file of moments or latents, as are read here; {elsewhere}") from error
     except OSError as error:
         error.filename = path  # neither a descriptor's error nor the library's names it, nor always has a number
         raise
@@ -113,4 +127,8 @@ def _module(container: str) -> Any:
 
 def container_of(path: str) -> str | None:
     """The container that the suffix of ``path`` names."""
-    return CONTAINERS.get(path[path.rfind(".") :].lower())
+    return CONTAINERS.get(_suffix(path))
+
+
+def _suffix(path: str) -> str:
+    return path[path.rfind(".") :].lower()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from latentkit.errors import DataError, RequestError
 from latentkit.failures import Failures
 from latentkit.posterior.affine import Affine, from_factors, from_json
-from latentkit.read.choice import Posterior, Run, describe
+from latentkit.read.choice import Posterior, Run, describe, state_error
 from latentkit.read.header import Header, TensorInfo, container_of, read_header
 from latentkit.read.inputs import INDEX_SUFFIX, SUFFIX, InputFile, find_inputs
-from latentkit.read.metadata import RECIPE_ENTRY, factors_in, is_drawn
+from latentkit.read.metadata import RECIPE_ENTRY, factors_in, is_drawn, is_state
 
 #: The index that lists files of latents sharded anew.
 INDEX_NAME = "latents.safetensors.index.json"
@@ -255,6 +255,8 @@ def _latents_of(posterior: Posterior, header: Header, key: str, *, named: bool) 
             for tensor in header.tensors.values()
             if tensor.is_float and _draws(posterior, tensor, header) is not None
         ]
+        if is_state(header):
+            raise state_error(header.path)
         if len(fitting) != 1:
             raise RequestError(
                 f"{header.path}: cannot tell which tensor holds latents of shape {list(posterior.axes.shape)}; "

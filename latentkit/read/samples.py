@@ -126,7 +126,9 @@ def _named(named: Mapping[tuple[str, str], tuple[Posterior, int]], source: str) 
     except (KeyError, TypeError):
         raise RequestError(f"{where}: a list of samples has the columns {', '.join(_COLUMNS)}") from None
     except (csv.Error, ValueError, RecursionError) as error:
-        raise RequestError(f"{where}: not a list of samples as CSV or JSON lines ({error})") from error
+        raise RequestError(
+            f"{where}: not a list of samples as CSV or JSON lines, which kl -o FILE.csv writes ({error})"
+        ) from error
 
 
 # Characters of a line: a device has no end, and a name at most 16 MiB.

@@ -125,9 +125,15 @@ def _dtype_of(array: NDArray[Any]) -> str:
 
 def from_file(path: str) -> State:
     """Read a state; raises ``DataError`` for a file that is none, is damaged, or contradicts itself."""
-    header = read_header(path)
+    no_state = f"{path}: not a state of stats; write one with stats FILES --state FILE"
+    try:
+        header = read_header(path)
+    except DataError as error:
+        if error.kind != "wrong":
+            raise
+        raise DataError(no_state) from error
     if STATE_ENTRY not in header.metadata:
-        raise DataError(f"{path}: not a state of stats; write one with stats FILES --state FILE")
+        raise DataError(no_state)
     if header.stamp[0] > _MOST_BYTES:
         raise DataError(f"{path}: not a state that can be read: it has {header.stamp[0]:,} bytes, and none is so large")
     try:
