@@ -30,11 +30,11 @@ from latentkit.health.findings.finding import FIGURES
 from latentkit.health.normalization import factors_of
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
-from latentkit.report.heat_maps import correlations
+from latentkit.report.heat_maps import correlations, heat_map
 from latentkit.report.markup import number, short, text
 from latentkit.report.page import Made
 from latentkit.report.page import page as page_of
-from latentkit.report.pictures import histogram
+from latentkit.report.pictures import histogram, ranges, ranking
 from latentkit.report.samples import Histogram, histogram_of
 from latentkit.stats.extras import NAMES, Extras
 from latentkit.stats.sample_values import SampleValues
@@ -592,3 +592,40 @@ def test_no_share_of_a_histogram_is_more_than_all(width: float) -> None:
     drawn = histogram(one, other, [], ((), ()), "KL", "")
     ticks = [float(text.replace(",", "")) for text in re.findall(r">([\d.,]+)</text>", drawn)]
     assert 80 in ticks and max(ticks) <= 100
+
+
+def lengths_of(picture: str) -> list[float]:
+    """Of the bars of a ranking, in their order."""
+    bars = re.findall(r'<path d="([^"]+)"[^>]*style="fill: var\(--(?:accent|warm)\)', picture)
+    across = [[float(x) for x in re.findall(r"[ML] ([\d.]+)", bar)] for bar in bars]
+    return [max(xs) - min(xs) for xs in across]
+
+
+@pytest.mark.parametrize("greatest", [4e6, 1e300])
+def test_one_huge_channel_leaves_bars_of_the_others_to_be_seen(greatest: float) -> None:
+    values, words = [greatest, 2.0, 1.0, 1e-6], ["", "", "", "collapsed"]
+    picture = ranking(range(4), values, [None, 3.0, None, 1.0], words, "KL [nats]", "")
+    lengths = lengths_of(picture)
+    assert lengths == sorted(lengths, reverse=True)
+    if greatest < 1e100:  # further than that no axis of matplotlib's reaches
+        assert "KL [nats], logarithmic" in picture and lengths[2] > 0.3 * lengths[0] > 20
+    first, second, third = lengths_of(plain := ranking(range(3), [3.0, 2.0, 1e-6], [None] * 3, words[1:], "KL", ""))
+    assert "logarithmic" not in plain and second == pytest.approx(2 / 3 * first, rel=1e-3) and third < 1
+
+
+def test_log_variances_far_beyond_the_clamp_are_said_and_leave_the_others_room() -> None:
+    rows = [[-4.0, -3.0, -2.5, -2.0, -1.5, -1.0, 0.0]] * 5
+    far = [[-6e5, -5e5, -4e5, -3e5, -2e5, -1e5, -9e4], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7e5]]
+    picture = ranges([*rows, *far], [], CLAMP, "")
+    assert "1 channel as far as −600,000 ↓" in picture and "1 channel as far as 700,000 ↑" in picture
+    ticks = [figure(words) for words in re.findall(r">([−\d,.]+)</text>", picture)]
+    assert all(tick is not None and -45 < tick < 35 for tick in ticks)
+    assert "as far as" not in ranges(rows, [], CLAMP, "")
+    assert "as far as" not in ranges(far[:1], [], CLAMP, "")
+
+
+def test_one_channel_far_out_leaves_the_others_their_shades() -> None:
+    row = [1 + 0.01 * (channel % 12) for channel in range(40)]
+    for outlier in (row[0], 1e6):
+        picture = heat_map(["KL", "mean"], [[*row, outlier]] * 2, [False, True], "")
+        assert len(set(re.findall(r"opacity: ([\d.]+)", picture))) > 5

@@ -17,6 +17,8 @@ MOST_WRITTEN = 16
 
 # Steps of opacity between 0 and 1.
 _LEVELS = 12
+# What lies further from the middle, by the median deviation, is far out.
+_FAR_OUT = 50
 
 
 def heat_map(names: Sequence[str], rows: Sequence[Sequence[float | None]], is_signed: Sequence[bool], alt: str) -> str:
@@ -43,7 +45,7 @@ def heat_map(names: Sequence[str], rows: Sequence[Sequence[float | None]], is_si
             known = row[np.isfinite(row)]
             middle = (place + 0.5) * row_height
             if len(known):
-                words = f"{short(known.min(), 2)} … {short(known.max(), 2)}"
+                words = " … ".join(_brief(end) for end in (known.min(), known.max()))
                 axes.annotate(
                     words, (channels * cell, middle), (8, 0), textcoords="offset points", va="center", fontsize=10,
                     color=MUTED, annotation_clip=False,
@@ -106,10 +108,15 @@ def _channel_ticks(channels: int, cell: float) -> tuple[list[float], list[str]]:
 
 
 def _of_row(row: NDArray[np.float64], is_signed: bool) -> NDArray[np.float64]:
-    """Between -1 and 1 if signed, else from just above 0 to 1."""
+    """Between -1 and 1 if signed, else from just above 0 to 1; one far out leaves the others their shades."""
     known = row[np.isfinite(row)]
     if not len(known):
         return row
+    middle = 0.0 if is_signed else float(np.median(known))
+    reach = _FAR_OUT * float(np.median(np.abs(known - middle))) or np.inf
+    inside = known[np.abs(known - middle) <= reach]
+    beside = 0.5 * (inside.max() - inside.min()) if len(inside) < len(known) else np.inf
+    row, known = (each.clip(inside.min() - beside, inside.max() + beside) for each in (row, known))
     if is_signed:
         return row / (np.abs(known).max() or 1.0)
     spread = known.max() - known.min()

@@ -10,6 +10,7 @@ from latentkit.report.markup import short
 from latentkit.report.samples import Histogram
 from latentkit.report.svg import ACCENT, MUTED, TEXT, WARM, drawn
 from latentkit.stats.sums import Floats
+from latentkit.text import count_of
 
 #: Bars of a ranking; where there are more, the greatest and the least half as many.
 MOST_BARS = 24
@@ -17,6 +18,12 @@ MOST_BARS = 24
 # Channels that have a line each; more make a band.
 _MOST_LINES = 256
 _WIDTH = 400
+# Log-variances are drawn so much beyond the clamp, by its width.
+_BEYOND = 0.2
+# How wide a character is beside the longest bar of a ranking.
+_CHARACTER = 0.03
+# Where a logarithmic axis of bars begins at the least, by the greatest.
+_DEEPEST = 1e-15
 # So little of the highest bar is seen.
 _LEAST_BAR = 0.012
 
@@ -103,36 +110,49 @@ def ranking(
     alt: str,
 ) -> str:
     """A bar per channel, in the order given. One with a word beside it has another colour too, and ``others`` are
-    marked across the bars. Of many channels, the first and the last.
+    marked across the bars. Of many channels, the first and the last. The axis is logarithmic where the greatest would
+    leave nothing to be seen of most of those without a word.
     """
     half = MOST_BARS // 2
     is_cut = len(values) > MOST_BARS
     shown = [*range(half), *range(len(values) - half, len(values))] if is_cut else range(len(values))
-    greatest = max([*values, *(value for value in others if value is not None)]) or 1
+    known = [*values, *(value for value in others if value is not None)]
+    greatest = max(known) or 1
+    plain = [value for value, word in zip(values, words, strict=True) if not word]
+    is_log = bool(plain) and 0 < np.median(plain) < _LEAST_BAR * greatest and 1e-200 < greatest < 1e200
+    start = max(10 ** np.floor(np.log10(min(filter(None, known)))), _DEEPEST * greatest) if is_log else 0.0
+
+    def along(value: float, room: float = 0.0) -> float:
+        """Where on the axis, of which the greatest is 1; what is ``room`` further."""
+        if not is_log:
+            return value + room * greatest
+        return float(max(value, start) * (greatest / start) ** room)
 
     def paint(axes: Axes) -> None:
         places = [place + (is_cut and place >= half) for place in range(len(shown))]
         colours = [WARM if words[row] else ACCENT for row in shown]
-        axes.barh(places, [values[row] for row in shown], color=colours, height=0.66, linewidth=0)
+        axes.set_xscale("log" if is_log else "linear")
+        lengths = [along(values[row]) - start for row in shown]
+        axes.barh(places, lengths, left=start, color=colours, height=0.66, linewidth=0)
         axes.set_ylim(places[-1] + 0.6, -0.6)
-        axes.set_xlim(0, greatest * 1.36)
+        axes.set_xlim(start, along(greatest, 0.36))
         axes.set_yticks(places, [str(names[row]) for row in shown])
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
         for place, row in zip(places, shown, strict=True):
             value, other = values[row], others[row]
             if other is not None:
-                axes.vlines(other, place - 0.42, place + 0.42, color=TEXT, linewidth=2)
+                axes.vlines(along(other), place - 0.42, place + 0.42, color=TEXT, linewidth=2)
             # Beyond the mark, where that would stand in the words.
-            is_near = other is not None and value <= other < value + 0.36 * greatest
-            axes.annotate(
-                " ".join([short(value), words[row]]).strip(), (other if is_near and other else value, place), (5, 0),
-                textcoords="offset points", va="center",
-            )  # fmt: skip
+            label = " ".join([short(value), words[row]]).strip()
+            is_near = other is not None and value <= other < along(value, 0.04 + _CHARACTER * len(label))
+            at = along(other if is_near and other else value), place
+            axes.annotate(label, at, (5, 0), textcoords="offset points", va="center")
         if is_cut:
-            axes.text(0, half, f"{len(values) - MOST_BARS:,} channels between", va="center", color=MUTED)
-        axes.set_xlabel(unit)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.text(start, half, f"{len(values) - MOST_BARS:,} channels between", va="center", color=MUTED)
+        axes.set_xlabel(f"{unit}, logarithmic" if is_log else unit)
+        axes.xaxis.set_major_locator(LogLocator(numticks=4) if is_log else MaxNLocator(4))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         _above(axes, "channel")
 
@@ -148,15 +168,19 @@ def ranges(
     """For each channel a thin line from the 1st to the 99th percentile, a thick one over the middle half, the median.
 
     Quantiles are at 1, 5, 25, 50, 75, 95 and 99 %; ``theirs`` stand to the right of ours, or are empty. Bounds of the
-    clamp are drawn where they are near.
+    clamp are drawn where they are near. What is far beyond them is cut off and said, if some channel is within.
     """
+    room = _BEYOND * (clamp[1] - clamp[0])
+    lowest, highest = clamp[0] - room, clamp[1] + room
+    if not any(lowest < row[3] < highest for row in ours if row[3] is not None):
+        lowest, highest = -np.inf, np.inf
 
     def paint(axes: Axes) -> None:
         step = 342 / len(ours) / (2 if theirs else 1)
         thick = min(10.0, 0.6 * step)
         half = min(0.45, (0.5 * thick + 4) / step) / (2 if theirs else 1)
         for quantiles, colour, shift in ((ours, ACCENT, -0.2), (theirs, MUTED, 0.2)):
-            values = np.array([_floats(row) for row in quantiles]).reshape(-1, 7)
+            values = np.array([_floats(row) for row in quantiles]).reshape(-1, 7).clip(lowest, highest)
             channels = np.arange(len(values)) + (shift if theirs else 0)
             if len(ours) > _MOST_LINES:
                 for low, high, alpha in ((0, -1, 0.3), (2, 4, 0.6)):
@@ -166,6 +190,11 @@ def ranges(
             axes.vlines(channels, values[:, 0], values[:, -1], color=colour, linewidth=min(1.5, thick), alpha=0.6)
             axes.vlines(channels, values[:, 2], values[:, 4], color=colour, linewidth=thick)
             axes.hlines(values[:, 3], channels - half, channels + half, color=TEXT, linewidth=1.5)
+        below = [end for row in ours if (end := row[0]) is not None and end < lowest]
+        above = [end for row in ours if (end := row[-1]) is not None and end > highest]
+        far = [f"{count_of(len(below), 'channel')} as far as {short(min(below))} ↓"] if below else []
+        far += [f"{count_of(len(above), 'channel')} as far as {short(max(above))} ↑"] if above else []
+        axes.set_title("\n".join(far), loc="right", fontsize=10, color=WARM)
         least, greatest = axes.get_ylim()
         for bound in clamp:
             if least - 2 < bound < greatest + 2:
@@ -213,9 +242,10 @@ def spectrum(
 
 
 def _tick(value: float, _: int | None) -> str:
-    return (
-        short(value) if value == 0 or 1e-4 <= abs(value) < 1e7 else f"{value:.0e}".replace("e+", "e").replace("e0", "e")
-    )
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        return short(value)
+    mantissa, power = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(power)}".replace("-", "−")
 
 
 def _above(axes: Axes, label: str) -> None:
