@@ -286,6 +286,10 @@ WRONG_USAGE = {
     "seed negative": (("sample", "a.safetensors", "-o", "out", "--seed", "-1"), ("--seed", "0")),
     "seed too large": (("sample", "a.safetensors", "-o", "out", "--seed", str(2**64)), ("--seed",)),
     "temperature negative": (("sample", "a.safetensors", "-o", "out", "--temperature", "-1"), ("--temperature -1.0",)),
+    "temperature of a mode": (
+        ("sample", "a.safetensors", "-o", "out", "--mode", "--temperature", "0.5"),
+        ("--temperature 0.5 multiplies noise, and --mode has none",),
+    ),
     "float64 noise": (
         ("sample", "a.safetensors", "-o", "out", "--dtype", "float64"),
         ("--dtype float64 goes with --mode",),

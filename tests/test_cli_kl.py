@@ -396,7 +396,9 @@ def test_on_nonfinite_keeps_or_leaves_out_the_rows(cli: Cli, awkward: Path, rule
 def test_on_nonfinite_error_names_the_first(cli: Cli, awkward: Path, tmp_path: Path) -> None:
     outcome = cli("kl", awkward, "--on-nonfinite", "error", "-o", "out.csv", "--quiet")
     assert outcome.status == 1
-    assert "tensor 'moments', sample 2 holds NaN" in outcome.complaint
+    assert "tensor 'moments', sample 2 holds NaN or an infinite mean; --on" in outcome.complaint
+    outcome = cli("kl", awkward, "--against", awkward, "--on-nonfinite", "error", "--quiet")
+    assert "sample 2 holds NaN or an infinite mean, or its partner does; --on" in outcome.complaint
     assert not (tmp_path / "out.csv").exists()
 
 

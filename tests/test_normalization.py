@@ -139,6 +139,10 @@ def test_a_file_reads_back_as_the_map_it_stands_for(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text(document(summary, factors))
     affine = from_normalization(str(tmp_path / "n.json"))
     assert affine.shift == factors.latents_mean
+    (tmp_path / "stats.json").write_text(
+        json.dumps({"schema": "x", "normalization": json.loads(document(summary, factors))})
+    )
+    assert from_normalization(str(tmp_path / "stats.json")) == affine
     assert affine.scale == pytest.approx([0.5 / group.drawn.sd for group in summary.per_channel], rel=1e-15)
 
 

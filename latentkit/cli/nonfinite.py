@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from latentkit.cli.row_columns import Measured
 
 
-def refuse_nonfinite(measured: "Measured", failures: Failures) -> "Measured":
-    """``--on-nonfinite error``: the first sample that is not finite is an error of its file."""
+def refuse_nonfinite(measured: "Measured", failures: Failures, *, paired: bool = False) -> "Measured":
+    """``--on-nonfinite error``: the first sample that is not finite, or its partner is not, is an error of its file."""
     import numpy as np
 
     for span, values in measured:
@@ -24,8 +24,8 @@ def refuse_nonfinite(measured: "Measured", failures: Failures) -> "Measured":
             continue
         posterior, index = span.posterior, span.first + int(bad[0])
         sentence = (
-            f"{posterior.label}, sample {index} holds NaN or an infinite mean; --on-nonfinite skip leaves such "
-            f"samples out"
+            f"{posterior.label}, sample {index} holds NaN or an infinite mean{', or its partner does' * paired}; "
+            f"--on-nonfinite skip leaves such samples out"
         )
         failures.add(posterior.file.path, DataError(sentence, kind="nonfinite", tensor=posterior.key, index=index))
 
@@ -33,8 +33,9 @@ def refuse_nonfinite(measured: "Measured", failures: Failures) -> "Measured":
 class Nonfinite:
     """Counts samples with NaN or infinite values, and does with them what --on-nonfinite says."""
 
-    def __init__(self, rule: OnNonfinite) -> None:
+    def __init__(self, rule: OnNonfinite, *, paired: bool = False) -> None:
         self._rule = rule
+        self._paired = paired
         self.samples = 0
         self.count = 0
 
@@ -71,4 +72,5 @@ class Nonfinite:
         if self.count:
             done = "their rows say nan or inf" if has_rows else "counted apart"
             done = "left out" if self._rule is OnNonfinite.skip else done
-            warn(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} hold NaN or an infinite mean: {done}")
+            held = f"hold NaN or an infinite mean{', or their partners do' * self._paired}: {done}"
+            warn(messages, f"{self.count:,} of {count_of(self.samples, 'sample')} {held}")

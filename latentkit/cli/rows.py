@@ -197,10 +197,11 @@ def write_rows(
     failures: Failures,
 ) -> None:
     """Write or draw all rows, then say what was not finite, and which conditions hold."""
-    keeper = Nonfinite(options.on_nonfinite)
+    paired = bool(table.beside)
+    keeper = Nonfinite(options.on_nonfinite, paired=paired)
     measured = _in_units(measured, options.units, per_channel=table.axis == "channel")
     if options.on_nonfinite is OnNonfinite.error:
-        measured = refuse_nonfinite(measured, failures)
+        measured = refuse_nonfinite(measured, failures, paired=paired)
     if failures.keep_going:
         measured = _with_columns(measured, [*options.columns, *([options.by] if options.by else [])], failures)
     if failures.keep_going and (table.parts is None or options.fail_if):

@@ -52,7 +52,7 @@ IDENTITY = Affine()
 # Bytes of a normalization file that are read: a device has no end.
 _MOST_BYTES = 16 << 20
 # What reading numbers out of somebody's JSON may raise.
-_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def from_factors(scaling_factor: float | None, shift_factor: float | None) -> Affine:
@@ -85,13 +85,15 @@ def from_json(text: str, where: str) -> Affine:
 
 
 def from_normalization(path: str) -> Affine:
-    """A normalization file: JSON with ``latents_mean`` and ``latents_std``, a value per channel (diffusers' names).
+    """A normalization file: JSON with ``latents_mean`` and ``latents_std``, a value per channel (diffusers' names), or
+    the document of ``stats``, which has them under ``normalization``.
 
     The map is ``(z − latents_mean) / latents_std``.
     """
     try:
         with open(path, "rb") as file:
             entries = json.loads(file.read(_MOST_BYTES))
+        entries = entries.get("normalization", entries)
         mean, std = _numbers(entries["latents_mean"]), _numbers(entries["latents_std"])
     except _UNREADABLE as error:
         raise RequestError(

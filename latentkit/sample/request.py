@@ -45,6 +45,8 @@ def recipe_of(
         raise RequestError(f"--draws {draws}: must be 1 or more")
     if not math.isfinite(temperature) or temperature < 0:
         raise RequestError(f"--temperature {temperature}: must be a finite number, 0 or above")
+    if mode and temperature != 1:
+        raise RequestError(f"--temperature {temperature} multiplies noise, and --mode has none: leave out one of them")
     if dtype is not None and dtype not in DTYPES:
         raise RequestError(f"--dtype {dtype}: choose {', '.join(DTYPES)}")
     if dtype == "float64" and not mode:
