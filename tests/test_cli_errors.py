@@ -769,7 +769,6 @@ OTHER_KINDS = {
     "stats x.json --merge": "not a state of stats; write one with stats FILES --state FILE",
     "stats a.safetensors --merge": "not a state of stats; write one with stats FILES --state FILE",
     "kl a.safetensors --indices x.json": "which kl -o FILE.csv writes",
-    "sample a.safetensors -o out --normalization x.json": "as stats --save-normalization writes",
 }
 
 

@@ -65,7 +65,7 @@ def test_a_pair_is_drawn_by_the_key_of_its_mean(cli: Cli, write: Write, tmp_path
     write("a.safetensors", mean=mean, logvar=logvar)
     write("b/a.safetensors", mean=torch.cat([mean, logvar], 1))
     cli("sample", "a.safetensors", "-o", "1.safetensors")
-    cli("sample", "b/a.safetensors", "-o", "2.safetensors")
+    cli("sample", "b/a.safetensors", "--key", "mean", "-o", "2.safetensors")
     assert latents_of(tmp_path / "1.safetensors").equal(latents_of(tmp_path / "2.safetensors"))
 
 

@@ -206,8 +206,8 @@ def _write(
             with placed(path, overwrite=overwrite) as descriptor:
                 write_all(descriptor, index)
     if waiting:
-        rows = count_of(sum(output.rows for output in waiting), "sample")
-        note(messages, f"wrote {place.path}: {count_of(len(waiting), 'file')}, {rows}, verified")
+        samples = f", {count_of(found.samples, 'sample')}" if len(waiting) == len(outputs) else ""
+        note(messages, f"wrote {place.path}: {count_of(len(waiting), 'file')}{samples}, verified")
     return done
 
 
