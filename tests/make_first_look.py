@@ -1,4 +1,5 @@
-"""Make what the README shows: the picture of a collapsed encoder, and what its commands print on a terminal.
+"""Make what the README shows: the picture of a collapsed encoder, and what its commands print on a terminal. And the
+man page, which the wheel installs.
 
     python tests/make_first_look.py
 
@@ -27,6 +28,7 @@ from rich.text import Text
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / ".github" / "stats.svg"
+MAN_PAGE = ROOT / ".github" / "latentkit.1"
 PICTURED = "latentkit stats sample_data/collapsed.safetensors"
 ROWS, COLUMNS = 40, 80
 
@@ -88,3 +90,4 @@ if __name__ == "__main__":
         shutil.copytree(ROOT / "sample_data", Path(name) / "sample_data")
         PICTURE.write_text(picture(Path(name)), encoding="utf-8")
         README.write_text(readme(Path(name)), encoding="utf-8")
+        MAN_PAGE.write_text(on_terminal("latentkit help --man", Path(name), "dumb"), encoding="utf-8")

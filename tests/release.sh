@@ -25,6 +25,7 @@ for python in "${@:-python3}"; do
     PATH="$environment/bin:$PATH" sh sample_data/tour.sh > "$environment/tour.txt" 2>&1
     "$environment/bin/latentkit" --version
     "$environment/bin/latentkit" guide > /dev/null
+    test -s "$environment/share/man/man1/latentkit.1"
     cd "$repository"
     echo "$wheel: the tour ends well with $("$environment/bin/python" --version)"
 done

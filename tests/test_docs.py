@@ -114,6 +114,11 @@ def test_the_guide_has_every_preset_as_it_is() -> None:
         assert row in page
 
 
+def test_the_man_page_of_the_wheel_is_that_of_today(cli: Cli) -> None:
+    """``tests/make_first_look.py`` makes it anew."""
+    assert cli("help", "--man").out == make_first_look.MAN_PAGE.read_text(encoding="utf-8")
+
+
 def test_the_readme_shows_what_commands_print_today(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
     # Its text alone: versions of rich draw the same a little differently.

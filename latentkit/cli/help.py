@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from latentkit import __version__
 from latentkit.cli.help_text import examples, nearest, sections, show, usage
 from latentkit.errors import RequestError
 
@@ -36,7 +35,7 @@ def help(
 
 def _man_page(context: Any) -> Iterator[str]:
     group = context.command
-    yield f'.TH LATENTKIT 1 "" "latentkit {__version__}"'
+    yield '.TH LATENTKIT 1 "" latentkit'
     yield from (".SH NAME", rf"latentkit \- {_troff(group.help)}")
     yield from (".SH SYNOPSIS", _troff(usage(group, "latentkit")))
     yield from _sections(group, context, ".SH")
