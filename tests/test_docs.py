@@ -50,6 +50,20 @@ def test_a_terminal_shows_lines_of_code_whole(
     assert [line for line in code if line and line not in shown] == []
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("page", PAGES[2:], ids=lambda page: page.stem)
+def test_a_terminal_breaks_no_word_of_a_table_and_cuts_none(
+    page: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tables = "\n\n".join(re.findall(r"(?m)(?:^\|.*\n)+", page.read_text(encoding="utf-8")))
+    words = []
+    for width in (columns, 1000):
+        monkeypatch.setenv("COLUMNS", str(width))
+        guide._show(tables)
+        words.append(set(re.sub("[─:]", " ", capfd.readouterr().out).split()))
+    assert {word for word in words[1] - words[0] if len(word) < 36} == set()
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
 def test_the_readme_names_every_command(command: object) -> None:
     name = command.__name__.rpartition(".")[2]  # type: ignore[attr-defined]

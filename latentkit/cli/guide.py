@@ -45,23 +45,13 @@ def guide(
 
 
 def _show(text: str) -> None:
-    """A page on a terminal: in a pager where it is longer than that; lines of code stay whole, to be copied."""
+    """A page on a terminal: in a pager where it is longer than that."""
     from contextlib import nullcontext
 
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.markdown import CodeBlock, Markdown
-    from rich.text import Text
     from rich.theme import Theme
 
+    from latentkit.cli.markdown import Page
     from latentkit.cli.screen import console_of
-
-    class Code(CodeBlock):
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            del console, options
-            yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
-
-    class Page(Markdown):
-        elements = Markdown.elements | {"fence": Code, "code_block": Code}
 
     # The library shows code on black, which is a bar on a light screen.
     console = console_of(sys.stdout, theme=Theme({"markdown.code": "cyan"}))
