@@ -82,8 +82,7 @@ def nll(
             device=device,
             failures=failures,
         )
-        total = found.nbytes + sum(of.tensor.nbytes for of in pairs.values())
-        write_rows(track(results, total, messages), table, format, rows, writing, messages, failures)
+        write_rows(track(results, found.nbytes, messages), table, format, rows, writing, messages, failures)
 
 
 def _say_factors(

@@ -143,10 +143,10 @@ def _copied_rows(spans: Sequence[tuple[Span, Sequence[TensorInfo]]]) -> dict[str
             if not per_sample or (tensor.dtype, tensor.shape[1:]) != (first.dtype, first.shape[1:]):
                 raise DataError(
                     f"{span.posterior.file.path}: tensor {key!r} ({tensor.dtype} {list(tensor.shape)}) cannot be "
-                    f"carried into shards: it needs a row for each sample, alike in every input"
+                    f"carried row by row: it needs a row for each sample, alike in every input"
                 )
         if len(rows) != len(spans):
-            raise RequestError(f"tensor {key!r} cannot be carried into shards: some of the inputs do not have it")
+            raise RequestError(f"tensor {key!r} cannot be carried row by row: some of the inputs do not have it")
         parts = tuple(rows_of(span, tensor) for span, tensor in rows)
         copies[key] = Copy(first.dtype, (sum(span.count for span, _ in rows), *first.shape[1:]), parts)
     return copies

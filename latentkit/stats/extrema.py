@@ -57,8 +57,6 @@ _PLACES = ("least_at", "greatest_at", "nonfinite_at")
 
 #: A block's origins, with so many samples of each, in order.
 Origins = Sequence[tuple[Origin, int]]
-#: Numbers of one channel of a block, (samples, outer, inner) -> which of them are sought.
-Matches = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 
 class Extrema:

@@ -55,5 +55,5 @@ def check_rows(span: Span, tensor: TensorInfo) -> None:
     if tensor.shape[:1] != (samples,) or tensor.nbytes % samples:
         raise DataError(
             f"{span.posterior.file.path}: tensor {tensor.key!r} ({tensor.dtype} {list(tensor.shape)}) cannot be "
-            f"carried into shards: it needs a row for each sample"
+            f"carried row by row: it needs a row for each sample"
         )
