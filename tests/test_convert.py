@@ -123,6 +123,33 @@ def test_what_is_complete_is_not_made_again(cli: Cli, write: Write, tmp_path: Pa
     assert len(files_below(tmp_path / "out")) == 4
 
 
+@pytest.mark.parametrize("missing", ["no file", "00003-of-00003.safetensors"])
+@pytest.mark.parametrize("each", [2, 6])
+def test_an_input_that_cannot_be_read_any_more_leaves_what_is_complete(
+    cli: Cli, write: Write, tmp_path: Path, missing: str, each: int
+) -> None:
+    for name in ("a", "b", "c"):
+        write(f"in/{name}.safetensors", moments=moments_of(2, 2))
+    command = ("convert", "in", "-o", "out", "--samples-per-shard", str(each))
+    assert cli(*command).status == 0
+    for path in (tmp_path / "out").glob(f"*{missing}"):
+        path.unlink()
+        (tmp_path / "out" / "moments.safetensors.index.json").unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "in" / "b.safetensors").write_bytes(b"damaged")
+    outcome = cli(*command, "--resume", "--keep-going")
+    assert outcome.status == 1 and "in/b.safetensors: " in outcome.err and "mend the others" in outcome.err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_run_is_not_resumed_with_another_number_of_files(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(6, 2))
+    command = ("convert", "a.safetensors", "-o", "out", "--samples-per-shard")
+    assert cli(*command, "2").status == 0
+    outcome = cli(*command, "3", "--resume", "--overwrite", "-q")
+    assert (outcome.status, "rows would be there twice" in outcome.complaint) == (2, True)
+
+
 def test_what_is_not_there_as_it_was_written_is_not_placed(
     cli: Cli, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ The oracle is noise_reference.py, which imports nothing from latentkit.
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -713,6 +714,27 @@ def test_another_reading_of_the_input_is_named(cli: Cli) -> None:
     assert cli("sample", source, "-o", "out.safetensors", "--parameterization", "var").status == 0
     outcome = cli("sample", source, "--verify", "out.safetensors", "--quiet")
     assert (outcome.status, "--parameterization var" in outcome.complaint) == (2, True)
+
+
+def test_latents_of_two_runs_are_no_set(cli: Cli, write: Write) -> None:
+    for name in ("a", "b"):
+        write(f"in/{name}.safetensors", moments=moments_of(2, 2))
+    assert cli("sample", "in", "-o", "out").status == 0
+    assert cli("sample", "in/b.safetensors", "-o", "out", "--seed", "2", "--overwrite").status == 0
+    outcome = cli("sample", "in", "--verify", "out", "-q")
+    assert (outcome.status, "was not drawn as out/a.safetensors was, by its seed" in outcome.complaint) == (1, True)
+    assert cli("sample", "in", "--verify", "out/b.safetensors").status == 0
+
+
+def test_two_runs_that_overwrite_one_folder_are_told(cli: Cli, write: Write, tmp_path: Path) -> None:
+    write("in/a.safetensors", moments=moments_of(2, 2))
+    assert "another run" not in cli("sample", "in", "-o", "out").err
+    held = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    try:
+        assert "another run is writing in out: " in cli("sample", "in", "-o", "out", "--overwrite").err
+    finally:
+        os.close(held)
 
 
 def test_latents_that_latentkit_did_not_draw_cannot_be_verified(cli: Cli, write: Write) -> None:

@@ -15,7 +15,7 @@ from latentkit.cli.options import Carry, Choosing, Faults, Files, Messages, Over
 from latentkit.cli.rows import say_reading, warn_of_misreading
 from latentkit.cli.screen import note, say_kept, track
 from latentkit.convert.units import choose_rows, left_out, samples_of, units_of
-from latentkit.errors import RequestError
+from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.plan import Found, find_posteriors, within
 from latentkit.text import count_of
@@ -165,7 +165,7 @@ def _write(
 ) -> "list[Output]":
     """Write outputs but those ``done``; what is done and is none is removed. Returns all that are done then."""
     from latentkit.convert.files import write_outputs
-    from latentkit.convert.outputs import index_name
+    from latentkit.convert.outputs import index_name, of_another_set
 
     folder = os.path.dirname(place.path) or "." if place.as_file else place.path
     files = [output.path for output in outputs]
@@ -174,6 +174,8 @@ def _write(
         shards = [(output.path, output.keys) for output in outputs]
         index = shards_index(shards, sum(output.layout.size for output in outputs))
     overwrite, planned = converting.overwrite, {output.path: output for output in outputs}
+    if converting.resume and (other := of_another_set(outputs, done)):
+        raise _unlike(other, failures, "of another number of files: delete those, or its rows would be there twice")
     for output in [output for output in done if planned.get(output.path) != output]:
         os.unlink(output.path)
         done.remove(output)
@@ -182,7 +184,7 @@ def _write(
     waiting = list(planned.values())
     check_outputs([*planned, path if index else None], overwrite=overwrite or converting.resume, read=found.read)
     if converting.resume:
-        waiting = [output for output in waiting if not _is_complete(output, overwrite=overwrite)]
+        waiting = [output for output in waiting if not _is_complete(output, failures, overwrite=overwrite)]
         if index and is_written(path, index, overwrite=overwrite):
             index = b""
         note(messages, f"resume: {len(outputs) - len(waiting):,} of {len(outputs):,} files were complete")
@@ -211,7 +213,7 @@ def _write(
     return done
 
 
-def _is_complete(output: "Output", *, overwrite: bool) -> bool:
+def _is_complete(output: "Output", failures: Failures, *, overwrite: bool) -> bool:
     """Whether it is there, as this run would write it; another one is made again with ``overwrite``."""
     header = output.layout.header
     try:
@@ -221,5 +223,15 @@ def _is_complete(output: "Output", *, overwrite: bool) -> bool:
     if there == (output.layout.size, header) and not is_older(output.path, output.inputs):
         return True
     if not overwrite:
-        raise RequestError(f"{output.path}: exists, and is not what this run would write; --overwrite replaces it")
+        raise _unlike(output.path, failures, "exists, and is not what this run would write; --overwrite replaces it")
     return False
+
+
+def _unlike(path: str, failures: Failures, words: str) -> LatentkitError:
+    """For a file that is there and that this run would not write, perhaps since an input cannot be read any more."""
+    if not failures.found:
+        return RequestError(f"{path}: {words}")
+    return DataError(
+        f"{path}: stays, and is not what the files that can be read give; mend the others and add --overwrite, or "
+        "convert into another folder"
+    )

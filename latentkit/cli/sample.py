@@ -262,7 +262,9 @@ def sample(
         )
         left_by = [one.path for one in planned] if placing.resume else ()
         root = os.path.dirname(output) or "." if planned[0].path == output else output
-        with deferred(), at_work_in(root, left_by):
+        with deferred(), at_work_in(root, left_by) as others:
+            if others and placing.overwrite and root == output:
+                warn(messages, f"another run is writing in {output}: of a file that both write, the last to come stays")
             try:
                 with closing(results):
                     _follow(results, found, messages, failures)

@@ -15,7 +15,7 @@ from latentkit.read.inputs import find_inputs
 from latentkit.read.metadata import is_state
 from latentkit.read.plan import Found
 from latentkit.sample.request import DTYPES
-from latentkit.sample.verify import Claim, claims_of, refuse_difference, refuse_missing
+from latentkit.sample.verify import Claim, claims_of, refuse_difference, refuse_missing, refuse_mixed
 from latentkit.text import count_of, harmless
 
 
@@ -34,7 +34,9 @@ def verify(
     headers = [header for file in find_inputs([output]) if not is_state(header := read_header(file.path))]
     device = resolve_device(computing.device, messages)
     held: Counter[Posterior] = Counter()
-    for claim in claims_of(headers, found):
+    claims = list(claims_of(headers, found))
+    refuse_mixed(claims)
+    for claim in claims:
         _refuse_other(claim, asked, affine)
         for posterior in claim.altered:
             note(

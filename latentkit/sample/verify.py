@@ -54,6 +54,17 @@ def claims_of(headers: Sequence[Header], found: Found) -> Iterator[Claim]:
             yield Claim(spans, header, tensor, replace(recipe, dtype=tensor.dtype, streams=streams), altered)
 
 
+def refuse_mixed(claims: Sequence[Claim]) -> None:
+    """Raise ``DataError`` where no one run drew all of a folder's latents, as when two wrote into it at once."""
+    for claim in claims:
+        for name in ("seed", "draws", "mode", "temperature", "affine", "clamp"):
+            if getattr(claim.recipe, name) != getattr(claims[0].recipe, name):
+                raise DataError(
+                    f"{claim.header.path}: was not drawn as {claims[0].header.path} was, by its {name}, so no one run "
+                    "gave both; draw again with --overwrite, or verify them file by file"
+                )
+
+
 def refuse_difference(claim: Claim, first: tuple[Posterior, int] | None) -> None:
     """Raise ``DataError`` for the ``first`` sample that differs from a new draw, if there is one."""
     if first is not None:

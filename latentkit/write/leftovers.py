@@ -11,8 +11,8 @@ from latentkit.write.placing import make_folder, remove_empty, start_of
 
 
 @contextmanager
-def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False) -> Iterator[None]:
-    """Other runs see, while the body runs, that this one writes below ``folder``.
+def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False) -> Iterator[bool]:
+    """Other runs see, while the body runs, that this one writes below ``folder``, and it whether others do.
 
     If none of them does, what was left of the outputs ``left_by`` is removed first. If one does, and this is to be
     ``alone``, raises ``RequestError``. Where folders cannot be locked, nothing is removed or refused.
@@ -23,13 +23,15 @@ def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False)
         make_folder(os.path.abspath(folder))
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except (ImportError, OSError):
-        yield
+        yield False
         return
+    others = False
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_parts(left_by)
         except BlockingIOError:
+            others = True
             if alone:
                 raise RequestError(
                     f"{folder}: another run is writing there; wait for it, or choose another output"
@@ -38,7 +40,7 @@ def at_work_in(folder: str, left_by: Iterable[str] = (), *, alone: bool = False)
             pass
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
+        yield others
     finally:
         with suppress(OSError):  # nothing was written through it
             os.close(descriptor)
