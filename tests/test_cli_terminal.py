@@ -288,6 +288,7 @@ def test_a_narrow_terminal_breaks_no_word_and_cuts_no_number(
     narrow, wide = (terminal(*NARROW[command], columns=width) for width in (columns, 400))
     assert narrow.status == 0
     assert max(map(len, narrow.lines)) <= (columns if "all" not in command else 80)
+    assert not {"above", "below"} & set(narrow.lines)
     shown, whole = (set(re.sub("[ ▁▂▃▄▅▆▇█▏▎▍▌▋▊▉─]+", " ", seen.text).split()) for seen in (narrow, wide))
     rounded = {number(float(word.replace(",", "")), 3) for word in whole if re.fullmatch(r"-?[\d,]+\.\d+(e\d)?", word)}
     assert shown - whole - rounded - {"file:", "tensor:", "1:", "2:"} == set()

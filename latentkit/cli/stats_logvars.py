@@ -47,12 +47,16 @@ def histogram(summary: "Summary", width: int) -> Text:
     left, right = (
         "┃" if edge == bound else " " for edge, bound in zip((edges[0], edges[-1]), summary.clamp, strict=True)
     )
+    less, more = f"{below + logvar.minus_inf_count:,}", f"{above + logvar.plus_inf_count:,}"
+    before = max(len("below"), len(less))
     lines = []
     for level in range(_HEIGHT, 0, -1):
         cells = "".join(_block(count * _HEIGHT / peak - (level - 1), count > 0 and level == 1) for count in inside)
-        lines.append(f"{'':>9} {left}{cells}{right}")
-    lines[-1] = f"{below + logvar.minus_inf_count:>9,} {lines[-1][10:]} {above + logvar.plus_inf_count:,}"
-    lines.append(f"{'below':>9}  {number(edges[0]):<10}{'':{max(0, len(inside) - 20)}}{number(edges[-1]):>10}  above")
+        lines.append(f"{less if level == 1 else '':>{before}} {left}{cells}{right}")
+    lines[-1] += f" {more}"
+    lines.append(
+        f"{'below':>{before}}  {number(edges[0]):<10}{'':{max(0, len(inside) - 20)}}{number(edges[-1]):>10}  above"
+    )
     return Text("\n".join(lines))
 
 

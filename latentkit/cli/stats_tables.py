@@ -1,24 +1,25 @@
 """The terminal's view of ``stats``: findings, then what fits one screen; ``--full`` shows the rest."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from latentkit.cli.screen import aligned, dense_table, fits, fitting_table, remark, stdout_screen
+from latentkit.cli.screen import dense_table, fits, fitting_table, remark, stdout_screen
+from latentkit.cli.stats_channels import channels_table
+from latentkit.cli.stats_comparison import draw_comparison
 from latentkit.cli.stats_extras import extra_lines, extra_tables
 from latentkit.cli.stats_labels import labels_table
 from latentkit.cli.stats_logvars import clamp_table, histogram
-from latentkit.health.comparison import Difference, differences, state_of
+from latentkit.health.comparison import Difference, differences
 from latentkit.health.document import plain
 from latentkit.health.findings import Severity, faults, verdict
 from latentkit.health.normalization import for_all, for_each
 from latentkit.health.outliers import kl_over
 from latentkit.health.wording import left_out
-from latentkit.text import count_of, fixed, harmless, number
+from latentkit.text import count_of, harmless, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,7 +40,6 @@ _FEWEST = 2
 _PASTED = 32
 
 _STYLES = {Severity.serious: "bold red", Severity.warning: "yellow", Severity.note: "dim"}
-_STATES = {"collapsed": "bold red", "inactive": "yellow"}
 
 
 def draw(
@@ -64,7 +64,7 @@ def draw(
     room = _MANY if whole else rest - shown - 6
     groups, which = _shown(summary, channels, room)
     if groups and (full or (other is None and result.groups is None)):
-        screen.put(*_channels(console, groups, summary.overall), [which] if which else [])
+        screen.put(*channels_table(console, groups, summary.overall), [which] if which else [])
     if result.groups is not None and result.groups.labels:
         labels = labels_table(console, result.groups, len(result.groups.labels) if whole else room)
         screen.put(*labels[:2], [labels[2]] if labels[2] else [])
@@ -78,7 +78,7 @@ def draw(
     if other is not None and against is not None:
         most = _MANY if whole else 0 if asked else 2 * _FEWEST
         groups, which = _shown(summary, channels, most)
-        _draw_comparison(screen, groups, which, result, against, found, most=most, full=full)
+        draw_comparison(screen, groups, which, result, against, found, most=most, full=full)
     if full:
         _draw_normalization(console, result)
     else:
@@ -209,65 +209,6 @@ def _shown(summary: "Summary", channels: Sequence[int] | None, room: int) -> tup
     )
 
 
-#: Headings in the order in which they are left out where there is no room.
-_LEFT_OUT = (
-    "aggregate", "l sd", "l 1 %", "l 99 %", "at low", "at high", "l mean", "below", "above", "sd", "drawn sd", "l 50 %",
-    "mean", "share",
-)  # fmt: skip
-
-
-def _channels(console: "Console", groups: Sequence["Group"], overall: "Group") -> tuple[str, Table]:
-    """A row per channel, and one for all: as many columns as the screen has room for, so that no number is cut."""
-    has_scale = overall.logvar is not None
-    columns = _channel_columns([*groups, overall], has_scale=has_scale)
-    table = fitting_table(console, columns, _LEFT_OUT, left=("state",), has_total=True)
-    return "Channels: means, log-variance l, KL per element [nats]" if has_scale else "Channels: latents", table
-
-
-def _channel_columns(rows: Sequence["Group"], *, has_scale: bool) -> "dict[str, Sequence[RenderableType]]":
-    columns: dict[str, Sequence[RenderableType]] = {
-        "ch": ["all" if row.channel is None else str(row.channel) for row in rows],
-        "mean": aligned(row.mean.mean for row in rows),
-        "sd": aligned(row.mean.sd for row in rows),
-    }
-    if not has_scale:
-        columns["min"] = aligned(row.mean.min for row in rows)
-        columns["max"] = aligned(row.mean.max for row in rows)
-        columns["1 / sd"] = aligned(row.drawn.scaling_factor for row in rows)
-        columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
-        return columns
-    spreads = [row.logvar for row in rows if row.logvar is not None]
-    columns["l min"] = [fixed(spread.min, 2) for spread in spreads]
-    for name, place in (("l 1 %", 0), ("l 50 %", 3), ("l 99 %", -1)):
-        columns[name] = [fixed(spread.quantiles[place], 2) for spread in spreads]
-    columns["l max"] = [fixed(spread.max, 2) for spread in spreads]
-    columns["l mean"] = [fixed(spread.mean, 2) for spread in spreads]
-    columns["l sd"] = aligned(spread.sd for spread in spreads)
-    columns["drawn sd"] = aligned(row.drawn.sd for row in rows)
-    clamps = [row.clamp for row in rows if row.clamp is not None]
-    counts = {
-        "below": [clamp.below for clamp in clamps],
-        "at low": [clamp.at_low for clamp in clamps],
-        "at high": [clamp.at_high for clamp in clamps],
-        "above": [clamp.above for clamp in clamps],
-        "NaN": [spread.nan_count for spread in spreads],
-    }
-    columns |= {name: [f"{count:,}" for count in column] for name, column in counts.items() if any(column)}
-    columns["KL"] = aligned(math.nan if row.kl is None else row.kl.element for row in rows)
-    columns["aggregate"] = aligned(row.aggregate_kl for row in rows)
-    columns["share"] = [_share(row) for row in rows]
-    columns["state"] = [_colored(state_of(row)) for row in rows]
-    return columns
-
-
-def _colored(state: str) -> Text:
-    return Text(state, _STATES.get(state, ""))
-
-
-def _share(group: "Group") -> str:
-    return "–" if group.kl is None or math.isnan(group.kl.share) else f"{group.kl.share:.1%}"
-
-
 def _draw_rest(screen: "Screen", result: "Result") -> None:
     summary = result.summary
     if summary.overall.logvar is not None:
@@ -320,71 +261,3 @@ def _draw_normalization(console: "Console", result: "Result") -> None:
         console.print(Text(block), soft_wrap=True)
     if len(forms) == 1:
         console.print(remark([f"of {len(factors.latents_mean)} channels each: --save-normalization FILE.json"]))
-
-
-#: Name of a difference, and how its figure is read.
-_COMPARED: dict[str, tuple[str, "Callable[[Group], float]"]] = {
-    "mean": ("mean", lambda group: group.drawn.shift_factor),
-    "sd": ("sd", lambda group: group.drawn.sd),
-    "KL": ("kl_element", lambda group: math.nan if group.kl is None else group.kl.element),
-}
-
-
-def _draw_comparison(
-    screen: "Screen",
-    groups: Sequence["Group"],
-    which: str | None,
-    result: "Result",
-    name: str,
-    found: Sequence[Difference],
-    *,
-    most: int,
-    full: bool,
-) -> None:
-    assert result.against is not None
-    other, readings = result.against.summary, result.against.readings
-    if other.channels != result.summary.channels:
-        groups, which = [], f"all of {result.summary.channels} channels, and all of {other.channels} there"
-    title = f"Beside {count_of(other.samples, 'sample')} of {name}"
-    has_kl = result.summary.overall.kl is not None and other.overall.kl is not None
-    headings = [heading for heading in _COMPARED if has_kl or heading != "KL"]
-    table = _comparison(headings, groups, result.summary, other, found)
-    while len(headings) > 1 and not fits(screen.console, table):
-        headings = headings[1:]
-        table = _comparison(headings, groups, result.summary, other, found)
-    screen.put(title, table, [which] if which else readings)
-    console = screen.console
-    for difference in found[:most]:
-        console.print(Text(f"• {difference.sentence}"))
-    if len(found) > most > 0:
-        console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
-    if found and most:
-        console.print()
-
-
-def _comparison(
-    headings: Sequence[str],
-    groups: Sequence["Group"],
-    summary: "Summary",
-    other: "Summary",
-    found: Sequence[Difference],
-) -> Table:
-    """Both side by side; what differs is bold."""
-    pairs = [(group, other.per_channel[group.channel or 0]) for group in groups]
-    pairs.append((summary.overall, other.overall))
-    flagged = {(difference.figure, difference.channel) for difference in found}
-    table = dense_table("ch", *(each for heading in headings for each in (heading, "there")), "state", left=("state",))
-    columns: list[Sequence[RenderableType]] = []
-    for name, read in (_COMPARED[heading] for heading in headings):
-        styles = ["bold yellow" if (name, ours.channel) in flagged else "" for ours, _ in pairs]
-        for side in zip(*pairs, strict=True):
-            cells = aligned(map(read, side))
-            columns.append([Styled(cell, style) for cell, style in zip(cells, styles, strict=True)])
-    for (ours, theirs), *row in zip(pairs, *columns, strict=True):
-        if ours.channel is None:
-            table.add_section()
-        states = dict.fromkeys((state_of(ours), state_of(theirs)))
-        table.add_row(
-            "all" if ours.channel is None else str(ours.channel), *row, Text(" → ").join(map(_colored, states))
-        )
-    return table
