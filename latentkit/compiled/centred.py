@@ -73,12 +73,14 @@ def _channels_first(numbers: Floats, first: int, count: int, inner: int, center:
 def sums(numbers: Floats, out: Floats) -> None:
     """Σ over positions: (samples, channels)."""
     samples, channels, length = numbers.shape
+    terms = np.empty(PART)
     for sample in range(samples):
         for channel in range(channels):
             value = 0.0
             for first in range(0, length, PART):
                 count = min(PART, length - first)
-                value += total(numbers[sample, channel, first : first + count], count)
+                decoded(numbers[sample, channel, first : first + count], None, terms, count)
+                value += total(terms, count)
             out[sample, channel] = value
 
 

@@ -12,7 +12,7 @@ from latentkit.compiled.divergence import decoded
 from latentkit.compiled.exact import Sums, add_terms
 from latentkit.compiled.formulas import log, remainder_and_exp, remainder_of_variance, softplus_std
 from latentkit.compiled.jit import formula, loop
-from latentkit.compiled.rows import PART, Floats, Ints, Stored, part_of, total
+from latentkit.compiled.rows import LANES, PART, Floats, Ints, Stored, part_of, short_total, total
 from latentkit.compiled.scale import LOGVAR, SOFTPLUS, STD, VAR, clamped
 
 #: (samples, outer, channels, inner) of a block.
@@ -90,7 +90,7 @@ def count_floats(
     lowest = _ZERO if kind in (STD, VAR) else _MINUS_INF
     buffer = np.empty(PART, stored.dtype)
     x, terms, variances = np.empty(PART), np.empty(PART), np.empty(PART)
-    at, found = np.empty(9 * PART, np.int64), np.empty(9 * PART)
+    at, found, singles = np.empty(9 * PART, np.int64), np.empty(9 * PART), np.empty(PART, np.float32)
     for channel in range(channels):
         ends[channel, 0], ends[channel, 1] = np.inf, -np.inf
         for sample in range(0, samples, together):
@@ -115,7 +115,7 @@ def count_floats(
                         low, high = _number_of(least), _number_of(greatest)
                         ends[channel, 0], ends[channel, 1] = min(ends[channel, 0], low), max(ends[channel, 1], high)
                         if counts is not None:
-                            _count_cells(some, fold, counts[channel], in_group * count)
+                            _count_cells(some, fold, counts[channel], singles, in_group * count)
                         _count_beneath(some, thresholds, beneath[row], low, high, in_group * count)
                         n = _terms(some, terms, variances, kind, bounds, SUMS * row, count, in_group, at, found)
                         add_terms(sums, tops, odd, at, found, n)
@@ -184,9 +184,10 @@ def _terms(
             n += 2
     for row in range(rows):
         some = x[row * size : row * size + size]
-        # A number near their mean, of 24 bits, so that products with it are exact in two parts.
-        mean = total(some, size) / size if size > 1 else some[0]
-        center = np.float64(np.float32(clamped(mean, -_LARGEST_SINGLE, _LARGEST_SINGLE)))
+        # A number near their mean (four bits go where it is furthest), of 24 bits, so that products with it are exact
+        # in two parts.
+        near = short_total(some, 0, min(size, LANES)) / min(size, LANES)
+        center = np.float64(np.float32(clamped(near, -_LARGEST_SINGLE, _LARGEST_SINGLE)))
         rest, squares = some[0] - center, (some[0] - center) * (some[0] - center)
         if size > 1:
             for j in range(size):
@@ -210,16 +211,19 @@ def upper(x: float) -> float:
 
 
 @formula
-def _count_cells(x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], count: int) -> None:
-    """Float64 is rounded to float32 for its cell, and only for that."""
+def _count_cells(
+    x: Floats, fold: NDArray[Any] | None, counts: NDArray[Any], singles: NDArray[np.float32], count: int
+) -> None:
+    """Float64 is rounded to float32 for its cell, and only for that; by a loop of its own, as it alone vectorizes."""
+    for j in range(count):
+        singles[j] = clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE)
+    patterns = singles.view(np.uint32)
     if fold is None:
         for j in range(count):
-            single = np.float32(clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE))
-            counts[single.view(np.uint32) >> np.uint32(16)] += 1
+            counts[patterns[j] >> np.uint32(16)] += 1
     else:
         for j in range(count):
-            single = np.float32(clamped(x[j], -_LARGEST_SINGLE, _LARGEST_SINGLE))
-            counts[fold[single.view(np.uint32) >> np.uint32(16)]] += 1
+            counts[fold[patterns[j] >> np.uint32(16)]] += 1
 
 
 @formula

@@ -44,14 +44,14 @@ def kl_of_floats(
     """KL to the prior, in nats, of rows of float32 or float64 numbers."""
     step, width, length = shape
     mean_buffer, scale_buffer = np.empty(PART, mean.dtype), np.empty(PART, scale.dtype)
-    terms = np.empty(PART)
+    terms, scratch = np.empty(PART), np.empty((4, PART), np.float32)
     for row in range(starts.size):
         value = 0.0
         for first in range(0, length, PART):
             count = min(PART, length - first)
             m = part_of(mean, starts[row], step, width, first, count, mean_buffer)
             s = part_of(scale, starts[row], step, width, first, count, scale_buffer)
-            remainders(s, kind, bounds, terms, count)
+            remainders(s, kind, bounds, terms, scratch, count)
             for j in range(count):
                 wide = np.float64(m[j])
                 # Halved first: the square may exceed float64 where its half does not.

@@ -19,6 +19,8 @@ Stored = NDArray[Any]
 
 #: Elements of a part: 8 KiB in float64, of which a core's first cache holds four or more.
 PART = 1024
+#: Lanes in which a part's terms are summed.
+LANES = 64
 
 
 @formula
@@ -40,10 +42,21 @@ def part_of(stored: Stored, start: int, step: int, width: int, first: int, count
 
 @formula
 def total(terms: Floats, count: int) -> float:
-    """The sum of a part's terms, in eight lanes that are added up in pairs."""
+    """The sum of a part's terms, which are overwritten: many lanes at a time, as such a loop vectorizes, then eight."""
+    whole = count // LANES * LANES
+    for first in range(LANES, whole, LANES):
+        for lane in range(LANES):
+            terms[lane] += terms[first + lane]
+    rest = short_total(terms, whole, count)
+    return short_total(terms, 0, LANES) + rest if whole else rest
+
+
+@formula
+def short_total(terms: Floats, first: int, end: int) -> float:
+    """The sum of a few terms, which stay, in eight lanes that are added up in pairs."""
     a = b = c = d = e = f = g = h = 0.0
-    whole = count // 8 * 8
-    for j in range(0, whole, 8):
+    whole = first + (end - first) // 8 * 8
+    for j in range(first, whole, 8):
         a += terms[j]
         b += terms[j + 1]
         c += terms[j + 2]
@@ -52,6 +65,6 @@ def total(terms: Floats, count: int) -> float:
         f += terms[j + 5]
         g += terms[j + 6]
         h += terms[j + 7]
-    for j in range(whole, count):
+    for j in range(whole, end):
         a += terms[j]
     return ((a + b) + (c + d)) + ((e + f) + (g + h))

@@ -5,6 +5,7 @@ variance, give NaN.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentkit.compiled.formulas import exp, log, remainder, remainder_of_variance, softplus_std
 from latentkit.compiled.jit import formula, loop
@@ -14,12 +15,18 @@ from latentkit.compiled.rows import Floats, Stored
 LOGVAR, STD, VAR, SOFTPLUS, LOGVAR_SINGLE = range(5)
 KINDS = {"logvar": LOGVAR, "std": STD, "var": VAR, "softplus": SOFTPLUS}
 
-# (e^r − 1 − r) / r² for |r| ≤ ½ log 2 in float32: Chebyshev's polynomial of degree 5, within 2 units.
-_C0, _C1, _C2 = np.float32(0.5), np.float32(0.16666667), np.float32(0.041666463)
-_C3, _C4, _C5 = np.float32(0.0083333105), np.float32(0.0013933751), np.float32(0.00019891103)
+# (e^r − 1 − r) / r² for |r| ≤ 0.7 in float32: Chebyshev's polynomial of degree 6.
+_NEAR = np.float32(0.7)
+_C0, _C1, _C2, _C3 = np.float32(0.5), np.float32(0.1666667), np.float32(0.04166667), np.float32(0.00833275)
+_C4, _C5, _C6 = np.float32(0.0013888306), np.float32(0.00020078894), np.float32(2.5038991e-05)
 _LOG2_E = np.float32(1.44269504)
+# log 2 in two parts: 9 bits, so that its product with an exponent is exact, and the rest.
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_ONE = np.float32(1.0)
 _WHOLE = np.float32(12582912.0)  # 1.5 · 2^23, whose last place is 1
-_EXPONENT_OF_WHOLE = np.int64(1023 - 0x4B400000)
+_EXPONENT_OF_WHOLE = np.int32(127 - 0x4B400000)
+# Beyond, float32 has no e^l any more.
+_LARGEST = 80.0
 
 
 @formula
@@ -30,11 +37,16 @@ def clamped(x: float, low: float, high: float) -> float:
 
 
 @formula
-def remainders(stored: Stored, kind: int, bounds: Floats, out: Floats, count: int) -> None:
-    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``tables.bounds_for``."""
-    if kind == LOGVAR_SINGLE:
-        _remainders_of_singles(stored, np.float32(bounds[0]), np.float32(bounds[1]), out, count)
-    elif kind == LOGVAR:
+def remainders(
+    stored: Stored, kind: int, bounds: Floats, out: Floats, scratch: NDArray[np.float32], count: int
+) -> None:
+    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``tables.bounds_for``.
+
+    ``scratch`` is (4, count or more), of which nothing is kept.
+    """
+    if kind == LOGVAR_SINGLE and bounds[1] <= _LARGEST:
+        _remainders_of_singles(stored, np.float32(bounds[0]), np.float32(bounds[1]), out, scratch, count)
+    elif kind in (LOGVAR, LOGVAR_SINGLE):
         for j in range(count):
             out[j] = remainder(clamped(np.float64(stored[j]), bounds[0], bounds[1]))
     elif kind == VAR:
@@ -52,23 +64,32 @@ def remainders(stored: Stored, kind: int, bounds: Floats, out: Floats, count: in
 
 
 @formula
-def _remainders_of_singles(stored: Stored, low: np.float32, high: np.float32, out: Floats, count: int) -> None:
-    """h(l) of float32 log-variances, within 1.7e-7 of itself: only the polynomial is in float32."""
+def _remainders_of_singles(
+    stored: Stored, low: np.float32, high: np.float32, out: Floats, scratch: NDArray[np.float32], count: int
+) -> None:
+    """h(l) of float32 log-variances, within 1e-7 of itself: only the polynomial is in float32.
+
+    Two loops, as one with float64 in it takes half as many numbers at a time.
+    """
+    logvars, exponents, powers, tails = scratch[0], scratch[1], scratch[2], scratch[3]
     for j in range(count):
         raised = low if stored[j] < low else np.float32(stored[j])
         logvar = high if raised > high else raised
         shifted = logvar * _LOG2_E + _WHOLE
-        shifted = _WHOLE - np.float32(1022.0) if shifted < _WHOLE - np.float32(1022.0) else shifted
-        shifted = _WHOLE + np.float32(1024.0) if shifted > _WHOLE + np.float32(1024.0) else shifted
-        wide = np.float64(logvar)
-        rest = wide - np.float64(shifted - _WHOLE) * 0.6931471805599453
-        r = -1.0 if rest < -1.0 else rest
-        x = np.float32(r)
-        square = x * x
-        p = ((_C0 + _C1 * x) + (_C2 + _C3 * x) * square) + (_C4 + _C5 * x) * (square * square)
-        exponent = np.int64(np.float32(shifted).view(np.int32)) + _EXPONENT_OF_WHOLE
-        power = np.int64(exponent << np.int64(52)).view(np.float64)
-        out[j] = ((power - 1.0) * (1.0 + r) + (r - wide)) + power * (np.float64(p) * (r * r))
+        # No lower, where the power is 0.
+        shifted = _WHOLE - np.float32(127.0) if shifted < _WHOLE - np.float32(127.0) else shifted
+        shifted = _WHOLE if abs(logvar) < _NEAR else shifted
+        k = shifted - _WHOLE
+        r = (logvar - k * _LN2_HIGH) - k * _LN2_LOW
+        r = -_ONE if r < -_ONE else r
+        square = r * r
+        q = _C0 + r * (((_C1 + _C2 * r) + (_C3 + _C4 * r) * square) + (_C5 + _C6 * r) * (square * square))
+        power = np.int32((np.float32(shifted).view(np.int32) + _EXPONENT_OF_WHOLE) << np.int32(23)).view(np.float32)
+        logvars[j], exponents[j], powers[j], tails[j] = logvar, k, power, q
+    for j in range(count):
+        scale, shift = np.float64(powers[j]), np.float64(exponents[j]) * 0.6931471805599453
+        rest = np.float64(logvars[j]) - shift
+        out[j] = ((scale - 1.0) * (1.0 + rest) - shift) + scale * (np.float64(tails[j]) * (rest * rest))
 
 
 @formula
@@ -140,7 +161,7 @@ def every_scale(stored: Stored, kind: int, bounds: Floats) -> Floats:
         out[2, j] = out[5, j] = out[0, j]
     logvars(out[2], kind, bounds[0], bounds[1], n)
     variances(out[5], kind, n)
-    remainders(stored, kind, bounds, out[4], n)
+    remainders(stored, kind, bounds, out[4], np.empty((4, n), np.float32), n)
     for j in range(n):
         wide = np.float64(stored[j])
         out[3, j] = softplus_std(wide) if kind == SOFTPLUS else wide
