@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import Cli, files_below, moments_of
+from conftest import SAMPLE_DATA, Cli, files_below, moments_of
 from safetensors.torch import save
 from torch import Tensor
 
@@ -342,10 +342,15 @@ def test_a_device_that_is_not_there(cli: Cli, write: Write, device: str) -> None
     assert "--device cpu" in outcome.complaint
 
 
-def test_debug_shows_the_traceback(cli: Cli, tmp_path: Path) -> None:
+DEBUGGED = [(("kl", "a.safetensors"), 1), (("kl", SAMPLE_DATA / "pair.safetensors", "--top", 1 << 20), 2)]
+
+
+@pytest.mark.parametrize(("command", "status"), DEBUGGED, ids=["data", "request"])
+def test_debug_shows_the_traceback_too(cli: Cli, tmp_path: Path, command: tuple[object, ...], status: int) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"")
-    with pytest.raises(Exception, match="too few for a header"):
-        cli("kl", "a.safetensors", "--debug")
+    outcome = cli(*command, "--debug")
+    assert (outcome.status, outcome.err.count("Traceback (most recent call last)")) == (status, 1)
+    assert outcome.err.splitlines()[-1].startswith("latentkit: ")
 
 
 # ---- partners -----------------------------------------------------------------------------------------------------
@@ -677,8 +682,8 @@ def test_any_surprise_is_a_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr("latentkit.cli.info.find_inputs", fail)
     outcome = cli("info", "a.safetensors")
     assert (outcome.status, outcome.complaint) == (1, f"latentkit: {words}")
-    with pytest.raises(type(error)):
-        cli("info", "a.safetensors", "--debug")
+    outcome = cli("info", "a.safetensors", "--debug")
+    assert (outcome.status, type(error).__name__ in outcome.err.splitlines()[-2]) == (1, True)
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])

@@ -71,7 +71,7 @@ def test_reading_options_change_the_choice(cli: Cli, write: Write) -> None:
     [
         ({"x": torch.zeros(2, 4), "y": torch.zeros(2, 4)}, None, "--key x"),
         ({"latents": torch.zeros(2, 4, 2, 2)}, None, "drawn latents"),
-        ({"x": torch.zeros(2, 4)}, {"noise_recipe": "1"}, "latentkit drew it"),
+        ({"latents": torch.zeros(2, 4)}, {"noise_recipe": "1"}, "latentkit drew it"),
         ({"moments": torch.zeros(2, 3)}, None, "odd"),
         ({}, None, "holds no tensors"),
     ],

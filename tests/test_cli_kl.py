@@ -420,3 +420,12 @@ def test_rows_before_an_error_reach_the_pipe(cli: Cli, write: Write) -> None:
     assert outcome.status == 1
     assert outcome.out.splitlines()[1:] == ["a.safetensors,moments,0,0.0", "a.safetensors,moments,1,0.0"]
     assert "sample 2 holds NaN" in outcome.err
+
+
+def test_what_is_given_twice_is_read_twice_and_said(cli: Cli, write: Write) -> None:
+    write("d/a.safetensors", moments=moments_of(2))
+    write("d/b.safetensors", moments=moments_of(3))
+    outcome = cli("kl", "d", "./d/a.safetensors")
+    assert [row["index"] for row in outcome.rows] == ["0", "1", "0", "1", "2", "0", "1"]
+    assert "given more than once, and read as often: d/a.safetensors\n" in outcome.err
+    assert "given more than once" not in cli("kl", "d").err

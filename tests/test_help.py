@@ -221,5 +221,7 @@ def test_defaults_of_the_environment_rule_out_no_states(cli: Cli, monkeypatch: p
     monkeypatch.setenv("LATENTKIT_LAYOUT", "blc")
     monkeypatch.setenv("LATENTKIT_CLAMP_MIN", "-3")
     assert cli("stats", "--merge", "a.state").status == 0
+    outcome = cli("stats", "--merge", "a.state", "./a.state")
+    assert (outcome.status, "./a.state: is given more than once" in outcome.complaint) == (2, True)
     outcome = cli("stats", "--merge", "a.state", "--clamp-min", -30, "--limit", 2)
     assert (outcome.status, outcome.complaint.endswith("leave out --limit, --clamp-min")) == (2, True)

@@ -132,7 +132,9 @@ def _guarded(run: Callable[[], None], *, debug: bool) -> None:
         raise
     except Exception as error:
         if debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
         sentence = sentence_of(error)
         status = WRONG_REQUEST if isinstance(error, RequestError) else DATA_FAILED
     # The error is gone by now, and with it what the run held: its progress bar, and files half written.

@@ -261,6 +261,9 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
     own = "other " if found.drawn or found.states else ""
     for suffix, count in sorted(found.others.items()):
         note(messages, f"no {own}.safetensors there: read {count_of(count, f'{suffix} file')}")
+    if found.twice:
+        more = f", and {len(found.twice) - 1:,} more" if len(found.twice) > 1 else ""
+        warn(messages, f"given more than once, and read as often: {found.twice[0]}{more}")
     if found.strangers:
         note(
             messages,

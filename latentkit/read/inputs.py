@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,6 +81,12 @@ def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> 
         others = [_rooted(file, root) for file in others]
     found.unreadable, found.others = tuple(unreadable), tuple(others)
     return found
+
+
+def given_twice(files: Iterable[InputFile]) -> tuple[str, ...]:
+    """The paths of files that arguments name more than once, as a folder and a glob in it do."""
+    counts = Counter(os.path.abspath(file.path) for file in files)
+    return tuple(os.path.relpath(path) for path, count in counts.items() if count > 1)
 
 
 def name_below(path: str, root: str) -> str:

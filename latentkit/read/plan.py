@@ -9,7 +9,7 @@ from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
 from latentkit.read.choice import ONLY_FLOAT, Posterior, Selection, Span, choose, describe, holds_texts
 from latentkit.read.header import Header, read_header
-from latentkit.read.inputs import SUFFIX, InputFile, Inputs, find_inputs
+from latentkit.read.inputs import SUFFIX, InputFile, Inputs, find_inputs, given_twice
 from latentkit.read.metadata import is_drawn, is_state
 from latentkit.read.presets import fitting
 from latentkit.read.samples import SampleChoice, choose_samples
@@ -41,6 +41,8 @@ class Found:
     bare: int = 0
     #: Files that a search found beside those that are read: text features, and statistics beside a preset's.
     strangers: tuple[str, ...] = ()
+    #: Files that are read more than once, as more than one argument stands for them.
+    twice: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -191,6 +193,7 @@ def find_posteriors(
         files.unreadable,
         sum(file.path not in failures for file, _ in bare),
         tuple(path for path in strangers if path not in failures),
+        given_twice(files),
     )
 
 

@@ -4,6 +4,7 @@ A state is a safetensors file: arrays, and one metadata entry of JSON, with a ch
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -171,9 +172,12 @@ def _arrays(header: Header) -> Arrays:
 
 
 def merged(paths: Sequence[str]) -> State:
-    """All states as one; raises ``RequestError`` where two are not of the same kind."""
-    whole = from_file(paths[0])
+    """All states as one; raises ``RequestError`` where two are not of the same kind, or are one file."""
+    whole, files = from_file(paths[0]), {os.path.realpath(paths[0])}
     for path in paths[1:]:
+        if os.path.realpath(path) in files:
+            raise RequestError(f"{path}: is given more than once, and its samples would count as often")
+        files.add(os.path.realpath(path))
         other = from_file(path)
         for what in ("channels", "parameterization", "clamp"):
             ours, theirs = (getattr(state.statistics, what) for state in (whole, other))
