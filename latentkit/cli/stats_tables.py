@@ -55,9 +55,9 @@ def draw(
     console = screen.console
     other = result.against.summary if result.against else None
     found = differences(summary, other) if other else []
-    asked = [] if whole else list(extra_lines(summary.extras, other))
+    asked, left = [] if whole else list(extra_lines(summary.extras, other)), left_out(plain(summary.extras))
     rest = _LINES - _height(console, _overview(console, result)) - _height(console, _clamp_of(summary)) - _BETWEEN
-    rest -= _height(console, _named(asked)) + _height(console, remark(_left_out(summary))) + 2 if asked else 0
+    rest -= _height(console, _named(asked)) + bool(left) * _height(console, remark(left)) + 2 if asked else 0
     beside = _BESIDE if other else _LABELS if result.groups is not None else 0
     shown = _draw_findings(screen, result, found, against, None if whole else rest - beside)
     _draw_summary(screen, result)
@@ -71,10 +71,13 @@ def draw(
     if full:
         _draw_rest(screen, result)
     if asked:
-        screen.put("More figures; --full shows all of them", _named(asked), _left_out(summary))
+        screen.put("More figures; --full shows all of them", _named(asked), left)
     else:
         groups = groups or _shown(summary, channels, 2 * _EITHER_END)[0]
-        _draw_extras(screen, summary, [group.channel or 0 for group in groups], other)
+        for table in extra_tables(console, summary.extras, [group.channel or 0 for group in groups], other):
+            screen.put(*table[:2], [table[2]] if table[2] else [])
+        if left:
+            console.print(remark(left), "", sep="\n")
     if other is not None and against is not None:
         most = _MANY if whole else 0 if asked else 2 * _FEWEST
         groups, which = _shown(summary, channels, most)
@@ -83,18 +86,6 @@ def draw(
         _draw_normalization(console, result)
     else:
         _draw_scale(console, result)
-
-
-def _draw_extras(screen: "Screen", summary: "Summary", channels: Sequence[int], other: "Summary | None") -> None:
-    for title, body, caption in extra_tables(screen.console, summary.extras, channels, other):
-        screen.put(title, body, [caption] if caption else [])
-    if sentences := _left_out(summary):
-        screen.console.print(remark(sentences))
-        screen.console.print()
-
-
-def _left_out(summary: "Summary") -> list[str]:
-    return left_out(plain(summary.extras))
 
 
 def _named(lines: Sequence[tuple[str, str]]) -> Table:
