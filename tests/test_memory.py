@@ -119,13 +119,17 @@ def test_a_table_of_100_000_tensors_shows_the_first_of_them(cli: Cli, tmp_path: 
         (("kl", "a.safetensors", "--top", "1000000"), "at most 100,000 rows are ranked"),
         (("stats", "a.safetensors", "--channels", "0-99999999999"), "there are 2 channels"),
         (("stats", "b.safetensors", "--with", "correlation"), "there are 600 channels"),
+        (
+            ("stats", "e.safetensors", "--with", "correlation", "--against", "e.safetensors"),
+            "most 256 is held in",
+        ),
         (("stats", "c.safetensors"), "has 20,000 latent channels, and at most 16,384"),
         (("stats", "d.safetensors", "--against", "d.safetensors"), "9,000 channels and 9,000 of --against"),
         (("report", "d.safetensors", "-o", "d.html"), "9,000 channels, and figures of at most 4,096 are held"),
     ],
 )
 def test_what_memory_does_not_hold_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    for name, channels in (("a", 2), ("b", 600), ("c", 20_000), ("d", 9_000)):
+    for name, channels in (("a", 2), ("b", 600), ("c", 20_000), ("d", 9_000), ("e", 300)):
         drawn(tmp_path / f"{name}.safetensors", (2, 2 * channels))
     outcome = cli(*arguments)
     assert outcome.status == 2 and words in outcome.complaint

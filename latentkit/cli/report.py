@@ -72,7 +72,8 @@ def report(
                 return
             note_device(computing.device, messages)
             say_reading(found, "json", messages)
-            extras = [extra.value for extra in Extra if all(fits(extra, part) for part in (found, other) if part)]
+            parts, sets = list(filter(None, (found, other))), 1 + (checking.against is not None)
+            extras = [extra.value for extra in Extra if all(fits(extra, part, sets) for part in parts)]
             result = examine(found, other, extras, checking, computing, messages, failures, most=MOST_REPORTED)
             names, against = (_names(part.without(failures)) if part else beside for part in (found, other))
         write({writing.place: [_page(result, _made(names, against)).encode()]}, result, checking, writing)

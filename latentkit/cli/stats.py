@@ -76,7 +76,7 @@ def stats(
             check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else beside)])
             channels = showing.chosen(found.posteriors[0].axes.channels)
             for part in filter(None, (found, other)):
-                check_fits(asking.extra, part)
+                check_fits(asking.extra, part, 1 + len(beside))
             labels = None
             if asking.by is not None:
                 from latentkit.read.labels import find_labels

@@ -119,17 +119,18 @@ def check_held(channels: int, beside: int, most: int) -> None:
         )
 
 
-def fits(extra: str, found: Found) -> bool:
-    """Whether there is memory for the figures of this name: a correlation has one for every two channels."""
-    return extra != "correlation" or found.posteriors[0].axes.channels <= MOST_CORRELATED
+def fits(extra: str, found: Found, sets: int = 1) -> bool:
+    """Whether there is memory for so many sets of the figures of this name: a correlation has one for every two
+    channels."""
+    return extra != "correlation" or sets * found.posteriors[0].axes.channels <= MOST_CORRELATED
 
 
-def check_fits(extras: Iterable[str], found: Found) -> None:
+def check_fits(extras: Iterable[str], found: Found, sets: int = 1) -> None:
     """Refuse what there is no memory for."""
-    if not all(fits(extra, found) for extra in extras):
+    if not all(fits(extra, found, sets) for extra in extras):
         raise RequestError(
             f"--with correlation: there are {found.posteriors[0].axes.channels:,} channels, and the correlation of at "
-            f"most {MOST_CORRELATED} is held in memory"
+            f"most {MOST_CORRELATED // sets} is held in memory{', beside that of others' if sets > 1 else ''}"
         )
 
 
