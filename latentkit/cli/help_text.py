@@ -84,11 +84,13 @@ def sections(command: Any, ctx: Any) -> Iterator[Section]:
 
 
 def usage(command: Any, path: str) -> str:
-    """``latentkit kl [OPTIONS] FILES...``"""
+    """``latentkit nll [OPTIONS] --latents LATENTS FILES...``"""
     if hasattr(command, "commands"):
         return f"{path} COMMAND [OPTIONS]"
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    return " ".join([path, "[OPTIONS]", *(one.metavar + ("..." if one.nargs == -1 else "") for one in arguments)])
+    needed = [_name(one) for one in command.params if one.required and one not in arguments]
+    names = [one.metavar + ("..." if one.nargs == -1 else "") for one in arguments]
+    return " ".join([path, "[OPTIONS]", *needed, *names])
 
 
 def _name(parameter: Any) -> str:

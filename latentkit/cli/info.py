@@ -38,7 +38,8 @@ def info(
     reading: Reading,
     messages: Messages,
     format: Annotated[
-        FactFormat | None, typer.Option("--format", help="By default table on a terminal, json in a pipe; markdown.")
+        FactFormat | None,
+        typer.Option("--format", metavar="FORMAT", help="table (on a terminal), json (in a pipe) or markdown."),
     ] = None,
     keep_going: KeepGoing = False,
 ) -> None:

@@ -21,6 +21,7 @@ class _Table(TableElement):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         (table,) = super().__rich_console__(console, options)
         assert isinstance(table, Table)
+        table.show_edge = False
         if self.header is None or self.header.row is None or self.body is None:
             yield table
             return

@@ -139,7 +139,7 @@ class Choosing:
     indices: Annotated[
         str | None,
         typer.Option(
-            "--indices", metavar="FILE", help="Only those that rows of file, tensor, index name; or -.",
+            "--indices", metavar="FILE", help="Only those in a list of file, tensor, index; - is stdin.",
             rich_help_panel=_CHOOSING,
         ),
     ] = None  # fmt: skip
