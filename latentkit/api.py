@@ -73,7 +73,7 @@ def kl(
     if against is not None:
         others = opened(against, _of_all(against, reading)).found
         check_moments(others)
-        partners = pair_posteriors(found.posteriors, others.posteriors)
+        partners = pair_posteriors(found.posteriors, others.posteriors, inputs=found.inputs)
 
     from latentkit.measures.kl import kl_values
 
@@ -106,19 +106,19 @@ def nll(
     """NLL of latents under each sample's posterior in nats: float64, (samples,), or (samples, draws).
 
     ``latents``: a path as of ``nll --latents``, or an array: of the shape of the means, or with an axis of draws in
-    front; of several inputs end to end, as ``sample`` gives them. Factors that they were scaled by are undone: those of
-    a file's metadata, or said here, or, as ``sample`` uses them, those of the moments' metadata. ``reading``: see
-    ``open``. Raises ``LatentkitError``.
+    front; of several inputs end to end, all of their samples, whichever are chosen. Factors that they were scaled by
+    are undone: those of a file's metadata, or said here, or, as ``sample`` uses them, those of the moments' metadata.
+    ``reading``: see ``open``. Raises ``LatentkitError``.
     """
     clamp, device = _checked(clamp, device, batch_size, workers)
     posteriors = opened(source, reading)
     found = posteriors.found
     check_moments(found)
     if is_path(latents):
-        pairs = pair_latents(found.posteriors, str(latents), latents_key)
+        pairs = pair_latents(found.posteriors, str(latents), latents_key, inputs=found.inputs)
     else:
         _, header = in_memory({"latents": latents})
-        pairs = latents_in(found.posteriors, header, "latents")
+        pairs = latents_in(found.inputs or found.posteriors, header, "latents")
     given = scaling_factor is not None or shift_factor is not None
     flagged = from_factors(scaling_factor, shift_factor) if given else None
     affines = {posterior: affine_of(posterior, of, flagged) for posterior, of in pairs.items()}

@@ -213,7 +213,7 @@ def open(
     spans = choose_samples(filled, choice)
     used = tuple(dict.fromkeys(span.posterior for span in spans))
     first = next(iter(arrays.values()))
-    return Posteriors(Found(used, spans), first.device if is_tensor(first) else None)
+    return Posteriors(Found(used, spans, inputs=tuple(filled)), first.device if is_tensor(first) else None)
 
 
 def opened(source: Source, reading: Reading) -> Posteriors:

@@ -13,6 +13,8 @@ from test_cli_kl import SAMPLE_FILES, posterior_of
 from torch import Tensor
 from torch.distributions import Independent
 
+import latentkit
+
 Write = Callable[..., Path]
 
 
@@ -313,3 +315,45 @@ def test_every_format_is_written(cli: Cli, write: Write, form: str) -> None:
     write("b.safetensors", latents=torch.zeros(5, 2, 3, 4))
     way = ("--format", "table") if form == "table" else ("-o", f"out.{form}")
     assert cli("nll", "a.safetensors", "--latents", "b.safetensors", *way).status == 0
+
+
+CHOICES = {"list": ("--indices", "list.csv"), "few": ("--limit", "2"), "some": ("--every", "4")}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("shards", [(), ("--samples-per-shard", "5"), ("--samples-per-shard", "100")], ids=str)
+def test_samples_that_are_chosen_keep_their_latents(
+    cli: Cli, write: Write, tmp_path: Path, shards: tuple[str, ...], choice: str
+) -> None:
+    for name, count in ("a", 3), ("b", 4), ("c", 3):
+        write(f"in/{name}.safetensors", moments=moments_of(count, 4, seed=count))
+    rows = ["in/c.safetensors,moments,2", "in/a.safetensors,moments,1", "in/b.safetensors,moments,0"]
+    (tmp_path / "list.csv").write_text("\n".join(["file,tensor,index", *rows]))
+    assert cli("sample", "in", "-o", "out", "--draws", 2, *shards).status == 0
+    whole = {tuple(row.values())[:4]: row["nll"] for row in cli("nll", "in", "--latents", "out").rows}
+    outcome = cli("nll", "in", "--latents", "out", *CHOICES[choice])
+    assert len(outcome.rows) == {"list": 6, "few": 4, "some": 6}[choice]
+    assert all(whole[tuple(row.values())[:4]] == row["nll"] for row in outcome.rows)
+    assert cli("sample", "in", "--verify", "out", *CHOICES[choice]).status == 0
+    drawn = latentkit.sample("in", draws=2)
+    values = latentkit.nll("in", drawn, indices="list.csv")
+    assert values.ravel().tolist() == [float(whole[(*row.split(","), draw)]) for row in rows for draw in "01"]
+
+
+def test_a_choice_makes_no_single_file_of_many(cli: Cli, write: Write) -> None:
+    for name in ("in/a", "in/b", "x"):
+        write(f"{name}.safetensors", moments=moments_of(3))
+    outcome = cli("kl", "in", "--against", "x.safetensors", "--limit", 2)
+    assert (outcome.status, "has no partner" in outcome.complaint) == (2, True)
+
+
+def test_a_dry_run_counts_what_is_set_beside(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(5))
+    alone = cli("kl", "a.safetensors", "--limit", 3, "--dry-run").json["bytes_in"]
+    assert (
+        cli("kl", "a.safetensors", "--against", "a.safetensors", "--limit", 3, "--dry-run").json["bytes_in"]
+        == 2 * alone
+    )
+    assert cli("sample", "a.safetensors", "-o", "z.safetensors", "--draws", 4).status == 0
+    plan = cli("nll", "a.safetensors", "--latents", "z.safetensors", "--limit", 3, "--dry-run").json
+    assert plan["bytes_in"] == alone + 4 * alone // 2

@@ -9,13 +9,16 @@ from latentkit.read.plan import Found
 from latentkit.write.safetensors import free_space
 
 
-def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = ()) -> None:
-    """Show what would be read, and written to ``folder`` in files of these ``sizes``: a table, or JSON in a pipe."""
+def show_plan(found: Found, folder: str | None = None, sizes: Sequence[int] = (), *, beside: int = 0) -> None:
+    """Show what would be read, and written to ``folder`` in files of these ``sizes``: a table, or JSON in a pipe.
+
+    ``beside``: bytes of partners that are read too.
+    """
     facts: dict[str, int | None] = {
         "files": len({posterior.file.path for posterior in found.posteriors}),
         "tensors": len(found.posteriors),
         "samples": found.samples,
-        "bytes_in": found.nbytes,
+        "bytes_in": found.nbytes + beside,
     }
     if folder is not None:
         facts |= {"files_out": len(sizes), "bytes_out": sum(sizes), "bytes_free": free_space(folder)}

@@ -13,6 +13,7 @@ from latentkit.cli.rows import RowOptions, RowWriting, check_rows, say_reading, 
 from latentkit.cli.screen import track
 from latentkit.device import check_device_name
 from latentkit.errors import RequestError
+from latentkit.read.choice import Span
 from latentkit.read.pairing import pair_posteriors
 from latentkit.read.plan import find_posteriors
 
@@ -54,7 +55,9 @@ def kl(
         if against is not None:
             others = find_posteriors([against], selection, failures=failures)
             failed = found.failed, others.failed
-            partners = pair_posteriors(found.posteriors, others.posteriors, failures=failures, failed=failed)
+            partners = pair_posteriors(
+                found.posteriors, others.posteriors, inputs=found.inputs, failures=failures, failed=failed
+            )
             beside = others.read
         axis = "channel" if per_channel else None
         facing = {posterior: partner.identity for posterior, partner in partners.items()}
@@ -62,7 +65,9 @@ def kl(
         format, table = check_rows(writing, rows, table, messages, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
-            show_plan(found)
+            pairs = [(span, partners[span.posterior]) for span in found.spans] if partners else []
+            facing_spans = [Span(partner, 0, min(span.count, partner.samples)) for span, partner in pairs]
+            show_plan(found, beside=sum(span.nbytes for span in facing_spans))
             return
 
         from latentkit.measures.kl import kl_values

@@ -50,7 +50,9 @@ def nll(
     flagged = from_factors(factors.scaling_factor, factors.shift_factor) if factors.given else None
     with listed(faults, overwrite=writing.overwrite or writing.resume, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(files, reading.selection(), choosing.choice(), failures=failures)
-        pairs = pair_latents(found.posteriors, latents, latents_key, failures=failures, failed=found.failed)
+        pairs = pair_latents(
+            found.posteriors, latents, latents_key, inputs=found.inputs, failures=failures, failed=found.failed
+        )
         affines = {}
         for posterior, of in pairs.items():
             with failures.passing_over(posterior.file.path):
@@ -62,7 +64,8 @@ def nll(
         format, table = check_rows(writing, rows, table, messages, failures, faults.errors, beside)
         found = table.found
         if choosing.dry_run:
-            show_plan(found)
+            drawn = [(span.count, pairs[span.posterior]) for span in found.spans]
+            show_plan(found, beside=sum(of.tensor.nbytes // of.runs[0][0].rows * count for count, of in drawn))
             return
 
         from latentkit.measures.nll import nll_values

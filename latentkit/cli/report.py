@@ -68,7 +68,7 @@ def report(
             found, other = find(files, reading, choosing, checking.against, failures)
             check_outputs(outputs, overwrite=writing.overwrite, read=[*found.read, *(other.read if other else beside)])
             if choosing.dry_run:
-                show_plan(found)
+                show_plan(found, beside=other.nbytes if other else 0)
                 return
             note_device(computing.device, messages)
             say_reading(found, "json", messages)

@@ -84,7 +84,7 @@ def stats(
                 labels = find_labels(found, asking.by, failures)
                 found = found.without(failures)
             if choosing.dry_run:
-                show_plan(found)
+                show_plan(found, beside=other.nbytes if other else 0)
                 return
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)

@@ -68,17 +68,19 @@ def pair_posteriors(
     posteriors: Sequence[Posterior],
     others: Sequence[Posterior],
     *,
+    inputs: Sequence[Posterior] = (),
     failures: Failures | None = None,
     failed: tuple[int, int] = (0, 0),
 ) -> dict[Posterior, Posterior]:
     """The partner of each posterior: one with one whatever their names, else by name and key, or one for all.
 
-    ``failed`` counts the files that were passed over on either side: what is left of several is no single one. Unless
-    ``failures`` take them, raises ``RequestError`` when a partner is missing, ``DataError`` when shapes differ.
+    ``inputs`` are all that there are, where only some samples were chosen. ``failed`` counts the files that were passed
+    over on either side: what is left of several is no single one. Unless ``failures`` take them, raises
+    ``RequestError`` when a partner is missing, ``DataError`` when shapes differ.
     """
     failures = Failures() if failures is None else failures
     single = len(others) == 1 and not failed[1]
-    if single and ((len(posteriors) == 1 and not failed[0]) or others[0].samples == 1):
+    if single and ((len(inputs or posteriors) == 1 and not failed[0]) or others[0].samples == 1):
         by_name = {(posterior.file.name, posterior.key): others[0] for posterior in posteriors}
     else:
         _refuse_equal_names(dict.fromkeys(posterior.file for posterior in posteriors))
@@ -110,27 +112,28 @@ def pair_latents(
     argument: str,
     key: str | None,
     *,
+    inputs: Sequence[Posterior] = (),
     failures: Failures | None = None,
     failed: int = 0,
 ) -> dict[Posterior, Latents]:
     """The latents of each posterior: in the file ``argument``, in a folder that mirrors the inputs, or in shards.
 
-    Shards, listed by an index, hold the latents of all posteriors end to end. ``failed`` counts inputs that were
-    passed over. Unless ``failures`` take them, raises ``RequestError`` for a missing file or tensor, ``DataError`` for
-    one of another shape; shards are right or wrong together.
+    Shards, listed by an index, hold the latents of all ``inputs`` end to end, of which only some samples may have been
+    chosen. ``failed`` counts inputs that were passed over. Unless ``failures`` take them, raises ``RequestError`` for a
+    missing file or tensor, ``DataError`` for one of another shape; shards are right or wrong together.
     """
     failures = Failures() if failures is None else failures
-    files = find_inputs([argument])
-    inputs = Counter(posterior.file for posterior in posteriors)
-    alone = len(files) == 1 and len(inputs) == 1 and not failed
+    files, inputs = find_inputs([argument]), inputs or posteriors
+    siblings = Counter(posterior.file for posterior in inputs)
+    alone = len(files) == 1 and len(siblings) == 1 and not failed
     by_name = {file.name: file for file in files}
     index = os.path.join(argument, INDEX_NAME)
     if argument.endswith(INDEX_SUFFIX) and not alone:
-        return _in_shards(posteriors, _headers(files), key or "latents")
-    if os.path.exists(index) and not alone and not all(latents_name(file.name) in by_name for file in inputs):
-        return _in_shards(posteriors, _headers(find_inputs([index])), key or "latents")
+        return _in_shards(inputs, _headers(files), key or "latents")
+    if os.path.exists(index) and not alone and not all(latents_name(file.name) in by_name for file in siblings):
+        return _in_shards(inputs, _headers(find_inputs([index])), key or "latents")
     if not alone:
-        _refuse_equal_names(inputs)
+        _refuse_equal_names(siblings)
         _refuse_equal_names(files)
     pairs = {}
     for posterior in posteriors:
@@ -139,7 +142,7 @@ def pair_latents(
             file = files[0] if alone else by_name.get(posterior.file.name) or by_name.get(name)
             if file is None:
                 raise RequestError(f"{posterior.file.path}: no latents called {name!r} in {argument}")
-            named = key or latents_key(posterior, inputs[posterior.file])
+            named = key or latents_key(posterior, siblings[posterior.file])
             pairs[posterior] = _latents_of(posterior, read_header(file.path), named, named=key is not None)
     return pairs
 

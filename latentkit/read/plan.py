@@ -43,6 +43,8 @@ class Found:
     strangers: tuple[str, ...] = ()
     #: Files that are read more than once, as more than one argument stands for them.
     twice: tuple[str, ...] = ()
+    #: All that the arguments stand for, in order, whichever samples were chosen: what partners are found by.
+    inputs: tuple[Posterior, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -91,8 +93,9 @@ class Found:
         spans = tuple(span for span in self.spans if span.posterior.file.path not in failures)
         if not spans:
             raise nothing_left(failures)
+        inputs = tuple(each for each in self.inputs if each.file.path not in failures)
         files = {each.file.path for each in self.posteriors} - {each.file.path for each in posteriors}
-        return replace(self, posteriors=posteriors, spans=spans, failed=self.failed + len(files))
+        return replace(self, posteriors=posteriors, spans=spans, failed=self.failed + len(files), inputs=inputs)
 
 
 def nothing_left(failures: Failures) -> DataError:
@@ -194,6 +197,7 @@ def find_posteriors(
         sum(file.path not in failures for file, _ in bare),
         tuple(path for path in strangers if path not in failures),
         given_twice(files),
+        filled,
     )
 
 

@@ -37,7 +37,7 @@ def claims_of(headers: Sequence[Header], found: Found) -> Iterator[Claim]:
 
     Raises ``DataError`` where latents cannot be what their metadata says, ``RequestError`` where inputs are missing.
     """
-    inputs = {(posterior.file.name, posterior.key): posterior for posterior in found.posteriors}
+    inputs = {(posterior.file.name, posterior.key): posterior for posterior in found.inputs}
     for header in headers:
         recipe, sources = read_metadata(header)
         for key, parts in sources.items():
