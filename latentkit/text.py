@@ -50,6 +50,11 @@ def fixed(value: float, decimals: int) -> str:
     return DASH if value != value else f"{round(value, decimals) + 0.0:,.{decimals}f}"
 
 
+def percent(share: float) -> str:
+    """Two significant digits: ``6.2 %``."""
+    return f"{number(100 * share, 2)} %"
+
+
 def count_of(count: int, noun: str) -> str:
     """``1 sample``, ``2,000 samples``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -95,6 +95,17 @@ def test_collapsed_channels_are_named_with_figures_and_thresholds() -> None:
     assert "Burda et al. 2016" in finding.source
 
 
+def test_numbers_in_findings_are_written_as_people_write_them(changed: Callable[..., list[Finding]]) -> None:
+    def change(moments: Tensor) -> None:
+        moments[:, 0] *= 1e4
+        moments[:, 5] = -40
+
+    sentences = " ".join(finding.sentence for finding in changed(change, "healthy-f32"))
+    assert "(25 %) are at or below the clamp at -30, in channel 1 (up to 100 % of a channel)" in sentences
+    assert "a ratio of 11," in sentences
+    assert "e+" not in sentences
+
+
 def test_a_deterministic_encoder_is_a_note_and_no_fault() -> None:
     findings = find(*measured(sample_file("deterministic")))
     assert kinds(findings) == ["float16_underflow", "deterministic"]

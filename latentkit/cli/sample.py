@@ -39,7 +39,7 @@ from latentkit.sample.outputs import Output, index_of, mirrored, resharded
 from latentkit.sample.recipe import layout_of
 from latentkit.sample.request import affine_asked, recipe_of
 from latentkit.sample.resume import incomplete
-from latentkit.text import count_of
+from latentkit.text import count_of, percent
 from latentkit.write.complete import is_written
 from latentkit.write.leftovers import at_work_in
 from latentkit.write.places import check_outputs, is_folder
@@ -309,7 +309,7 @@ def _follow(results: "Iterator[tuple[Drawn, int]]", found: Found, messages: Mess
     found = found.without(failures)
     if clamped:
         share = clamped / sum(span.count * prod(span.posterior.axes.view[1:]) for span in found.spans)
-        note(messages, f"{clamped:,} log-variances ({share:.2g} of all) were clamped")
+        note(messages, f"{clamped:,} log-variances ({percent(share)}) were clamped")
     if nonfinite:
         warn(messages, f"{nonfinite:,} of {count_of(found.samples, 'sample')} have NaN or infinite latents")
     if overflowed:

@@ -59,7 +59,7 @@ def _of_all(ours: Summary, theirs: Summary) -> _Found:
             yield "active_fraction", shares, f"the share of active channels is {_pair(shares)}"
     one, other = ours.extras.correlation, theirs.extras.correlation
     if one and other and _ratio(ranks := (one.effective_rank, other.effective_rank)) > RATIO:
-        text = f"{ranks[0]:.4g} of {ours.channels} channels, {ranks[1]:.4g} of {theirs.channels} there"
+        text = f"{number(ranks[0])} of {ours.channels} channels, {number(ranks[1])} of {theirs.channels} there"
         yield "effective_rank", ranks, f"the effective rank is {text}"
     smooth, there = ours.extras.spectrum, theirs.extras.spectrum
     if smooth and there and _ratio(powers := (smooth.high_frequency_power, there.high_frequency_power)) > RATIO:

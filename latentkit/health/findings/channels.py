@@ -11,11 +11,11 @@ from latentkit.health.findings.finding import (
     are,
     channels,
     numbers,
-    percent,
     plural,
     values_of,
 )
 from latentkit.stats.summary import ACTIVE_VARIANCE, COLLAPSED_KL, Group, Summary
+from latentkit.text import number, percent
 
 #: Ratio of two channels' standard deviations.
 UNEQUAL_SCALE = 10.0
@@ -59,8 +59,8 @@ def collapsed(summary: Summary) -> Iterator[Finding]:
         "collapsed",
         Severity.serious,
         f"{channels(groups)} {are(count)} collapsed: the variance of {plural(count, 'its mean', 'their means')} is "
-        f"{up_to}{variance:.3g} (active: above {ACTIVE_VARIANCE:g}) and the KL {up_to}{kl:.3g} nats per element "
-        f"(collapsed: below {COLLAPSED_KL:g})",
+        f"{up_to}{number(variance, 3)} (active: above {ACTIVE_VARIANCE:g}) and the KL {up_to}{number(kl, 3)} nats per "
+        f"element (collapsed: below {COLLAPSED_KL:g})",
         kl,
         COLLAPSED_KL,
         f"{BURDA} for the variance, {OURS} for the KL",
@@ -86,8 +86,8 @@ def unequal_scale(summary: Summary) -> Iterator[Finding]:
             "unequal_scale",
             Severity.warning,
             f"channels are of very unequal scale: the standard deviation of channel {greatest.channel} is "
-            f"{greatest.drawn.sd:.4g} and that of channel {least.channel} {least.drawn.sd:.4g}, a ratio of "
-            f"{ratio:.4g}; one scaling factor will not do for both (latents_mean and latents_std will)",
+            f"{number(greatest.drawn.sd)} and that of channel {least.channel} {number(least.drawn.sd)}, a ratio of "
+            f"{number(ratio)}; one scaling factor will not do for both (latents_mean and latents_std will)",
             ratio,
             UNEQUAL_SCALE,
             f"{OURS}: at a tenth of the scale a channel has 1 % of the variance",
@@ -156,7 +156,7 @@ def factors_off(
         yield Finding(
             "scaling_factor",
             Severity.warning,
-            f"with the scaling factor {factor:g} latents have a standard deviation of {sd * target_std:.4g}, not "
+            f"with the scaling factor {factor:g} latents have a standard deviation of {number(sd * target_std)}, not "
             f"{target_std:g}: the factor of these latents is {target_std * own.scaling_factor:.5g}",
             sd,
             SCALE_OFF if sd > 1 else 1 / SCALE_OFF,
@@ -167,8 +167,8 @@ def factors_off(
             "shift_factor",
             Severity.warning,
             f"with {f'the shift factor {shift:g}' if shift_factor is not None else 'no shift factor'} latents have a "
-            f"mean of {mean * target_std:.4g}, {abs(own.shift_factor - shift) / own.sd:.3g} of their standard "
-            f"deviation: the shift of these latents is {own.shift_factor:.5g}",
+            f"mean of {number(mean * target_std)}, {number(abs(own.shift_factor - shift) / own.sd, 3)} of their "
+            f"standard deviation: the shift of these latents is {own.shift_factor:.5g}",
             abs(own.shift_factor - shift) / own.sd,
             SHIFT_OFF,
             f"{OURS}: at a quarter of the standard deviation",

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from latentkit.stats.extrema import Place
 from latentkit.stats.summary import Group
+from latentkit.text import number
 
 BURDA = "Burda et al. 2016"
 OURS = "latentkit"
@@ -66,7 +67,7 @@ def where(place: Place | None) -> str:
 
 def channels(groups: Sequence[Group]) -> str:
     """``channel 3``, ``channels 0, 2, 3``, or how many where they are many."""
-    names = [str(number) for number in numbers(groups)]
+    names = [str(channel) for channel in numbers(groups)]
     if len(names) > 8:
         return f"{len(names)} channels ({', '.join(names[:6])}, …)"
     return f"{plural(len(names), 'channel')} {', '.join(names)}"
@@ -77,11 +78,7 @@ def numbers(groups: Sequence[Group]) -> tuple[int, ...]:
 
 
 def values_of(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values[:4]) + (", …" if len(values) > 4 else "")
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return ", ".join(number(value) for value in values[:4]) + (", …" if len(values) > 4 else "")
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from itertools import groupby
 
-from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, percent, plural, where
+from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, plural, where
 from latentkit.health.outliers import CHANCE, FarOut, far_above, far_below, kl_over
 from latentkit.measures.misread import LEAST_POSITIVE, no_logvars
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Spread, Summary
-from latentkit.text import number
+from latentkit.text import number, percent
 
 #: Share of a channel's log-variances clamped or at the lower bound. Where the clamp holds, no gradient passes; below
 #: one in a thousand it moves no figure of a channel by a digit that the tables show.
