@@ -479,3 +479,9 @@ def test_a_search_passes_over_the_output_below_it(cli: Cli, write: Write, tmp_pa
     assert (again.status, "passed over 1 file" in again.err) == (0, True)
     assert files_below(tmp_path / "d") == ["a.safetensors", "out/a.safetensors"]
     assert (tmp_path / "d/out/a.safetensors").read_bytes() == before
+
+
+def test_the_folder_without_room_is_named_where_it_is_this_one(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of())
+    outcome = cli("sample", "a.safetensors", "-o", "z.safetensors", "--draws", 10**15, "-q")
+    assert (outcome.status, outcome.complaint.startswith("latentkit: .: the output needs ")) == (1, True)

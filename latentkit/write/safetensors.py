@@ -81,7 +81,9 @@ def check_free_space(folder: str, needed: int) -> None:
     """Raise ``DataError`` when the file system of ``folder`` has less room."""
     free = free_space(folder)
     if free is not None and free < needed:
-        raise DataError(f"{folder}: the output needs {needed:,} bytes and {free:,} are free; nothing was written")
+        raise DataError(
+            f"{folder or '.'}: the output needs {needed:,} bytes and {free:,} are free; nothing was written"
+        )
 
 
 def write_at(descriptor: int, offset: int, data: memoryview) -> None:
