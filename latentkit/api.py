@@ -71,7 +71,7 @@ def kl(
     check_moments(found)
     partners = None
     if against is not None:
-        others = opened(against, _of_all(against, reading)).found
+        others = opened(against, _beside(against, reading, "limit", "every")).found
         check_moments(others)
         partners = pair_posteriors(found.posteriors, others.posteriors, inputs=found.inputs)
 
@@ -307,7 +307,7 @@ def stats(
     if path is not None and is_kept(path):
         beside = kept(path, clamp, **factors)
     elif against is not None:
-        other = alike(opened(against, _of_all(against, reading)).found, Failures())
+        other = alike(opened(against, _beside(against, reading)).found, Failures())
         check_fits(extras, other)
 
     from latentkit.read.labels import find_labels
@@ -348,12 +348,12 @@ def _checked(clamp: Clamp, device: str, batch_size: int | None, workers: int | N
         raise RequestError(str(error)) from None
 
 
-def _of_all(source: Source, reading: Reading) -> Reading:
-    """How a partner is read: as its source, but for the choice of samples, and what is open already as it is."""
+def _beside(source: Source, reading: Reading, *left_out: str) -> Reading:
+    """How a partner is read: as its source, but for what names samples and files, and what is open already as it is."""
     if isinstance(source, (Posteriors, Posterior)):
         return {}
-    chosen = {"limit", "every", "indices", "exclude", "relative_to", "stream"}
-    return {name: value for name, value in reading.items() if name not in chosen}  # type: ignore[return-value]
+    left = {"indices", "exclude", "relative_to", "stream", *left_out}
+    return {name: value for name, value in reading.items() if name not in left}  # type: ignore[return-value]
 
 
 def _joined(values: "Progressing", *, squeeze: bool) -> "Values":

@@ -133,6 +133,17 @@ def test_several_files_come_end_to_end_as_the_command_writes_and_prints_them(cli
     assert latentkit.nll(posteriors, latents, scaling_factor=0.5).ravel().tolist() == expected
 
 
+def test_a_comparison_is_of_as_many_samples_on_either_side_and_a_list_of_one(cli: Cli, tmp_path: Path) -> None:
+    shards, other = str(SAMPLE_DATA / "shards"), str(SAMPLE_DATA / "healthy-f16.safetensors")
+    assert cli("kl", shards, "--top", 7, "-o", "worst.csv").status == 0
+    lists = str(tmp_path / "worst.csv")
+    for choice, counts in ({"limit": 20}, (20, 20)), ({"every": 100}, (13, 6)), ({"exclude": lists}, (1278, 512)):
+        ((name, value),) = choice.items()
+        document = cli("stats", shards, "--against", other, f"--{name}", value).json
+        assert (document["samples"], document["against"]["summary"]["samples"]) == counts
+        assert latentkit.stats(shards, against=other, **choice).to_dict() == document
+
+
 def test_against_takes_files_and_tensors() -> None:
     moments, others = moments_of(5, 4), moments_of(5, 4, seed=1)
     posterior, other = DiagonalGaussianDistribution(moments.double()), DiagonalGaussianDistribution(others.double())

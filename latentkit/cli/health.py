@@ -1,7 +1,7 @@
 """What ``stats`` and ``report`` share: inputs found and counted, or states merged; what that comes to, judged."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from latentkit.cli.device import resolve_device
@@ -47,11 +47,12 @@ def find(
     files: list[str], reading: Reading, choosing: Choosing, against: str | None, failures: Failures
 ) -> tuple[Found, Found | None]:
     """What is to be counted, and what that is set beside, unless it was counted before."""
-    how = reading.selection(latents=True), choosing.choice(), failures
-    found = found_alike(files, *how)
+    selection, choice = reading.selection(latents=True), choosing.choice()
+    found = found_alike(files, selection, choice, failures)
     if against is None or is_kept(against):
         return found, None
-    return found, found_alike([against], *how)
+    # Lists are of the samples of FILES.
+    return found, found_alike([against], selection, replace(choice, indices=None, exclude=None), failures)
 
 
 def examine(
