@@ -1,5 +1,6 @@
 """Memory is bounded whatever the shape: peaks of processes, beside that of the same command on next to nothing."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,12 @@ def bases(small: Path) -> dict[str, float]:
     return {command: peak_of(command, small, "--workers", 2) for command in ("kl", "stats")}
 
 
+@pytest.fixture(scope="module")
+def ceiling(bases: dict[str, float]) -> float:
+    """200 MiB, and what libraries take beyond the usual 150: of one just installed, Linux 6.18 maps larger pieces."""
+    return 200 + max(0, bases["kl"] - 150)
+
+
 @pytest.mark.parametrize(
     ("command", "shape", "key", "options", "more"),
     [
@@ -69,6 +76,7 @@ def bases(small: Path) -> dict[str, float]:
 def test_memory_of_any_shape_is_bounded(
     tmp_path: Path,
     bases: dict[str, float],
+    ceiling: float,
     command: str,
     shape: tuple[int, ...],
     key: str,
@@ -76,30 +84,40 @@ def test_memory_of_any_shape_is_bounded(
     more: float,
 ) -> None:
     path = drawn(tmp_path / "a.safetensors", shape, key)
-    bound = min(bases[command] + more, 200)
+    bound = min(bases[command] + more, ceiling)
     assert peak_of(command, path, "--workers", 2, *options, enough=bound) < bound
 
 
 @pytest.mark.parametrize(("command", "labels", "channels"), [("kl", 1 << 15, 1), ("stats", 1 << 11, 16)])
 def test_as_many_labels_as_may_be_are_within_the_bound(
-    tmp_path: Path, command: str, labels: int, channels: int
+    tmp_path: Path, ceiling: float, command: str, labels: int, channels: int
 ) -> None:
     numbers = np.random.default_rng(0).standard_normal((600_000 // channels, 2 * channels), dtype=np.float32)
     save_file({"moments": numbers, "labels": np.arange(len(numbers)) % labels}, tmp_path / "a.safetensors")
     output = "-o", tmp_path / "a.json", "--overwrite", "--layout", "bc", "--workers", 2
-    assert peak_of(command, tmp_path / "a.safetensors", "--by", "labels", *output, enough=200) < 200
+    assert peak_of(command, tmp_path / "a.safetensors", "--by", "labels", *output, enough=ceiling) < ceiling
 
 
-def test_a_conversion_streams(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, ceiling: float) -> None:
+    """256 MiB of moments, all zero and so a file of holes, become 128 MiB of latents."""
+    header = json.dumps({"moments": {"dtype": "F16", "shape": [1 << 14, 8, 32, 32], "data_offsets": [0, 1 << 28]}})
+    with (tmp_path / "in.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header.encode())
+        file.truncate(8 + len(header) + (1 << 28))
+    output = "-o", tmp_path / "out.safetensors", "--overwrite", "--workers", 2
+    assert peak_of("sample", tmp_path / "in.safetensors", *output, enough=ceiling) < ceiling
+
+
+def test_a_conversion_streams(tmp_path: Path, ceiling: float) -> None:
     whole = np.lib.format.open_memmap(tmp_path / "moments.npy", "w+", np.float32, (8192, 8, 32, 32))  # 256 MiB of holes
     del whole
-    assert peak_of("convert", tmp_path / "moments.npy", "-o", tmp_path / "out", "--overwrite", enough=200) < 200
+    assert peak_of("convert", tmp_path / "moments.npy", "-o", tmp_path / "out", "--overwrite", enough=ceiling) < ceiling
 
 
-def test_a_report_and_its_pictures_are_within_the_bound(tmp_path: Path) -> None:
+def test_a_report_and_its_pictures_are_within_the_bound(tmp_path: Path, ceiling: float) -> None:
     path = drawn(tmp_path / "a.safetensors", (64, 8, 32, 32))
     page = tmp_path / "a.html"
-    assert peak_of("report", path, "-o", page, "--overwrite", "--workers", 2, enough=200) < 200
+    assert peak_of("report", path, "-o", page, "--overwrite", "--workers", 2, enough=ceiling) < ceiling
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without end")
@@ -145,13 +163,15 @@ def test_what_memory_does_not_hold_is_refused(cli: Cli, tmp_path: Path, argument
     ids=lambda value: value if isinstance(value, int) else " ".join(value[:1] + value[3:]),
 )
 def test_figures_of_thousands_of_channels_are_within_the_bound(
-    cli: Cli, tmp_path: Path, channels: int, arguments: tuple[str, ...]
+    cli: Cli, tmp_path: Path, ceiling: float, channels: int, arguments: tuple[str, ...]
 ) -> None:
     drawn(tmp_path / "a.safetensors", (4, 2 * channels) if channels > 8192 else (4, 2 * channels, 2, 2))
     if "a.json" in arguments:
         assert cli("stats", "a.safetensors", "-o", "a.json").status == 0
     command, *options = (tmp_path / word if "." in word else word for word in arguments)
-    assert peak_of(command, tmp_path / "a.safetensors", *options, "--overwrite", "--workers", 2, enough=200) < 200
+    assert (
+        peak_of(command, tmp_path / "a.safetensors", *options, "--overwrite", "--workers", 2, enough=ceiling) < ceiling
+    )
 
 
 @pytest.mark.parametrize("most", [100, 10**6])

@@ -1014,37 +1014,6 @@ def test_many_outputs_do_not_need_as_many_open_files(tmp_path: Path) -> None:
     assert len(files_below(tmp_path / "out")) == 500
 
 
-MEMORY = """
-import re
-from pathlib import Path
-from latentkit.cli.main import main
-try:
-    main()
-finally:
-    # Not ru_maxrss, which begins with the peak of the parent.
-    print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """256 MiB of moments, all zero and so a file of holes, become 128 MiB of latents within 200 MiB in all."""
-    header = json.dumps({"moments": {"dtype": "F16", "shape": [1 << 14, 8, 32, 32], "data_offsets": [0, 1 << 28]}})
-    with (tmp_path / "in.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header.encode())
-        file.truncate(8 + len(header) + (1 << 28))
-    command = [sys.executable, "-c", MEMORY, "sample", "in.safetensors", "-o", "out.safetensors", "--workers", "2"]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)  # compiling takes more
-    run = subprocess.run([*command, "--overwrite"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 200 << 10
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY))
-    with np.errstate(all="ignore"):
-        print(json.dumps(hash_everything(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))))
-
-
 ASKED = [
     ("--seed", 8), ("--seed", 0), ("--draws", 2), ("--mode",), ("--temperature", 0.5), ("--dtype", "bfloat16"),
     ("--scaling-factor", 2), ("--shift-factor", 0.1), ("--clamp-min", -3), ("--clamp-max", 3), ("--stream", "b"),
@@ -1067,3 +1036,9 @@ def test_what_says_how_to_write_says_nothing_of_verifying(cli: Cli, write: Write
     assert cli("sample", "a.safetensors", "-o", "out.safetensors").status == 0
     outcome = cli("sample", "a.safetensors", "--verify", "out.safetensors", *option)
     assert (outcome.status, "--verify writes nothing: leave out" in outcome.complaint) == (2, True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    with np.errstate(all="ignore"):
+        print(json.dumps(hash_everything(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))))
