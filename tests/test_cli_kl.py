@@ -429,3 +429,16 @@ def test_what_is_given_twice_is_read_twice_and_said(cli: Cli, write: Write) -> N
     assert [row["index"] for row in outcome.rows] == ["0", "1", "0", "1", "2", "0", "1"]
     assert "given more than once, and read as often: d/a.safetensors\n" in outcome.err
     assert "given more than once" not in cli("kl", "d").err
+
+
+def test_how_the_others_are_read_is_said_too(cli: Cli, write: Write) -> None:
+    mean, logvar = moments_of(30).chunk(2, 1)
+    write("a.safetensors", moments=torch.cat([mean, logvar], 1))
+    write("b.safetensors", {"parameterization": "std"}, moments=torch.cat([mean, logvar.exp()], 1))
+    write("c.safetensors", {"layout": "NCHW"}, moments=torch.cat([mean, logvar.exp()], 1))
+    told = "latentkit: --against: "
+    assert told not in cli("kl", "a.safetensors", "--against", "a.safetensors").err
+    outcome = cli("kl", "a.safetensors", "--against", "b.safetensors")
+    assert f"{told}moments: 4 channels = 2 mean + 2 std, bchw, by its metadata\n" in outcome.err
+    outcome = cli("kl", "a.safetensors", "--against", "c.safetensors")
+    assert f"{told}no log-variance is below 0" in outcome.err and f"{told}c.safetensors: its metadata" in outcome.err

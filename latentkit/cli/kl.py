@@ -9,7 +9,15 @@ from latentkit.cli.dry_run import show_plan
 from latentkit.cli.faults import listed
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading
 from latentkit.cli.row_columns import Table
-from latentkit.cli.rows import RowOptions, RowWriting, check_rows, say_reading, warn_of_misreading, write_rows
+from latentkit.cli.rows import (
+    RowOptions,
+    RowWriting,
+    check_rows,
+    say_partners,
+    say_reading,
+    warn_of_misreading,
+    write_rows,
+)
 from latentkit.cli.screen import track
 from latentkit.device import check_device_name
 from latentkit.errors import RequestError
@@ -50,19 +58,19 @@ def kl(
     selection = reading.selection()
     with listed(faults, overwrite=writing.overwrite or writing.resume, dry_run=choosing.dry_run) as failures:
         found = find_posteriors(files, selection, choosing.choice(), failures=failures)
-        partners = {}
-        beside: tuple[str, ...] = ()
+        partners, others = {}, None
         if against is not None:
             others = find_posteriors([against], selection, failures=failures)
             failed = found.failed, others.failed
             partners = pair_posteriors(
                 found.posteriors, others.posteriors, inputs=found.inputs, failures=failures, failed=failed
             )
-            beside = others.read
         axis = "channel" if per_channel else None
         facing = {posterior: partner.identity for posterior, partner in partners.items()}
         table = Table("kl", found, axis, (clamp, symmetric), facing)
-        format, table = check_rows(writing, rows, table, messages, failures, faults.errors, beside)
+        format, table = check_rows(
+            writing, rows, table, messages, failures, faults.errors, others.read if others else ()
+        )
         found = table.found
         if choosing.dry_run:
             pairs = [(span, partners[span.posterior]) for span in found.spans] if partners else []
@@ -75,6 +83,8 @@ def kl(
         device = resolve_device(computing.device, messages)
         say_reading(found, format, messages)
         warn_of_misreading(found, messages)
+        if others is not None:
+            say_partners(others, found, messages)
         results = kl_values(
             found.spans,
             clamp,

@@ -279,13 +279,20 @@ def say_reading(found: Found, format: str, messages: Messages) -> None:
         note(messages, f"passed over {count_of(found.empty, 'tensor')} without samples")
 
 
-def warn_of_misreading(found: Found, messages: Messages) -> None:
+def say_partners(others: Found, found: Found, messages: Messages) -> None:
+    """How what ``found`` is set against is read, where that is another way, and whether it can be."""
+    for words in (*(reading for reading in others.readings if reading not in found.readings), *others.remarks):
+        note(messages, f"--against: {words}")
+    warn_of_misreading(others, messages, "--against: ")
+
+
+def warn_of_misreading(found: Found, messages: Messages, where: str = "") -> None:
     """Say, before the work, where log-variances look like something else."""
     from latentkit.measures.misread import doubtful_logvars
 
     doubt = doubtful_logvars(found.spans)
     if doubt is not None:
-        warn(messages, doubt)
+        warn(messages, where + doubt)
 
 
 def _format(writing: RowWriting, format: RowFormat | None) -> RowFormat:
