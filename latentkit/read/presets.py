@@ -170,8 +170,13 @@ def preset_called(name: str) -> Preset:
 def fitting(header: Header) -> list[Preset]:
     """The presets that a file fits: those beyond doubt, or else the others."""
     tensors = tuple(Kind(tensor.key, tensor.dtype, tensor.shape) for tensor in header.tensors.values())
-    by_contents = _by_contents if len(tensors) <= _FEW else _by_contents.__wrapped__
-    fits = [preset for preset in by_contents(tensors, frozenset(header.metadata)) if preset.fits_path(header.path)]
+    metadata = frozenset(header.metadata)
+    if len(tensors) <= _FEW:
+        fits = [preset for preset in _by_contents(tensors, metadata) if preset.fits_path(header.path)]
+    else:
+        # The other way round: a look at the name is one, at the contents as many.
+        by_path = (preset for preset in PRESETS if preset.fits_path(header.path))
+        fits = [preset for preset in by_path if preset.fits_contents(tensors, metadata)]
     return [preset for preset in fits if not preset.doubtful] or fits
 
 
