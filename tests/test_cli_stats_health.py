@@ -427,3 +427,14 @@ def test_a_suffix_that_sample_does_not_write_is_refused_and_makes_no_folder(cli:
     outcome = cli("sample", HEALTHY, "-o", "out.pt")
     assert outcome.status == 2 and ".safetensors" in outcome.complaint
     assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize("command", [("stats",), ("report", "-o", "r.html")], ids=["stats", "report"])
+def test_the_other_side_is_doubted_where_it_cannot_be_log_variances(
+    cli: Cli, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    mean, logvar = moments_of(30).chunk(2, 1)
+    save_file({"moments": torch.cat([mean, logvar.exp()], 1)}, tmp_path / "b.safetensors")
+    outcome = cli(*command, HEALTHY, "--against", "b.safetensors")
+    assert (outcome.status, "--against: no log-variance is below 0" in outcome.err) == (0, True)
+    assert "--against: moments: 4 channels = 2 mean + 2 logvar" in outcome.err

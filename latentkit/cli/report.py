@@ -21,7 +21,7 @@ from latentkit.cli.health import (
     write,
 )
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Typed, Writing
-from latentkit.cli.rows import say_reading
+from latentkit.cli.rows import say_partners, say_reading
 from latentkit.cli.stats_options import Checking, Extra, Merge
 from latentkit.errors import RequestError
 from latentkit.health.examination import Result, fits
@@ -72,6 +72,8 @@ def report(
                 return
             note_device(computing.device, messages)
             say_reading(found, "json", messages)
+            if other is not None:
+                say_partners(other, found, messages)
             parts, sets = list(filter(None, (found, other))), 1 + (checking.against is not None)
             extras = [extra.value for extra in Extra if all(fits(extra, part, sets) for part in parts)]
             result = examine(found, other, extras, checking, computing, messages, failures, most=MOST_REPORTED)

@@ -19,7 +19,7 @@ from latentkit.cli.health import (
     write,
 )
 from latentkit.cli.options import Choosing, Computing, Faults, Files, Messages, Reading, Typed, Writing
-from latentkit.cli.rows import say_reading
+from latentkit.cli.rows import say_partners, say_reading
 from latentkit.cli.screen import note
 from latentkit.cli.stats_options import Asking, Checking, Merging, Showing, StatsFormat
 from latentkit.errors import RequestError
@@ -88,6 +88,8 @@ def stats(
                 return
             note_device(computing.device, messages)
             say_reading(found, "csv" if form is StatsFormat.csv else form, messages)
+            if other is not None:
+                say_partners(other, found, messages)
             how = asking.names, checking, computing, messages, failures, labels
             result = examine(found, other, *how, keep_state=merging.state is not None)
         _write(result, channels, form, checking, showing, merging, writing, messages)
