@@ -357,3 +357,12 @@ def test_a_dry_run_counts_what_is_set_beside(cli: Cli, write: Write) -> None:
     assert cli("sample", "a.safetensors", "-o", "z.safetensors", "--draws", 4).status == 0
     plan = cli("nll", "a.safetensors", "--latents", "z.safetensors", "--limit", 3, "--dry-run").json
     assert plan["bytes_in"] == alone + 4 * alone // 2
+
+
+def test_latents_of_some_samples_go_with_those_alone(cli: Cli, write: Write) -> None:
+    write("a.safetensors", moments=moments_of(9))
+    assert cli("sample", "a.safetensors", "-o", "z.safetensors", "--limit", 4).status == 0
+    outcome = cli("nll", "a.safetensors", "--latents", "z.safetensors")
+    assert (outcome.status, "which convert --indices or --limit writes" in outcome.complaint) == (1, True)
+    assert cli("convert", "a.safetensors", "-o", "some.safetensors", "--limit", 4).status == 0
+    assert len(cli("nll", "some.safetensors", "--latents", "z.safetensors").rows) == 4

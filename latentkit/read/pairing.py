@@ -270,9 +270,12 @@ def _latents_of(posterior: Posterior, header: Header, key: str, *, named: bool) 
         raise DataError(f"{header.path}: tensor {tensor.key!r} is {tensor.dtype}; latents are floating-point")
     draws = _draws(posterior, tensor, header)
     if draws is None:
+        rest = posterior.axes.shape[len(posterior.axes.batch) :]
+        some = "; latents of some samples go with those alone, which convert --indices or --limit writes"
         raise DataError(
             f"{header.path}: tensor {tensor.key!r} has shape {list(tensor.shape)}, and the latents of "
             f"{posterior.label} have {list(posterior.axes.shape)} (or one leading axis of draws more)"
+            f"{some * (tensor.shape[-len(rest) :] == rest)}"
         )
     run = Run(0, posterior.samples, 0, posterior.samples)
     return Latents(((run, header, tensor),), max(draws, 1), drawn_often=draws > 0)
