@@ -164,3 +164,10 @@ def test_the_guide_lists_every_figure() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^;|]+)(?:;.*)? \|$", page, re.MULTILINE))
     meanings = {re.sub(r"^p\d+$", "pN", name): meaning for name, (meaning, _) in ROW_FIGURES.items()}
     assert {name: rows.get(name) for name in meanings} == meanings
+
+
+def test_what_moments_never_have_is_not_put_down_to_a_nan_or_to_one_sample(cli: Cli, write: Write) -> None:
+    path = write("one.safetensors", moments=torch.full((1, 8, 2, 2), torch.nan))
+    result = cli("stats", path, "--fail-if", "mean_square.p50 > 0", "--fail-if", "kl.p50 > 0")
+    assert "mean_square.p50 is undefined (these data do not have it)" in result.err
+    assert "kl.p50 is undefined (32 values are NaN" in result.err

@@ -20,6 +20,7 @@ with warnings.catch_warnings():
 
 from counted import statistics_of
 
+import latentkit
 from latentkit.health.findings import Finding, Severity, faults, find, verdict
 from latentkit.health.outliers import far_above, far_below, kl_over, tail_bound
 from latentkit.read.choice import Selection
@@ -432,3 +433,40 @@ def test_values_of_samples_are_exact_up_to_a_hundred_thousand_however_they_are_s
     assert (merged.exact is None) == (whole.exact is None) == (count > 100_000)
     assert merged.count == count and (merged.counts == whole.counts).all()
     assert whole.at_least(100.0) == pytest.approx((values >= 100).sum(), rel=0 if count <= 100_000 else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("sign", "rows", "extreme", "place"),
+    [
+        (1, 1, math.inf, "; it is infinite"),
+        (1, 2, math.inf, "; all are infinite"),
+        (1, 2, 40.0, "; the highest that is finite is in"),
+        (-1, 60, math.inf, "; all are infinite"),
+        (-1, 60, 40.0, "; the lowest that is finite is in"),
+    ],
+)
+def test_a_log_variance_at_the_clamp_has_the_place_of_none_within_it(
+    changed: Callable[..., list[Finding]], sign: int, rows: int, extreme: float, place: str
+) -> None:
+    def change(moments: Tensor) -> None:
+        moments[:rows, 4, 0, 0] = sign * extreme
+        moments[0, 4, 0, 0] = sign * math.inf
+
+    kind = "clamp_high" if sign > 0 else "clamp_low"
+    (finding,) = [finding for finding in changed(change) if finding.kind == kind]
+    assert place in finding.sentence
+    assert (finding.place is None) == math.isinf(extreme)
+
+
+def test_samples_that_are_all_one_are_no_healthy_encoder(changed: Callable[..., list[Finding]]) -> None:
+    def change(moments: Tensor) -> None:
+        moments[:] = moments[:1].clone()
+
+    assert kinds(faults(changed(change))) == ["alike"]
+    assert "alike" not in kinds(changed(Tensor.zero_)), "that the channels are dead says it"
+
+
+def test_one_sample_is_called_one() -> None:
+    moments = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    moments[:, 4:] -= 4
+    assert kinds(latentkit.stats(moments).findings) == ["one_sample"]

@@ -538,3 +538,12 @@ def test_what_does_not_fit_is_refused() -> None:
         Statistics(4, "sigma")
     with pytest.raises(ValueError, match="at least one channel"):
         Statistics(0)
+
+
+def test_a_channel_without_a_finite_mean_has_no_share_of_the_kl() -> None:
+    mean, logvar = torch.ones(3, 1, 4, 2), torch.zeros(3, 1, 4, 2) - 1
+    mean[:, :, 1] = math.nan
+    kl = [group.kl for group in accumulated(mean, logvar).summary().per_channel]
+    assert [one and one.share for one in kl] == pytest.approx([1 / 3, math.nan, 1 / 3, 1 / 3], nan_ok=True)
+    assert kl[1]
+    assert math.isnan(kl[1].total)

@@ -97,8 +97,8 @@ def why_undefined(name: str, judged: Judged, other: Judged | None = None) -> str
     """What may have left a figure undefined."""
     figure, how = _parts(name)
     if how and other is not None and not math.isnan(FIGURES[figure].value(judged)):
-        return f"there, {_why_undefined(other.summary)}"
-    return _why_undefined(judged.summary)
+        return f"there, {_why_undefined(figure, other.summary)}"
+    return _why_undefined(figure, judged.summary)
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -123,7 +123,9 @@ _HOW: dict[str, Callable[[float, float], float]] = {
 }
 
 
-def _why_undefined(summary: "Summary") -> str:
+def _why_undefined(name: str, summary: "Summary") -> str:
+    if name.partition(".")[0] == ("kl" if summary.parameterization == "none" else "mean_square"):
+        return "these data do not have it"
     broken = _nan(summary) + summary.overall.mean.minus_inf_count + summary.overall.mean.plus_inf_count
     if broken:
         return f"{broken:,} value{'s are' if broken > 1 else ' is'} NaN, or an infinite mean"

@@ -94,7 +94,7 @@ class Divergence:
     """KL to the standard normal in nats, over finite means, and over log-variances that are finite or clamped.
 
     ``element`` is a mean, ``sample`` is ``total`` by the number of samples (over all channels it is, in a state, the
-    mean of those whose KL is finite), ``share`` is of all channels' total.
+    mean of those whose KL is finite), ``share`` is that of ``element`` in the sum of all channels'.
     """
 
     element: float
@@ -228,8 +228,10 @@ def summarize(mean: Half, scale: Half | None, samples: int, parameterization: st
     exact = mean.exact and (scale is None or scale.exact)
     pooled_mean, pooled_scale = mean.pooled(), scale.pooled() if scale else None
     edges = np.linspace(*_span(pooled_scale.cells, clamp) if pooled_scale else clamp, HISTOGRAM_BINS + 1)
-    everything = _nats(pooled_mean, pooled_scale, 0)
-    groups = [_group(mean, scale, channel, samples, everything, edges) for channel in range(len(mean.facts.total))]
+    channels = range(len(mean.facts.total))
+    elements = (_kl_element(mean, scale, channel) for channel in channels) if scale else ()
+    everything = math.fsum(element for element in elements if not math.isnan(element))
+    groups = [_group(mean, scale, channel, samples, everything, edges) for channel in channels]
     return Summary(
         samples=samples,
         channels=len(groups),
@@ -253,7 +255,7 @@ def _group(
     facts = mean.facts
     variance = _defined(facts.variance[row], samples)
     center = _defined(facts.mean[row], samples)
-    kl = _divergence(mean, scale, row, samples, everything) if scale else None
+    kl = _divergence(mean, scale, channel, samples, everything) if scale else None
     drawn_variance = variance
     if scale:
         drawn_variance += _ratio(scale.facts.variances[row], scale.known[row])
@@ -408,16 +410,19 @@ def _up_to(scale: Half, row: int, k: int, logvar: float) -> int:
     return int(facts.at_most[row, k] + facts.minus_inf[row])
 
 
-def _divergence(mean: Half, scale: Half, row: int, samples: int, everything: float) -> Divergence:
-    total = _nats(mean, scale, row)
+def _divergence(mean: Half, scale: Half, channel: int | None, samples: int, everything: float) -> Divergence:
+    """½ Σ (m² + h(l)): Kingma & Welling 2014, appendix B. A channel that has no finite mean at all has none."""
+    row = channel or 0
+    element = _kl_element(mean, scale, row)
+    known = not math.isnan(element)
+    total = 0.5 * float(mean.facts.squares[row] + scale.facts.remainders[row]) if known else math.nan
+    share = _ratio(element, element if channel is None else everything)
+    return Divergence(element, _ratio(total, samples), total, share)
+
+
+def _kl_element(mean: Half, scale: Half, row: int) -> float:
     squares, remainders = mean.facts.squares[row], scale.facts.remainders[row]
-    element = 0.5 * (_ratio(squares, mean.finite[row]) + _ratio(remainders, scale.known[row]))
-    return Divergence(element, _ratio(total, samples), total, _ratio(total, everything))
-
-
-def _nats(mean: Half, scale: Half | None, row: int) -> float:
-    """½ Σ (m² + h(l)): Kingma & Welling 2014, appendix B."""
-    return 0.5 * float(mean.facts.squares[row] + scale.facts.remainders[row]) if scale else math.nan
+    return 0.5 * (_ratio(squares, mean.finite[row]) + _ratio(remainders, scale.known[row]))
 
 
 def _defined(figure: float, samples: int) -> float:

@@ -14,7 +14,16 @@ from latentkit.health.findings.channels import (
     unequal_scale,
 )
 from latentkit.health.findings.finding import Finding, Severity, where
-from latentkit.health.findings.values import clamped, copies, far_out, half_precision, misread, nonfinite
+from latentkit.health.findings.values import (
+    alike,
+    clamped,
+    copies,
+    far_out,
+    half_precision,
+    misread,
+    nonfinite,
+    one_sample,
+)
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Summary
 
@@ -43,6 +52,7 @@ def find(
         *dead(summary),
         *collapsed(summary),
         *misread(summary),
+        *alike(summary, per_sample),
         *far_out(summary, per_sample),
         *copies(summary),
         *unequal_scale(summary),
@@ -50,6 +60,7 @@ def find(
         *half_precision(summary, per_sample),
         *constant_scale(summary),
         *deterministic(summary),
+        *one_sample(summary),
     ]
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 

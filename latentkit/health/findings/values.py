@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 from itertools import groupby
 
+from latentkit.health.findings.channels import is_dead
 from latentkit.health.findings.finding import OURS, Finding, Severity, are, channels, numbers, plural, where
 from latentkit.health.outliers import CHANCE, FarOut, far_above, far_below, kl_over
 from latentkit.measures.misread import LEAST_POSITIVE, no_logvars
+from latentkit.stats.extrema import Place
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Spread, Summary
 from latentkit.text import number, percent
@@ -57,45 +59,52 @@ def _sigma(logvar: float) -> float:
 
 def clamped(summary: Summary) -> Iterator[Finding]:
     """Above the clamp one is too many: its σ of 22,026 (e^10) drowns every other latent. Below, a share."""
-    overall = summary.overall.clamp
-    groups = [(group, group.clamp, group.logvar) for group in summary.per_channel if group.clamp and group.logvar]
-    high = [(group, logvar) for group, clamp, logvar in groups if clamp.above + clamp.at_high]
-    if overall is not None and high:
+    overall, logvar = summary.overall.clamp, summary.overall.logvar
+    if overall is None or logvar is None:
+        return
+    groups = [(group, group.clamp) for group in summary.per_channel if group.clamp]
+    high = [group for group, clamp in groups if clamp.above + clamp.at_high]
+    if high:
         beyond = overall.above + overall.at_high
-        _, furthest = max(high, key=lambda entry: entry[1].max)
-        place = furthest.max_at or furthest.nonfinite_at
+        place = logvar.max_at if logvar.max >= overall.high else None
         yield Finding(
             "clamp_high",
             Severity.serious,
-            f"{_beyond(beyond, summary, 'above', overall.high)}, in {channels([group for group, _ in high])}: drawn "
-            f"there, latents have a standard deviation of {_sigma(overall.high):,.5g}; the highest is in "
-            f"{where(place)}",
+            f"{_beyond(beyond, summary, 'above', overall.high)}, in {channels(high)}: drawn there, latents have a "
+            f"standard deviation of {_sigma(overall.high):,.5g}; {_furthest('highest', place, logvar.plus_inf_count)}",
             beyond,
             0,
             "one such latent outweighs all others in the scale",
-            numbers([group for group, _ in high]),
+            numbers(high),
             place,
         )
     low = [
-        (group, (clamp.below + clamp.at_low) / group.count, logvar)
-        for group, clamp, logvar in groups
+        (group, (clamp.below + clamp.at_low) / group.count)
+        for group, clamp in groups
         if clamp.below + clamp.at_low > CLAMPED_SHARE * group.count
     ]
-    if overall is not None and low:
-        _, share, logvar = max(low, key=lambda entry: entry[1])
-        place = logvar.min_at or logvar.nonfinite_at
+    if low:
+        share = max(share for _, share in low)
+        place = logvar.min_at if logvar.min <= overall.low else None
         yield Finding(
             "clamp_low",
             Severity.warning,
             f"{_beyond(overall.below + overall.at_low, summary, 'below', overall.low)}, in "
-            f"{channels([group for group, _, _ in low])} (up to {percent(share)} of a channel): no gradient passes "
-            f"there; the lowest is in {where(place)}",
+            f"{channels([group for group, _ in low])} (up to {percent(share)} of a channel): no gradient passes "
+            f"there; {_furthest('lowest', place, logvar.minus_inf_count)}",
             share,
             CLAMPED_SHARE,
             f"{OURS}: fewer change no figure that is shown",
-            numbers([group for group, _, _ in low]),
+            numbers([group for group, _ in low]),
             place,
         )
+
+
+def _furthest(which: str, place: Place | None, infinite: int) -> str:
+    """Where the one furthest out is: extremes and their places are of finite log-variances."""
+    if place is None:
+        return "it is infinite" if infinite == 1 else "all are infinite"
+    return f"the {which}{' that is finite' if infinite else ''} is in {where(place)}"
 
 
 def _beyond(count: int, summary: Summary, side: str, bound: float) -> str:
@@ -116,6 +125,39 @@ def misread(summary: Summary) -> Iterator[Finding]:
         "an encoder that is trained with a KL narrows its posteriors",
         place=logvar.min_at,
     )
+
+
+def alike(summary: Summary, per_sample: SampleValues | None) -> Iterator[Finding]:
+    """Not of drawn latents, whose mean square may be one number by design (binary codes, a unit sphere)."""
+    duplicates = summary.extras.duplicates
+    if per_sample is None or per_sample.count < 2 or summary.parameterization == "none":
+        return
+    if (duplicates and duplicates.duplicate_count) or all(map(is_dead, summary.per_channel)):
+        return  # that is said already
+    (least, place), (greatest, _) = per_sample.lowest[0], per_sample.highest[0]
+    if least == greatest:
+        yield Finding(
+            "alike",
+            Severity.warning,
+            f"the KL of all {per_sample.count:,} samples is the very same ({number(least)} nats): they are copies of "
+            f"one another, or what the encoder gives does not depend on its input (--with duplicates tells copies)",
+            greatest - least,
+            0,
+            "samples that differ have sums that differ, in the last digit at least",
+            place=place,
+        )
+
+
+def one_sample(summary: Summary) -> Iterator[Finding]:
+    if summary.samples == 1:
+        yield Finding(
+            "one_sample",
+            Severity.note,
+            "there is one sample: whether channels are dead or collapsed, and what their scale is, it cannot tell",
+            1,
+            2,
+            "a variance takes two",
+        )
 
 
 def far_out(summary: Summary, per_sample: SampleValues | None) -> Iterator[Finding]:
