@@ -102,7 +102,7 @@ def test_only_chosen_samples_count(cli: Cli, choice: tuple[object, ...]) -> None
 
 
 LABELS = {
-    "bool": (torch.tensor([True, False, True, True]), ["False", "True"], [1, 3]),
+    "bool": (torch.tensor([True, False, True, True]), ["false", "true"], [1, 3]),
     "int64": (torch.tensor([2**60 + 1, -1, 2**60, 2**60 + 1]), ["-1", str(2**60), str(2**60 + 1)], [1, 1, 2]),
     "uint8": (torch.tensor([255, 0, 255, 3], dtype=torch.uint8), ["0", "3", "255"], [1, 1, 2]),
     "float32": (torch.tensor([0.5, -0.0, 0.0, 0.5]), ["0.0", "0.5"], [2, 2]),
@@ -399,6 +399,12 @@ def test_csv_has_a_row_per_label(cli: Cli) -> None:
     groups = cli("stats", SHARDS, "--by", "labels").json["groups"]["labels"]
     assert [float(row["sample_kl_mean"]) for row in outcome.rows] == [group["sample_kl"]["mean"] for group in groups]
     assert [int(row["samples"]) for row in outcome.rows] == [group["samples"] for group in groups]
+
+
+def test_csv_of_stats_says_booleans_as_that_of_kl(cli: Cli, write: Write) -> None:
+    write_labelled(write, LABELS["bool"][0])
+    rows = table_of(cli, "stats", "a.safetensors", "--by", "labels", "--format", "csv")
+    assert [row["label"] for row in rows] == LABELS["bool"][1]
 
 
 def test_labels_have_room_on_a_screen(cli: Cli, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,12 @@ def test_a_file_is_described_whole(cli: Cli, write: Write) -> None:
     assert file["problem"] is None
 
 
+def test_metadata_comes_in_one_order(cli: Cli, write: Write) -> None:
+    names = list("dbfgaehc")
+    write("a.safetensors", dict.fromkeys(names, "x"), moments=moments_of())
+    assert list(cli("info", "a.safetensors").json["files"][0]["metadata"]) == sorted(names)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_goes_by_its_name(cli: Cli, write: Write, dtype: str) -> None:
     write("a.safetensors", moments=moments_of(dtype=dtype))

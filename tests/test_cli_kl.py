@@ -204,7 +204,7 @@ def test_columns_adds_one_value_a_sample(cli: Cli, write: Write) -> None:
     write("a.safetensors", moments=moments_of(3), labels=labels, flags=flags)
     rows = cli("kl", "a.safetensors", "--columns", "labels", "--columns", "flags").rows
     assert list(rows[0]) == ["file", "tensor", "index", "kl", "labels", "flags"]
-    assert [(row["labels"], row["flags"]) for row in rows] == [("7", "True"), ("-1", "False"), ("3", "True")]
+    assert [(row["labels"], row["flags"]) for row in rows] == [("7", "true"), ("-1", "false"), ("3", "true")]
 
 
 @pytest.mark.parametrize("options", [("--per-channel",), ("--top", "99", "--per-channel")])

@@ -56,7 +56,7 @@ def test_rows_read_back_as_they_were(tmp_path: Path, form: str, batches: list[li
     rows = read(written(tmp_path, form, *batches), form)
     if form == "csv":
         rows = [
-            {**row, "index": int(row["index"]), "kl": float(row["kl"]), "flag": row["flag"] == "True"} for row in rows
+            {**row, "index": int(row["index"]), "kl": float(row["kl"]), "flag": row["flag"] == "true"} for row in rows
         ]
     assert rows == ROWS
     assert [math.copysign(1, row["kl"]) for row in rows] == [1, 1, 1, -1]

@@ -68,7 +68,7 @@ def _facts(file: InputFile, header: Header, selection: Selection) -> dict[str, A
         for tensor in header.tensors.values()
     ]
     facts: dict[str, Any] = {"file": file.path, "name": file.name, "bytes": header.stamp[0]}
-    facts |= {"tensors": tensors, "metadata": header.metadata, "presets": _presets(header)}
+    facts |= {"tensors": tensors, "metadata": dict(sorted(header.metadata.items())), "presets": _presets(header)}
     try:
         chosen = choose(file, header, selection)
     except LatentkitError as error:
@@ -127,7 +127,7 @@ def _draw(screen: "Screen", file: InputFile, header: Header, selection: Selectio
         f"{preset['applied']}; labels: {preset['labels']}"
         for preset in facts["presets"]
     ]
-    lines += [f"{key}: {value}" for key, value in sorted(header.metadata.items())]
+    lines += [f"{key}: {value}" for key, value in facts["metadata"].items()]
     tensors = facts["tensors"]
     if len(tensors) > _MOST_SHOWN:
         tensors = sorted(tensors, key=lambda tensor: tensor["key"] not in chosen)[:_MOST_SHOWN]

@@ -143,7 +143,7 @@ def _row(group: Group) -> dict[str, Any]:
         row |= {"below": clamp.below, "at_low": clamp.at_low, "at_high": clamp.at_high, "above": clamp.above}
         row |= {"clamped_fraction": clamp.clamped_fraction, "margin": clamp.margin}
         row |= {"kl_element": kl.element, "kl_sample": kl.sample, "kl_share": kl.share}
-        row |= {"active": _yes(group.active), "collapsed": _yes(group.collapsed)}
+        row |= {"active": group.active, "collapsed": group.collapsed}
     return row | {
         "mean_variance": group.mean_variance,
         "latents_mean": group.drawn.shift_factor,
@@ -171,7 +171,3 @@ def _spread(name: str, spread: Spread) -> dict[str, Any]:
     figures |= {"max": spread.max, "nan": spread.nan_count + spread.negative_count}
     figures |= {"minus_inf": spread.minus_inf_count, "plus_inf": spread.plus_inf_count}
     return {f"{name}_{figure}": value for figure, value in figures.items()}
-
-
-def _yes(fact: bool | None) -> str:
-    return "" if fact is None else "true" if fact else "false"

@@ -20,7 +20,7 @@ _ROWS = 256
 
 def csv_pieces(columns: Columns) -> Iterator[bytes]:
     """A whole table, its header first."""
-    rows = chain([tuple(columns)], zip(*columns.values(), strict=True))
+    rows = chain([tuple(columns)], zip(*(map(_said, column) for column in columns.values()), strict=True))
     while some := list(islice(rows, _ROWS)):
         yield _text(some, ()).encode()
 
@@ -28,7 +28,7 @@ def csv_pieces(columns: Columns) -> Iterator[bytes]:
 class CsvRows:
     """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``.
 
-    Names are what they are, byte for byte, but harmless where a terminal shows them.
+    Booleans are ``true`` and ``false``, as in JSON. Names are what they are, byte for byte, but harmless where a terminal shows them.
     """
 
     def __init__(self, descriptor: int, types: Mapping[str, object], *, header: bool = True) -> None:
@@ -37,11 +37,13 @@ class CsvRows:
         self._length = 0
         self._shown = harmless if os.isatty(descriptor) else str
         self._names = [name for name, type in types.items() if type == "string"]
+        self._booleans = [name for name, type in types.items() if type == "bool"]
         self._written = -math.inf
         self._header = tuple(map(self._shown, types)) if header else ()
 
     def write(self, columns: Columns) -> None:
         self._begin()
+        columns = {**columns, **{name: list(map(_said, columns[name])) for name in self._booleans}}
         names = [columns[name] for name in self._names]
         if names and all(isinstance(column, Same) for column in names):
             self._hold(self._numbered([self._shown(column[0]) for column in names], columns))
@@ -81,10 +83,14 @@ class CsvRows:
 
     def _numbered(self, names: Sequence[str], columns: Columns) -> str:
         """Rows of one file and tensor, which come first and are made into text once: there may be millions."""
-        numbers = [column for name, column in columns.items() if name not in self._names]
+        numbers = {name: column for name, column in columns.items() if name not in self._names}
         start = _text([names], names).removesuffix("\n").replace("%", "%%")
-        row = ",".join([start, *["%r"] * len(numbers)]) + "\n"
-        return "".join(map(row.__mod__, zip(*numbers, strict=True)))
+        row = ",".join([start, *("%s" if name in self._booleans else "%r" for name in numbers)]) + "\n"
+        return "".join(map(row.__mod__, zip(*numbers.values(), strict=True)))
+
+
+def _said(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _text(rows: Iterable[Sequence[Any]], names: Iterable[str]) -> str:
