@@ -142,12 +142,18 @@ def test_an_input_that_cannot_be_read_any_more_leaves_what_is_complete(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_run_is_not_resumed_with_another_number_of_files(cli: Cli, write: Write) -> None:
+@pytest.mark.parametrize("choice", [(), ("--overwrite",), ("--resume", "--overwrite")])
+@pytest.mark.parametrize("command", ["convert", "sample"])
+def test_no_second_set_of_shards_repeats_the_rows_of_the_first(
+    cli: Cli, write: Write, tmp_path: Path, command: str, choice: tuple[str, ...]
+) -> None:
     write("a.safetensors", moments=moments_of(6, 2))
-    command = ("convert", "a.safetensors", "-o", "out", "--samples-per-shard")
-    assert cli(*command, "2").status == 0
-    outcome = cli(*command, "3", "--resume", "--overwrite", "-q")
+    shards = (command, "a.safetensors", "-o", "out", "--samples-per-shard")
+    assert cli(*shards, "2").status == 0
+    before = files_below(tmp_path / "out")
+    outcome = cli(*shards, "3", *choice, "-q")
     assert (outcome.status, "rows would be there twice" in outcome.complaint) == (2, True)
+    assert files_below(tmp_path / "out") == before
 
 
 def test_what_is_not_there_as_it_was_written_is_not_placed(
@@ -184,6 +190,7 @@ def test_what_is_not_there_as_it_was_written_is_not_placed(
         (("drawn.safetensors", "-o", "x", "--parameterization", "none"), 2, "latentkit drew it"),
         (("mar", "-o", "x"), 1, "has no label (the folder's name)"),
         (("edm2", "-o", "x"), 1, "which is no whole number"),
+        (("text.npz", "-o", "x"), 2, "its labels are str96, which no output holds as they are; --no-labels"),
     ],
 )
 def test_what_cannot_be_converted_is_one_sentence(
@@ -195,6 +202,7 @@ def test_what_cannot_be_converted_is_one_sentence(
     assert cli("sample", "a.safetensors", "-o", "drawn.safetensors").status == 0
     mar(tmp_path / "mar")
     np.savez(tmp_path / "mar" / "x.npz", moments=floats(8, 4, 4), moments_flip=floats(8, 4, 4))
+    np.savez(tmp_path / "text.npz", moments=floats(2, 8, 4, 4), labels=np.array(["cat", "dog"]))
     edm2(tmp_path / "edm2")
     (tmp_path / "edm2" / "dataset.json").write_text('{"labels": [["x", 1.5]]}')
     before = files_below(tmp_path)

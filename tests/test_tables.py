@@ -89,7 +89,7 @@ def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
 
 def test_csv_has_one_header_or_none(tmp_path: Path) -> None:
     assert written(tmp_path, "csv", ROWS[:1], ROWS[:1]).read_text().count("file,") == 1
-    assert written(tmp_path, "csv", ROWS[:1], header=False).read_text() == "plain,0,0.30000000000000004,True\n"
+    assert written(tmp_path, "csv", ROWS[:1], header=False).read_text() == "plain,0,0.30000000000000004,true\n"
 
 
 def test_csv_rows_are_not_held_back_from_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.complete import found_at, is_older, is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs, is_folder
+from latentkit.write.places import check_outputs, is_folder, of_another_set
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space, shards_index
 from latentkit.write.stream import write_all
@@ -165,7 +165,7 @@ def _write(
 ) -> "list[Output]":
     """Write outputs but those ``done``; what is done and is none is removed. Returns all that are done then."""
     from latentkit.convert.files import write_outputs
-    from latentkit.convert.outputs import index_name, of_another_set
+    from latentkit.convert.outputs import index_name
 
     folder = os.path.dirname(place.path) or "." if place.as_file else place.path
     files = [output.path for output in outputs]
@@ -174,7 +174,7 @@ def _write(
         shards = [(output.path, output.keys) for output in outputs]
         index = shards_index(shards, sum(output.layout.size for output in outputs))
     overwrite, planned = converting.overwrite, {output.path: output for output in outputs}
-    if converting.resume and (other := of_another_set(outputs, done)):
+    if not place.as_file and (other := of_another_set(files, [output.path for output in done])):
         raise _unlike(other, failures, "of another number of files: delete those, or its rows would be there twice")
     for output in [output for output in done if planned.get(output.path) != output]:
         os.unlink(output.path)

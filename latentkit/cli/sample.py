@@ -42,7 +42,7 @@ from latentkit.sample.resume import incomplete
 from latentkit.text import count_of, percent
 from latentkit.write.complete import is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs, is_folder
+from latentkit.write.places import check_outputs, is_folder, of_another_set
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space
 from latentkit.write.stream import write_all
@@ -346,6 +346,8 @@ def _plan(
         raise RequestError(f"{output}: --samples-per-shard writes several files; give a folder")
     else:
         planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
+        if other := of_another_set([one.path for one in planned]):
+            raise RequestError(f"{other}: of another number of files: delete those, or its rows would be there twice")
         paths.append(os.path.join(output, INDEX_NAME))
     read = [*found.read, *([normalization] if normalization else [])]
     overwrite = placing.overwrite or placing.resume

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -35,9 +34,6 @@ _KEPT = (
     "architecture",
     "latent_space_version",
 )
-
-
-_SHARD = re.compile(r"(.+-)(\d+-of-\d+)(\.\w+)")
 
 
 class Kind(NamedTuple):
@@ -109,17 +105,6 @@ def plan_outputs(chosen: Sequence[tuple[Unit, Span]], labels: Labels, place: Pla
         for number, (kind, shard) in enumerate(shards, 1)
         for output in write(_Shard(kind, shard, labels), place, number, len(shards))
     ]
-
-
-def of_another_set(outputs: Sequence[Output], done: Sequence[Output]) -> str | None:
-    """A file there, not ``done`` by this run, that is one of another number of shards: it has the rows of these."""
-    folder, ours = os.path.split(outputs[0].path)
-    match, known = _SHARD.fullmatch(ours), {os.path.basename(output.path) for output in (*outputs, *done)}
-    if match is None or not os.path.isdir(folder or "."):
-        return None
-    there = sorted(set(os.listdir(folder or ".")) - known)
-    others = (name for name in there if (other := _SHARD.fullmatch(name)) and other.group(1, 3) == match.group(1, 3))
-    return next((os.path.join(folder, name) for name in others), None)
 
 
 def index_name(outputs: Sequence[Output]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from latentkit.errors import DataError, RequestError
 from latentkit.posterior.layout import Axes
 from latentkit.read.choice import PAIRS, Posterior, Span
-from latentkit.read.header import Header, TensorInfo
+from latentkit.read.header import ELEMENT_BITS, Header, TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.metadata import is_drawn
 from latentkit.read.samples import SampleChoice, choose_samples
@@ -157,4 +157,11 @@ def _beside(posterior: Posterior) -> list[str]:
 def _has_labels(posterior: Posterior) -> bool:
     tensor = posterior.header.tensors.get(LABELS_KEY)
     shape = posterior.mean.shape[:1] if posterior.layout.startswith("b") else ()
-    return tensor is not None and tensor is not posterior.mean and tensor.shape[: len(shape)] == shape
+    if tensor is None or tensor is posterior.mean or tensor.shape[: len(shape)] != shape:
+        return False
+    if tensor.dtype not in ELEMENT_BITS:
+        raise RequestError(
+            f"{posterior.header.path}: its labels are {tensor.dtype}, which no output holds as they are; --no-labels "
+            f"converts without them"
+        )
+    return True

@@ -28,7 +28,8 @@ def csv_pieces(columns: Columns) -> Iterator[bytes]:
 class CsvRows:
     """Comma-separated values; floats are the shortest that read back the same, NaN and infinities ``nan``, ``inf``.
 
-    Booleans are ``true`` and ``false``, as in JSON. Names are what they are, byte for byte, but harmless where a terminal shows them.
+    Booleans are ``true`` and ``false``, as in JSON. Names are what they are, byte for byte, but harmless where a
+    terminal shows them.
     """
 
     def __init__(self, descriptor: int, types: Mapping[str, object], *, header: bool = True) -> None:

@@ -16,6 +16,8 @@ _LONGEST_NAME = 255
 # What ends a file's name; in ``run-v1.5`` it is a version.
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{,11}")
 
+_SHARD = re.compile(r"(.+-)(\d+-of-\d+)(\.\w+)")
+
 
 def is_folder(path: str, suffixes: Sequence[str]) -> bool:
     """Whether ``path`` is a folder for outputs: it is there, or a slash ends it, or it has no suffix.
@@ -28,6 +30,17 @@ def is_folder(path: str, suffixes: Sequence[str]) -> bool:
     if suffix not in suffixes and _SUFFIX.fullmatch(suffix):
         raise RequestError(f"{path}: {suffix} is not written; end it with {', '.join(suffixes)}, or / for a folder")
     return suffix not in suffixes
+
+
+def of_another_set(shards: Sequence[str], known: Iterable[str] = ()) -> str | None:
+    """A file beside ``shards``, none of the ``known``, that is one of another number of them: it has the same rows."""
+    folder, ours = os.path.split(shards[0])
+    match, names = _SHARD.fullmatch(ours), {os.path.basename(path) for path in (*shards, *known)}
+    if match is None or not os.path.isdir(folder or "."):
+        return None
+    there = sorted(set(os.listdir(folder or ".")) - names)
+    others = (name for name in there if (other := _SHARD.fullmatch(name)) and other.group(1, 3) == match.group(1, 3))
+    return next((os.path.join(folder, name) for name in others), None)
 
 
 def check_outputs(paths: Iterable[str | None], *, overwrite: bool, read: Iterable[str] = ()) -> None:
