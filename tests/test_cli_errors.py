@@ -384,6 +384,13 @@ def test_two_inputs_that_would_share_a_partner(cli: Cli, write: Write, command: 
     assert "have the same name, 'a.safetensors'" in outcome.complaint
 
 
+def test_a_file_that_is_given_twice_has_one_noise(cli: Cli, write: Write) -> None:
+    write("d/a.safetensors", moments=moments_of())
+    outcome = cli("sample", "d", "d/a.safetensors", "-o", "out")
+    assert outcome.status == 2
+    assert "d/a.safetensors: is given twice" in outcome.complaint
+
+
 @pytest.mark.parametrize("labels", [torch.arange(4), torch.zeros(5, 2), torch.zeros(5).to(torch.float8_e5m2)])
 def test_columns_that_are_not_one_value_a_sample(cli: Cli, write: Write, labels: Tensor) -> None:
     write("a.safetensors", moments=moments_of(), labels=labels)
@@ -711,7 +718,7 @@ def test_columns_keep_their_values(
         "parquet": lambda: [row["id"] for row in pyarrow.parquet.read_table(path).to_pylist()],
     }
     found = read[form]()
-    assert found == (list(map(str, values)) if form == "csv" else values)
+    assert found == (list(map(json.dumps, values)) if form == "csv" else values)
     assert form == "csv" or [type(value) for value in found] == [type(value) for value in values]
 
 

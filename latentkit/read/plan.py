@@ -274,6 +274,8 @@ def refuse_equal_names(posteriors: Iterable[Posterior]) -> None:
     for posterior in posteriors:
         name = posterior.file.name, posterior.key
         if name in names:
+            if names[name].file.path == posterior.file.path:
+                raise RequestError(f"{posterior.file.path}: is given twice, and its noise would be equal; give it once")
             raise RequestError(
                 f"{names[name].file.path} and {posterior.file.path} have the same name, {name[0]!r}, below their "
                 f"folders, so they would get equal noise; give their common parent folder, or --relative-to"
