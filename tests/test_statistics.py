@@ -525,6 +525,27 @@ def test_histogram_spans_the_data(raw: list[float], edges: tuple[float, float], 
     assert (summary.overall.histogram[0], summary.overall.histogram[-1]) == beyond
 
 
+@pytest.mark.parametrize("parameterization", ["logvar", "std", "softplus"])
+def test_a_histogram_of_cells_shows_no_steps_that_the_data_lack(parameterization: str) -> None:
+    """Bins hold two cells or three, or none: counted where one number stands for each, a third more or less."""
+    logvar = torch.linspace(-5, -3, 20_001, dtype=torch.float64).view(-1, 1, 1, 1)
+    std = (logvar / 2).exp()
+    stored = {"logvar": logvar, "std": std, "softplus": (std - 1e-4).expm1().log()}[parameterization].float()
+    summary = accumulated(torch.zeros_like(stored), stored, parameterization).summary()
+    assert not summary.exact_quantiles
+    assert (summary.histogram_edges[0], summary.histogram_edges[-1]) == pytest.approx((-5, -3), abs=1e-6)
+    below, *inside, above = summary.overall.histogram
+    assert (below, above) == (0, 0)
+    assert np.abs(np.array(inside) - 400).max() < 40
+
+
+def test_a_histogram_has_at_a_bound_of_the_clamp_what_the_counts_have() -> None:
+    raw = torch.tensor([-40.0] * 2 + [-30.0] * 500 + [-29.9] * 3 + [20.0] * 400 + [21.0] * 5).view(-1, 1, 1, 1)
+    summary = accumulated(torch.zeros_like(raw), raw).summary()
+    assert (summary.overall.histogram[0], summary.overall.histogram[-1]) == (2, 5)
+    assert sum(summary.overall.histogram) == len(raw)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     mean, raw = make((2, 1, 4, 8), torch.float16)
     origin = Origin("f", "k")

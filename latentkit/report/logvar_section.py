@@ -1,5 +1,6 @@
 """The section on log-variances and their clamp: all, and channel by channel."""
 
+import math
 from itertools import pairwise
 
 from latentkit.health.wording import clamp_rows
@@ -48,14 +49,11 @@ def clamp(document: Document) -> str:
 
 
 def _bars(summary: Document, channel: int | None) -> Histogram:
-    """The histogram of one channel, or of all, in bars of two cells or more: of fewer, some would stand out."""
+    """The histogram of one channel, or of all."""
     group = summary["overall"] if channel is None else summary["per_channel"][channel]
-    edges, (below, *inside, above) = summary["histogram_edges"], group["histogram"]
-    width, cell = edges[1] - edges[0], summary["quantile_error"] * max(map(abs, edges))
-    many = next((many for many in (1, 2, 5) if many * width > 2 * cell), 10)
-    counts = [sum(inside[first : first + many]) for first in range(0, len(inside), many)]
+    below, *inside, above = group["histogram"]
     infinite = group["logvar"]["minus_inf_count"], group["logvar"]["plus_inf_count"]
-    return Histogram(edges[::many], counts, below + infinite[0], above + infinite[1])
+    return Histogram(summary["histogram_edges"], inside, below + infinite[0], above + infinite[1])
 
 
 def _theirs(document: Document, channel: int | None) -> Histogram | None:
@@ -79,8 +77,10 @@ def _small(document: Document, channel: int) -> str:
 def _corners(document: Document) -> tuple[list[str], list[str]]:
     """Where the clamp is, and how many lie beyond the bars: at the left and at the right."""
     bars, logvar = _bars(document, None), document["overall"]["logvar"]
-    left = [f"clamp {short(document['clamp'][0])}", f"{bars.below:,} below, from {short(logvar['min'])}"]
-    right = [f"clamp {short(document['clamp'][1])}", f"{bars.above:,} above, to {short(logvar['max'])}"]
+    least = -math.inf if logvar["minus_inf_count"] else logvar["min"]
+    most = math.inf if logvar["plus_inf_count"] else logvar["max"]
+    left = [f"clamp {short(document['clamp'][0])}", f"{bars.below:,} below, from {short(least)}"]
+    right = [f"clamp {short(document['clamp'][1])}", f"{bars.above:,} above, to {short(most)}"]
     return (
         [f"← {words}" for words in left[: 1 + (bars.below > 0)]],
         [f"{words} →" for words in right[: 1 + (bars.above > 0)]],

@@ -127,4 +127,4 @@ def _quantiles(document: dict[str, Any]) -> str:
     if document["exact_quantiles"]:
         return "exact"
     error = 100 * document["quantile_error"]
-    return f"rounded towards zero by at most {error:.2g} %; everything else is exact all the same"
+    return f"of what is stored, rounded towards zero by at most {error:.2g} %; everything else is exact all the same"

@@ -165,8 +165,9 @@ class Summary:
 
     ``exact_quantiles``: quantiles and histograms are exact. Otherwise (float32, float64, or 16 bits of more than 32
     channels) they are rounded towards zero by at most ``quantile_error`` of themselves, 2^-7 (0.8 %) up to 256
-    channels, twice as much for each doubling of these and once more beyond 1,024, or by 2^-16 (``std``, ``var``,
-    ``softplus``: by twice the error in nats); everything else is exact all the same.
+    channels, twice as much for each doubling of these and once more beyond 1,024, or by 2^-16 (``std``, ``var``:
+    by twice the error in nats, ``softplus``: by up to 13 times); everything else is exact all the same. Histograms
+    spread what is rounded evenly over where it may be.
     """
 
     samples: int
@@ -227,7 +228,7 @@ def summarize(mean: Half, scale: Half | None, samples: int, parameterization: st
     clamp = mean.quantity.clamp
     exact = mean.exact and (scale is None or scale.exact)
     pooled_mean, pooled_scale = mean.pooled(), scale.pooled() if scale else None
-    edges = np.linspace(*_span(pooled_scale.cells, clamp) if pooled_scale else clamp, HISTOGRAM_BINS + 1)
+    edges = np.linspace(*_span(pooled_scale) if pooled_scale else clamp, HISTOGRAM_BINS + 1)
     channels = range(len(mean.facts.total))
     elements = (_kl_element(mean, scale, channel) for channel in channels) if scale else ()
     everything = math.fsum(element for element in elements if not math.isnan(element))
@@ -276,7 +277,7 @@ def _group(
         drawn=drawn,
         means=_normalization(center, variance),
         aggregate_kl=_aggregate_kl(drawn),
-        histogram=_histogram(scale.cells, row, edges) if scale else [],
+        histogram=_histogram(scale, row, edges) if scale else [],
     )
 
 
@@ -331,27 +332,60 @@ def _quantiles(half: Half, row: int) -> list[float]:
     return [half.numbers[cell] for cell in np.searchsorted(cumulated, ranks)]
 
 
-def _span(cells: Cells, clamp: Clamp) -> tuple[float, float]:
+def _span(scale: Half) -> tuple[float, float]:
     """What a histogram spans: the values within the clamp, and of those far out what is no further than most are."""
+    cells, clamp = scale.cells, scale.quantity.clamp
     if not len(cells.values):
         return clamp
     cumulated = np.cumsum(cells.counts[0], dtype=np.int64)
     far = cumulated[-1] * np.array([_FAR_OUT, 1 - _FAR_OUT])
     first, last = cells.values[np.searchsorted(cumulated, far)]
-    low, high = cells.values[[0, -1]]
+    low, high = scale.ends[0]
     if first < last:
         low, high = max(low, 2 * first - last), min(high, 2 * last - first)
     low, high = np.clip([low, high], *clamp)
     return (float(low), float(high)) if low < high else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _histogram(cells: Cells, row: int, edges: NDArray[np.float64]) -> list[int]:
-    """Counts below the first edge, in [edge, next edge), from the last edge up (the last edge itself is inside)."""
-    bins = np.searchsorted(edges, cells.values, side="right")
-    bins[cells.values == edges[-1]] = len(edges) - 1
-    counts = np.zeros(len(edges) + 1, np.int64)
-    np.add.at(counts, bins, cells.counts[row])
-    return [int(count) for count in counts]
+def _histogram(scale: Half, row: int, edges: NDArray[np.float64]) -> list[int]:
+    """Counts below the first edge, in [edge, next edge), from the last edge up (the last edge itself is inside).
+
+    A cell is spread evenly over what it spans: were it counted where one number stands for it, bins of three cells
+    would rise above those of two. At a bound of the clamp the counts are exact.
+    """
+    if not scale.finite[row]:
+        return [0] * (len(edges) + 1)
+    starts, ends = _extents(scale, row)
+    counts = scale.cells.counts[row]
+    cumulated = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    # Cells that begin below each edge; the last of them may go beyond it.
+    begun = np.searchsorted(starts, edges)
+    begun[-1] = np.searchsorted(starts, edges[-1], side="right")
+    last = np.maximum(begun - 1, 0)
+    width = np.where(starts < ends, ends - starts, 1)[last]
+    beyond = counts[last] * (np.maximum(ends[last] - edges, 0) / width) * (begun > 0)
+    below = np.rint(cumulated[begun] - beyond).astype(np.int64)
+    facts, (low, high) = scale.facts, scale.quantity.clamp
+    if edges[0] == low:
+        below = np.maximum(below, facts.less[row, 0])
+        below[0] = facts.less[row, 0]
+    if edges[-1] == high:
+        below = np.minimum(below, facts.at_most[row, 1])
+        below[-1] = facts.at_most[row, 1]
+    return [int(count) for count in np.diff(below, prepend=0, append=cumulated[-1])]
+
+
+def _extents(half: Half, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the cells of a channel begin and end, ascending: from the value that stands for one, away from zero."""
+    values, (least, greatest) = half.cells.values, half.ends[row]
+    if half.exact:
+        return values, values
+    zero = float(half.quantity.value(np.zeros(1))[0])
+    # No cell is wider than this, of log-variances or of what they are made of.
+    width = 2.0 ** (widening(len(half.cells.counts)) - 7) * np.maximum(2, np.abs(values))
+    starts = np.where(values < zero, np.maximum(values - width, np.append(-np.inf, values[:-1])), values)
+    ends = np.where(values < zero, values, np.minimum(values + width, np.append(values[1:], np.inf)))
+    return np.clip(starts, least, greatest), np.clip(ends, least, greatest)
 
 
 def _clamp_counts(scale: Half, row: int, spread: Spread) -> ClampCounts:
