@@ -241,9 +241,7 @@ class Stats:
     @property
     def verdict(self) -> str:
         """One line on the whole."""
-        from latentkit.health.findings import verdict
-
-        return verdict(self.findings)
+        return self.result.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """The document of plain numbers, texts, lists and dicts; None for what is NaN or infinite."""

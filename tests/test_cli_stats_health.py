@@ -438,3 +438,16 @@ def test_the_other_side_is_doubted_where_it_cannot_be_log_variances(
     outcome = cli(*command, HEALTHY, "--against", "b.safetensors")
     assert (outcome.status, "--against: no log-variance is below 0" in outcome.err) == (0, True)
     assert "--against: moments: 4 channels = 2 mean + 2 logvar" in outcome.err
+
+
+def test_channels_that_a_format_does_not_choose_are_said(cli: Cli) -> None:
+    assert "--channels chooses rows" in cli("stats", HEALTHY, "--channels", "0").err
+    assert "--channels" not in cli("stats", HEALTHY, "--channels", "0", "--format", "csv").err
+
+
+def test_what_differs_is_not_called_healthy_in_any_form(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "stats.json"
+    result = cli("stats", HEALTHY, "--against", SAMPLE_DATA / "collapsed.safetensors", "-o", place)
+    verdict = json.loads(place.read_text())["verdict"]
+    assert verdict.endswith("differences from the other encoder of more than a tenth; no finding")
+    assert f"wrote {place}: {verdict}" in result.err

@@ -349,6 +349,7 @@ def test_another_number_of_channels_is_set_beside_as_a_whole(
     assert [caption.partition(";")[0] for caption in captions][:2] == shared
     if not options:
         assert page.table("Differences")["figure"][0] == "channels"
+        assert "." not in page.table("Differences")["here"][0]
         assert "the other" not in page.table("Channels by KL")
 
 
@@ -356,6 +357,7 @@ def test_one_that_differs_from_another_is_not_called_healthy_alone(cli: Cli) -> 
     ours, theirs = (SAMPLE_DATA / f"{name}.safetensors" for name in ("healthy-f32", "collapsed"))
     html, page = report(cli, ours, "--against", theirs)
     assert "differences from the other encoder" in page.section("Findings")
+    assert "ealthy" not in page.section("Findings")
     assert "verdict healthy" not in html
     html, page = report(cli, ours, "--against", ours)
     assert "verdict healthy" in html and "No figure differs" in page.section("Comparison")

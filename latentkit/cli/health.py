@@ -235,11 +235,9 @@ def write(outputs: Mapping[str, Pieces], result: Result, checking: Checking, wri
 
 def say_written(outputs: Iterable[str], result: Result, checking: Checking, messages: Messages) -> None:
     """One line for each file."""
-    from latentkit.health.findings import verdict
-
     for path in outputs:
         if not is_stream(path):
-            note(messages, f"wrote {path}: {verdict(result.findings)}")
+            note(messages, f"wrote {path}: {result.verdict}")
     if checking.save_normalization is not None and not is_stream(checking.save_normalization):
         note(messages, f"wrote {checking.save_normalization}: scale and shift of latents")
 

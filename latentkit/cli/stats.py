@@ -106,6 +106,10 @@ def _write(
     writing: Writing,
     messages: Messages,
 ) -> None:
+    if channels is not None and (form is StatsFormat.json or (form is StatsFormat.csv and result.groups is not None)):
+        note(
+            messages, f"--channels chooses rows of tables and of the CSV of channels: this {form.upper()} has them all"
+        )
     outputs: dict[str, Pieces] = {} if form in _DRAWN else {writing.place: _content(result, channels, form)}
     try:
         if merging.state is not None:

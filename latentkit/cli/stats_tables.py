@@ -13,9 +13,9 @@ from latentkit.cli.stats_comparison import draw_comparison
 from latentkit.cli.stats_extras import extra_lines, extra_tables
 from latentkit.cli.stats_labels import labels_table
 from latentkit.cli.stats_logvars import clamp_table, histogram
-from latentkit.health.comparison import Difference, differences
+from latentkit.health.comparison import Difference, differences, in_words
 from latentkit.health.document import plain
-from latentkit.health.findings import Severity, faults, verdict
+from latentkit.health.findings import Severity, verdict
 from latentkit.health.normalization import for_all, for_each
 from latentkit.health.outliers import kl_over
 from latentkit.health.wording import left_out
@@ -109,10 +109,8 @@ def _draw_findings(
 ) -> int:
     """The verdict and the findings, without their sources where ``room`` is so many lines; returns the lines taken."""
     console, markdown = screen.console, screen.markdown
-    words = verdict(result.findings).capitalize()
-    if against is not None:
-        ours = "no finding" if not faults(result.findings) else words
-        words = f"{count_of(len(found), 'difference')} from {harmless(against)} of more than a tenth; {ours}"
+    words = verdict(result.findings, "" if against is None else in_words(found, harmless(against)))
+    words = words[:1].upper() + words[1:]
     style = "bold" if result.findings or found else "bold green"
     console.print(Text(words + "\n" * markdown, style=style))
     used = 1

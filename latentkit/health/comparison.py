@@ -1,13 +1,13 @@
 """Two encoders, or two epochs of one, side by side: where their figures differ by more than a tenth."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from latentkit.health.figures import active_fraction
 from latentkit.health.findings.values import CLAMPED_SHARE
 from latentkit.stats.summary import COLLAPSED_KL, Group, Summary
-from latentkit.text import number
+from latentkit.text import count_of, number
 
 #: Ratio of two standard deviations or KL, and distance of two means in standard deviations, from which they differ.
 #: Half the data and the other half of one encoder seldom do, from some hundred samples on.
@@ -37,6 +37,11 @@ def differences(summary: Summary, other: Summary) -> list[Difference]:
         for figure, (one, another), text in _of_group(ours, theirs):
             found.append(Difference(figure, ours.channel, one, another, f"{whose}: {text}"))
     return found
+
+
+def in_words(found: Sequence[Difference], other: str = "the other encoder") -> str:
+    """How many differences there are."""
+    return f"{count_of(len(found), 'difference')} from {other} of more than a tenth"
 
 
 def state_of(group: Group) -> str:

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from latentkit.health.comparison import differences
+from latentkit.health.comparison import differences, in_words
 from latentkit.health.findings import Finding, verdict
 from latentkit.health.normalization import Factors
 from latentkit.health.outliers import kl_over
@@ -43,7 +43,7 @@ def outline_of(
         "schema": SCHEMA,
         "measure": "stats",
         "read": list(readings),
-        "verdict": verdict(findings),
+        "verdict": verdict(findings, in_words(differences(summary, against[0])) if against else ""),
         "findings": findings,
         "normalization": factors,
         "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),

@@ -55,6 +55,14 @@ class Result:
     def samples(self) -> "SampleFigures":
         return self.state.per_sample.figures()
 
+    @property
+    def verdict(self) -> str:
+        """One line on the whole, as in the document."""
+        from latentkit.health.comparison import differences, in_words
+        from latentkit.health.findings import verdict
+
+        return verdict(self.findings, in_words(differences(self.summary, self.against.summary)) if self.against else "")
+
     def as_other(self) -> Other:
         """What others may be set beside."""
         return Other(self.summary, self.findings, self.state.readings, self.samples, self.state.per_sample)

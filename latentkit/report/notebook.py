@@ -1,7 +1,6 @@
 """An examination in short, as HTML for a notebook: the findings and a row per channel."""
 
 from latentkit.health.examination import Result
-from latentkit.health.findings import verdict
 from latentkit.report.markup import table, text, to_open
 from latentkit.text import count_of
 
@@ -29,4 +28,4 @@ def in_short(result: Result) -> str:
         listed = to_open(count_of(summary.channels, "channel"), listed)
     read = "".join(f"<p>{text(reading)}</p>" for reading in result.state.readings[:4])
     findings = "".join(f"<li>{text(f'{each.severity}: {each.sentence}')}</li>" for each in result.findings)
-    return f"<p><b>{text(verdict(result.findings))}</b></p>{read}<ul>{findings}</ul>{listed}"
+    return f"<p><b>{text(result.verdict)}</b></p>{read}<ul>{findings}</ul>{listed}"

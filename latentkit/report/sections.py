@@ -35,12 +35,9 @@ def findings(document: Document) -> str:
         for finding in document["findings"]
     ]
     healthy = not any(finding["severity"] != "note" for finding in document["findings"])
-    differ = len(document["against"]["differences"]) if document["against"] else 0
+    differ = document["against"] and document["against"]["differences"]
     kind = "verdict healthy" if healthy and not differ else "verdict"
-    words = _sentence(document["verdict"])
-    if differ:
-        words += f"; {count_of(differ, 'difference')} from the other encoder"
-    verdict = f'<p class="{kind}">{text(words)}</p>'
+    verdict = f'<p class="{kind}">{text(_sentence(document["verdict"]))}</p>'
     return section("Findings", verdict, '<ol class="findings">' + "".join(items) + "</ol>" if items else "")
 
 
@@ -156,7 +153,7 @@ def _compared(summary: Document, difference: Document, whose: str) -> str:
     if difference["figure"] == "active":
         return state_of(summary["per_channel"][difference["channel"]])
     value = difference[whose]
-    return f"{value:,.0f}" if difference["figure"] == "nonfinite_count" else number(value)
+    return f"{value:,.0f}" if difference["figure"] in ("nonfinite_count", "channels") else number(value)
 
 
 def hazards(document: Document) -> str:

@@ -27,6 +27,8 @@ from latentkit.health.findings.values import (
 from latentkit.stats.sample_values import SampleValues
 from latentkit.stats.summary import Summary
 
+HEALTHY = "healthy: nothing to find fault with"
+
 __all__ = ["Finding", "Severity", "faults", "find", "verdict", "where"]
 
 
@@ -70,8 +72,8 @@ def faults(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity is not Severity.note]
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """One line on the whole."""
+def verdict(findings: Sequence[Finding], beside: str = "") -> str:
+    """One line on the whole, after what is said ``beside`` another input: what differs is not called healthy."""
     count, notes = len(faults(findings)), len(findings) - len(faults(findings))
-    text = f"{count} finding{'s' * (count != 1)}" if count else "healthy: nothing to find fault with"
-    return text + (f"; {notes} note{'s' * (notes != 1)}" if notes else "")
+    text = f"{count} finding{'s' * (count != 1)}" if count else "no finding" if beside else HEALTHY
+    return "; ".join(filter(None, [beside, text, f"{notes} note{'s' * (notes != 1)}" if notes else ""]))
