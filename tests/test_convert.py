@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,14 +101,55 @@ def test_npy_is_one_array_a_file(cli: Cli, write: Write, tmp_path: Path) -> None
     assert (outcome.status, "BF16, which .npy cannot hold" in outcome.complaint) == (2, True)
 
 
-def test_arrays_and_back_keep_values_labels_and_order(cli: Cli, write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("each", "options", "dtype"),
+    [
+        ("1", ("--preset", "array-logvar"), torch.int64),
+        ("1", ("--layout", "chw", "--parameterization", "logvar"), torch.int64),
+        ("5", (), torch.int64),
+        ("12", (), torch.uint8),
+    ],
+)
+def test_arrays_and_back_keep_values_labels_and_order(
+    cli: Cli, write: Write, tmp_path: Path, each: str, options: tuple[str, ...], dtype: torch.dtype
+) -> None:
     moments = moments_of(12, 2)
-    write("a.safetensors", moments=moments, labels=torch.arange(12).flip(0))
-    assert cli("convert", "a.safetensors", "-o", "one", "--format", "npy", "--samples-per-shard", "1").status == 0
-    assert cli("convert", "one", "-o", "b.safetensors", "--preset", "array-logvar").status == 0
+    write("a.safetensors", moments=moments, labels=torch.arange(12).flip(0).to(dtype))
+    assert cli("convert", "a.safetensors", "-o", "some", "--format", "npy", "--samples-per-shard", each).status == 0
+    assert cli("convert", "some", "-o", "b.safetensors", *options).status == 0
     back = load_torch(tmp_path / "b.safetensors")
     assert torch.equal(back["moments"], moments)
     assert back["labels"].tolist() == list(range(12))[::-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), None),
+        (("--parameterization", "std"), "--parameterization std"),
+        (("--parameterization", "softplus", "--layout", "bhcw"), "--parameterization softplus --layout bhcw"),
+        (("--samples-per-shard", "1"), "--layout chw"),
+    ],
+)
+def test_what_an_array_does_not_say_of_itself_is_said(
+    cli: Cli, write: Write, options: tuple[str, ...], said: str | None
+) -> None:
+    write("a.safetensors", moments=moments_of(4, 4, 4, 4).abs())
+    err = cli("convert", "a.safetensors", "-o", "out", "--format", "npy", *options).err
+    assert ("an .npy does not say" in err) == (said is not None)
+    assert said is None or f"how it is read: {said}\n" in err
+
+
+@pytest.mark.parametrize("labels", [np.arange(5), np.zeros(6), np.arange(6, dtype=np.uint64)], ids=str)
+def test_labels_beside_that_are_none_are_refused(cli: Cli, tmp_path: Path, labels: Any) -> None:
+    np.save(tmp_path / "moments-1.npy", floats(6, 8, 4, 4))
+    np.save(tmp_path / "labels-1.npy", labels)
+    outcome = cli("convert", "moments-1.npy", "-o", "out", "-q")
+    assert (outcome.status, "labels-1.npy: labels of 6 samples are so many whole numbers" in outcome.complaint) == (
+        1,
+        True,
+    )
+    assert cli("convert", "moments-1.npy", "-o", "out", "--no-labels").status == 0
 
 
 def test_what_is_complete_is_not_made_again(cli: Cli, write: Write, tmp_path: Path) -> None:
@@ -188,7 +230,8 @@ def test_what_is_not_there_as_it_was_written_is_not_placed(
         (("a.safetensors", "-o", "x", "--carry", "odd"), 1, "it needs a row for each sample"),
         (("a.safetensors", "b.safetensors", "-o", "x.safetensors"), 2, "not of one shape"),
         (("drawn.safetensors", "-o", "x", "--parameterization", "none"), 2, "latentkit drew it"),
-        (("mar", "-o", "x"), 1, "has no label (the folder's name)"),
+        (("mar", "-o", "x"), 1, "has no label, unlike others; --no-labels"),
+        (("named", "-o", "x"), 1, "tensor 'moments': has no label, unlike others"),
         (("edm2", "-o", "x"), 1, "which is no whole number"),
         (("text.npz", "-o", "x"), 2, "its labels are str96, which no output holds as they are; --no-labels"),
     ],
@@ -200,6 +243,8 @@ def test_what_cannot_be_converted_is_one_sentence(
     write("b.safetensors", moments=moments_of(6, 4))
     write("two.safetensors", m1=moments_of(6, 2), m2=moments_of(6, 2))
     assert cli("sample", "a.safetensors", "-o", "drawn.safetensors").status == 0
+    write("named/a.safetensors", moments=moments_of(2), labels=torch.arange(2))
+    write("named/b.safetensors", moments=moments_of(2))
     mar(tmp_path / "mar")
     np.savez(tmp_path / "mar" / "x.npz", moments=floats(8, 4, 4), moments_flip=floats(8, 4, 4))
     np.savez(tmp_path / "text.npz", moments=floats(2, 8, 4, 4), labels=np.array(["cat", "dog"]))

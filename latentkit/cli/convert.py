@@ -17,6 +17,7 @@ from latentkit.cli.screen import note, say_kept, track
 from latentkit.convert.units import choose_rows, left_out, samples_of, units_of
 from latentkit.errors import DataError, LatentkitError, RequestError
 from latentkit.failures import Failures
+from latentkit.posterior.layout import DEFAULT_LAYOUTS
 from latentkit.read.plan import Found, find_posteriors, within
 from latentkit.text import count_of
 from latentkit.write.batch import Batch
@@ -121,7 +122,7 @@ def convert(
         )
         choice = choosing.choice()
         units = units_of(found.posteriors, converting.carry, labels=not converting.no_labels)
-        labels = Labels({}) if converting.no_labels else find_labels([unit.rows for unit in units])
+        labels = Labels({}) if converting.no_labels else find_labels(units)
         done: list[Output] = []
         failed = -1
         while len(failures.found) > failed:
@@ -136,6 +137,7 @@ def convert(
                 say_reading(found, "table" if choosing.dry_run else "safetensors", messages)
                 warn_of_misreading(found, messages)
                 _note_left_out((unit for unit, _ in chosen), messages)
+                _note_unsaid((unit for unit, _ in chosen), place, messages)
             done = _write(outputs, done, found, place, converting, choosing, messages, failures)
         _note_twice(found, place, messages)
 
@@ -151,6 +153,19 @@ def _note_left_out(units: "Iterable[Unit]", messages: Messages) -> None:
     if left := left_out(units):
         more = f" and {len(left) - _MOST_NAMED:,} more" if len(left) > _MOST_NAMED else ""
         note(messages, f"left out: {', '.join(left[:_MOST_NAMED])}{more}; --carry KEY copies them")
+
+
+def _note_unsaid(units: "Iterable[Unit]", place: "Place", messages: Messages) -> None:
+    """The flags that arrays are to be read with later, where they are not what is usual."""
+    if place.suffix != ".npy":
+        return
+    single = place.samples_per_shard == 1
+    for meaning, layout in sorted({(unit.rows.parameterization, unit.layout) for unit in units}):
+        flags = [] if meaning == "logvar" else [f"--parameterization {meaning}"]
+        layout = layout.removeprefix("b") if single else layout
+        flags += [] if layout in DEFAULT_LAYOUTS.values() else [f"--layout {layout}"]
+        if flags:
+            note(messages, f"an .npy does not say how it is read: {' '.join(flags)}")
 
 
 def _write(

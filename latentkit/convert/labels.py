@@ -8,42 +8,51 @@ from typing import NamedTuple
 
 import numpy as np
 
+from latentkit.convert.units import LABELS_KEY, Unit
 from latentkit.errors import DataError
-from latentkit.read.bytes import as_bytes, read_bytes
+from latentkit.read.bytes import HELD_AS, read_at
 from latentkit.read.choice import Posterior
 from latentkit.read.header import read_header
+from latentkit.read.presets import LABELS_BESIDE, fitting
+from latentkit.text import count_of
 
 _DATASET = "dataset.json"
 # Bytes: there is room for five million images in it.
 _MOST_DATASET = 256 << 20
+_WHOLE = ("I64", "I32", "I16", "I8", "U32", "U16", "U8")
 
 
 class Labels(NamedTuple):
-    """The label of each posterior, of those that have one; and the classes' names, if they have any."""
+    """The labels of each posterior's rows, of those that have some; and the classes' names, if they have any."""
 
-    values: Mapping[Posterior, int]
+    values: Mapping[Posterior, Sequence[int]]
     classes: Sequence[str] = ()
 
 
-def find_labels(posteriors: Sequence[Posterior]) -> Labels:
-    """The labels of inputs, as the presets that they are read by keep them.
+def find_labels(units: Sequence[Unit]) -> Labels:
+    """The labels of inputs that have none as a tensor, where the presets that they are read by keep them.
 
-    Raises ``DataError`` where some of them have a label and others none, or they are not whole numbers.
+    Raises ``DataError`` where some inputs have labels and others none, or they are not whole numbers.
     """
     groups: dict[str, list[Posterior]] = {}
-    for posterior in posteriors:
-        if posterior.preset is not None and posterior.preset.labels in KINDS:
-            groups.setdefault(posterior.preset.labels, []).append(posterior)
-    values: dict[Posterior, int] = {}
+    for posterior in (unit.rows for unit in units if LABELS_KEY not in unit.tensors):
+        groups.setdefault(_kind_of(posterior), []).append(posterior)
+    values: dict[Posterior, Sequence[int]] = {}
     classes: list[str] = []
     for kind, group in groups.items():
         found = KINDS[kind](group)
-        without = next((posterior for posterior in group if posterior not in found.values), None)
-        if found.values and without is not None:
-            raise DataError(f"{without.label}: has no label ({kind}), unlike others; --no-labels converts without them")
         values |= found.values
         classes += found.classes
+    without = [unit.rows for unit in units if LABELS_KEY not in unit.tensors and unit.rows not in values]
+    if 0 < len(without) < len(units):
+        raise DataError(f"{without[0].label}: has no label, unlike others; --no-labels converts without them")
     return Labels(values, classes)
+
+
+def _kind_of(posterior: Posterior) -> str:
+    """How the posterior's labels are kept, whether a preset or flags say how it is read."""
+    presets = [posterior.preset] if posterior.preset else fitting(posterior.header)
+    return next((preset.labels for preset in presets if preset.labels in KINDS), LABELS_BESIDE)
 
 
 def _by_dataset(posteriors: Sequence[Posterior]) -> Labels:
@@ -57,7 +66,7 @@ def _by_dataset(posteriors: Sequence[Posterior]) -> Labels:
             folders[folder] = _dataset_for(folder, read)
         prefix, labels = folders[folder]
         if (label := labels.get(prefix + name)) is not None:
-            values[posterior] = label
+            values[posterior] = (label,)
     return Labels(values)
 
 
@@ -87,7 +96,7 @@ def _by_dataset_in_zip(posteriors: Sequence[Posterior]) -> Labels:
                     with archive.open(there) as member:
                         read[path] = _labels_in(member.read(_MOST_DATASET + 1), f"{path}: {_DATASET}")
         if (label := read[path].get(f"{posterior.key}.npy")) is not None:
-            values[posterior] = label
+            values[posterior] = (label,)
     return Labels(values)
 
 
@@ -112,7 +121,7 @@ def _by_folder(posteriors: Sequence[Posterior]) -> Labels:
     folders = {posterior: os.path.basename(os.path.dirname(posterior.file.name)) for posterior in posteriors}
     classes = sorted(set(folders.values()) - {""})
     numbers = {name: number for number, name in enumerate(classes)}
-    return Labels({posterior: numbers[name] for posterior, name in folders.items() if name}, classes)
+    return Labels({posterior: (numbers[name],) for posterior, name in folders.items() if name}, classes)
 
 
 def _by_twin(posteriors: Sequence[Posterior]) -> Labels:
@@ -123,30 +132,35 @@ def _by_twin(posteriors: Sequence[Posterior]) -> Labels:
         folder, name = os.path.split(posterior.file.path)
         twins = folder.removesuffix("_features") + "_labels"
         if there.setdefault(twins, os.path.isdir(twins)) and os.path.exists(path := os.path.join(twins, name)):
-            values[posterior] = _single_number(path)
+            values[posterior] = _numbers_in(path, posterior.samples)
     return Labels(values)
 
 
 def _by_name(posteriors: Sequence[Posterior]) -> Labels:
-    """Those of arrays that convert wrote, one per sample: labels-….npy beside moments-….npy."""
+    """Those of arrays that convert wrote: labels-….npy beside moments-….npy."""
     values = {}
     for posterior in posteriors:
         folder, name = os.path.split(posterior.file.path)
         stem, dash, number = name.partition("-")
         path = os.path.join(folder, f"labels{dash}{number}")
-        if stem in ("moments", "latents") and os.path.exists(path):
-            values[posterior] = _single_number(path)
+        if stem in ("moments", "latents") and name.endswith(".npy") and os.path.exists(path):
+            values[posterior] = _numbers_in(path, posterior.samples)
     return Labels(values)
 
 
-def _single_number(path: str) -> int:
+def _numbers_in(path: str, rows: int) -> Sequence[int]:
+    """An array's whole numbers, one per row; one alone is that of all, as of an image and its mirror."""
     header = read_header(path)
     (array,) = header.tensors.values()
-    if array.dtype != "I64" or array.elements != 1:
-        raise DataError(f"{path}: a label is one I64, and this is {array.dtype} {list(array.shape)}")
-    label = np.empty(1, np.int64)
-    read_bytes(header, array.offset, as_bytes(label))
-    return int(label[0])
+    if array.dtype not in _WHOLE or array.elements not in (1, rows):
+        raise DataError(
+            f"{path}: labels of {count_of(rows, 'sample')} are so many whole numbers, and this is {array.dtype} "
+            f"{list(array.shape)}; --no-labels converts without them"
+        )
+    labels = np.empty(array.elements, HELD_AS[array.dtype])
+    read_at(header, array, 0, labels)
+    found: list[int] = labels.tolist()
+    return found * (rows // max(1, len(found)))
 
 
 #: Ways of keeping labels, by what presets call them.
@@ -155,5 +169,5 @@ KINDS: dict[str, Callable[[Sequence[Posterior]], Labels]] = {
     "dataset.json in the zip": _by_dataset_in_zip,
     "the folder's name": _by_folder,
     "the folder …_labels": _by_twin,
-    "labels-….npy beside": _by_name,
+    LABELS_BESIDE: _by_name,
 }

@@ -151,9 +151,8 @@ class _Shard:
         unit = self.parts[0][0]
         if LABELS_KEY in unit.tensors or unit.rows not in self.labels.values:
             return {}
-        counts = [span.count for _, span, _ in self.parts]
-        values = [self.labels.values[unit.rows] for unit, *_ in self.parts]
-        return {LABELS_KEY: np.repeat(np.array(values, np.int64), counts).astype("<i8").tobytes()}
+        parts = (self.labels.values[unit.rows][span.first : span.first + span.count] for unit, span, _ in self.parts)
+        return {LABELS_KEY: np.fromiter(chain.from_iterable(parts), "<i8").tobytes()}
 
     @property
     def copies(self) -> dict[str, Copy]:

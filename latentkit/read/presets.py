@@ -15,7 +15,8 @@ from latentkit.text import near
 _FEW = 64
 _NUMBERED = r"\d+\.npy$"
 _RESOLUTION = r"(_\d+x\d+)?"
-_LABELS_BESIDE = "labels-….npy beside"
+#: Of arrays: where convert writes their labels.
+LABELS_BESIDE = "labels-….npy beside"
 _ARRAY = r"\.(npy|pt|pth)$"
 _SIZES = re.compile(r"_(?:\d+x)?(\d+)x(\d+)(?:_|$)")
 
@@ -146,15 +147,15 @@ PRESETS = (
     Preset("comfyui", "ComfyUI, Save Latent", "its key is latent_tensor", ["bchw", "bcthw"], "none",
            r"\.(latent|safetensors)$", "latent_tensor"),
     Preset("array-std", "any tool, as EDM2 and REPA write", "an .npy or .pt of three axes", ["chw"], "std", _ARRAY,
-           "array|tensor", labels=_LABELS_BESIDE, doubtful=True),
+           "array|tensor", labels=LABELS_BESIDE, doubtful=True),
     Preset("array-logvar", "any tool, as U-ViT and REPA's COCO write", "an .npy or .pt of three axes", ["chw"],
-           "logvar", _ARRAY, "array|tensor", labels=_LABELS_BESIDE, doubtful=True),
+           "logvar", _ARRAY, "array|tensor", labels=LABELS_BESIDE, doubtful=True),
     Preset("array-one", "any tool, as fast-DiT writes", "a numbered .npy of one image", ["bchw"], "none",
            rf"(^|/){_NUMBERED}", "array", axes=(1,), doubtful=True),
     Preset("array-mirrors", "any tool, of each image and its mirror", "an .npy of five axes, the second of 2",
-           ["bbchw"], "logvar", r"\.npy$", "array", axes=(None, 2), doubtful=True),
+           ["bbchw"], "logvar", r"\.npy$", "array", axes=(None, 2), labels=LABELS_BESIDE, doubtful=True),
     Preset("array-latents", "any tool that saves what it drew", "an .npy or .pt of three axes", ["chw"], "none", _ARRAY,
-           "array|tensor", labels=_LABELS_BESIDE, doubtful=True),
+           "array|tensor", labels=LABELS_BESIDE, doubtful=True),
 )  # fmt: skip
 
 
