@@ -451,3 +451,9 @@ def test_what_differs_is_not_called_healthy_in_any_form(cli: Cli, tmp_path: Path
     verdict = json.loads(place.read_text())["verdict"]
     assert verdict.endswith("differences from the other encoder of more than a tenth; no finding")
     assert f"wrote {place}: {verdict}" in result.err
+
+
+@pytest.mark.parametrize("options", [(), WITH_ALL], ids=["plain", "with"])
+def test_differences_that_have_no_room_are_counted(cli: Cli, options: tuple[str, ...]) -> None:
+    out = cli("stats", HEALTHY, "--against", COLLAPSED, "--format", "table", *options).out
+    assert re.search(r"• .*(and \d+ more|\d+ differences): --full", out)

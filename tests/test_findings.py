@@ -470,3 +470,16 @@ def test_one_sample_is_called_one() -> None:
     moments = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     moments[:, 4:] -= 4
     assert kinds(latentkit.stats(moments).findings) == ["one_sample"]
+
+
+def test_few_vectors_are_not_called_of_unequal_scale() -> None:
+    """Of 2 to 5 numbers a standard deviation is anything."""
+    generator = torch.Generator().manual_seed(0)
+    for samples in (2, 3, 5):
+        moments = torch.randn(samples, 128, generator=generator)
+        moments[:, 64:] -= 5
+        assert kinds(latentkit.stats(moments).findings) == []
+    moments = torch.randn(30, 128, generator=generator)
+    moments[:, 64:] -= 5
+    moments[:, 0] *= 50
+    assert "unequal_scale" in kinds(latentkit.stats(moments).findings)

@@ -55,9 +55,10 @@ def draw_comparison(
     console = screen.console
     for difference in found[:most]:
         console.print(Text(f"• {difference.sentence}"))
-    if len(found) > most > 0:
-        console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
-    if found and most:
+    if len(found) > most:
+        left = f"and {len(found) - most} more" if most else count_of(len(found), "difference")
+        console.print(Text(f"• {left}: {'-o FILE.json lists them' if full else '--full'}"))
+    if found:
         console.print()
 
 

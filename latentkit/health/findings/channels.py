@@ -19,6 +19,8 @@ from latentkit.text import number, percent
 
 #: Ratio of two channels' standard deviations.
 UNEQUAL_SCALE = 10.0
+#: Of fewer elements two standard deviations differ by as much by chance.
+LEAST_ELEMENTS = 30
 #: Mean variance of a channel's posteriors by the variance of its means.
 NOISE_SHARE = 1e-4
 #: Standard deviation of scaled latents by its target, or the inverse.
@@ -73,6 +75,7 @@ def unequal_scale(summary: Summary) -> Iterator[Finding]:
         group
         for group in summary.per_channel
         if group.drawn.sd > 0
+        and group.mean.finite >= LEAST_ELEMENTS
         and not is_dead(group)
         # At the upper bound it is the clamp whose scale one sees.
         and not (group.clamp and group.clamp.above + group.clamp.at_high)
