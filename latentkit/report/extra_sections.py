@@ -28,7 +28,9 @@ def correlation(document: Document) -> str:
         show={"correlation": fixed(3)},
     )
     effective = _effective_rank(part["effective_rank"], channels, _there(document, "correlation"))
-    if channels > MOST_IN_FULL or not strongest:
+    if not strongest:
+        return section("Correlation", effective) if effective else ""
+    if channels > MOST_IN_FULL:
         return section("Correlation", effective, listed)
     (one, other), value = strongest[0]["channels"], strongest[0]["correlation"]
     alt = (

@@ -124,7 +124,7 @@ def channels(document: Document) -> str:
         overall = asked_for(document, "shape")["overall"]["skewness" if name == "skewness" else "excess_kurtosis"]
         columns[name] = [*values, overall]
     columns["not finite"] = [_nonfinite(group) for group in groups]
-    for name in ("clamped [%]", "not finite"):
+    for name in ("clamped [%]", "not finite", "skewness", "excess kurtosis"):
         if not any(columns.get(name, ())):
             columns.pop(name, None)
     show = {name: fixed(2) for name in columns if name.startswith("l ")}
