@@ -304,6 +304,7 @@ def test_figures_that_are_undefined_leave_a_page(cli: Cli, write: Write, moments
     write("a.safetensors", moments=moments)
     html, page = report(cli, "a.safetensors")
     assert page.all("h2")[0].text == "Findings"
+    assert ("Channel map" in html) == (moments.shape[1] > 2 and bool(moments.isfinite().any()))
     assert "<tbody></tbody>" not in html
     assert "nan" not in {cell.text for cell in page.all("td")}
 

@@ -513,14 +513,16 @@ def test_histogram_lies_between_the_bounds_with_room_beyond() -> None:
         ([-4.0] * 999 + [-3.0], (-4, -3), (0, 0)),
         ([-4.0] * 1000 + [-3.0] * 1000 + [-29.0, 19.0], (-5, -2), (1, 1)),
         ([-4.0] * 10, (-4.5, -3.5), (0, 0)),
+        ([-4.0, math.nextafter(-4.0, 0)] * 5, (-4.5, -3.5), (0, 0)),
         ([40.0] * 10, (19.5, 20.5), (0, 10)),
         ([math.nan] * 10, (-30, 20), (0, 0)),
     ],
-    ids=["few", "far out", "constant", "beyond the clamp", "nan"],
+    ids=["few", "far out", "constant", "almost", "beyond the clamp", "nan"],
 )
 def test_histogram_spans_the_data(raw: list[float], edges: tuple[float, float], beyond: tuple[int, int]) -> None:
-    values = torch.tensor(raw).view(-1, 1, 1, 1)
+    values = torch.tensor(raw, dtype=torch.float64).view(-1, 1, 1, 1)
     summary = accumulated(torch.zeros_like(values), values).summary()
+    assert (np.diff(summary.histogram_edges) > 0).all()
     assert (summary.histogram_edges[0], summary.histogram_edges[-1]) == edges
     assert (summary.overall.histogram[0], summary.overall.histogram[-1]) == beyond
 

@@ -43,7 +43,8 @@ def clamp(document: Document) -> str:
     return section(
         "Log-variance and its clamp",
         f'<div class="pair">{first}{_logvar_ranges(document)}</div>',
-        figure(f'<div class="several">{"".join(several)}</div>', caption, data),
+        # One channel is all of them.
+        figure(f'<div class="several">{"".join(several)}</div>', caption, data) if document["channels"] > 1 else "",
         _clamp_counts(document),
     )
 

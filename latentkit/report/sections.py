@@ -81,7 +81,7 @@ def channel_map(document: Document) -> str:
         rows.append(("sd of log-variance", [group["logvar"]["sd"] for group in groups], False))
     rows += shape_rows(document)
     rows = [row for row in rows if any(value is not None for value in row[1])]
-    if not rows:
+    if not rows or len(groups) < 2:
         return ""
     names = [name for name, *_ in rows]
     alt = f"Heat map of {count_of(len(groups), 'channel')}: " + "; ".join(

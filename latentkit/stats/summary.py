@@ -344,7 +344,9 @@ def _span(scale: Half) -> tuple[float, float]:
     if first < last:
         low, high = max(low, 2 * first - last), min(high, 2 * last - first)
     low, high = np.clip([low, high], *clamp)
-    return (float(low), float(high)) if low < high else (float(low) - 0.5, float(low) + 0.5)
+    # Edges so near to one another would be equal.
+    is_one = high - low <= 1e-9 * max(1.0, -low, high)
+    return (float(low) - 0.5, float(low) + 0.5) if is_one else (float(low), float(high))
 
 
 def _histogram(scale: Half, row: int, edges: NDArray[np.float64]) -> list[int]:
