@@ -314,7 +314,7 @@ def test_two_inputs_never_go_to_one_output(cli: Cli, tmp_path: Path) -> None:
     torch.save({"moments": moments_of()}, tmp_path / "a.pt")
     outcome = cli("sample", "a.npy", "a.pt", "-o", "out")
     assert outcome.status == 2
-    assert "out/a.safetensors: is named for two outputs" in outcome.complaint
+    assert "would both be written to out/a.safetensors; give one of them" in outcome.complaint
 
 
 # ---- trusted no more than safetensors ----------------------------------------------------------------------------

@@ -62,12 +62,21 @@ def test_the_furthest_out_are_left_out(cli: Cli, write: Write) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["kl", "convert"])
+def test_a_list_may_name_files_by_another_path(cli: Cli, write: Write, tmp_path: Path, command: str) -> None:
+    place = write("d/a.safetensors", moments=moments_of(4, 2))
+    for name in (str(place), "./d/a.safetensors", "d/../d/a.safetensors"):
+        write_rows(tmp_path / "rows", [(name, "moments", 2)])
+        outcome = cli(command, "d", "--indices", "rows", "-o", "out.csv" if command == "kl" else "out/", "--overwrite")
+        assert (outcome.status, "1 row" in outcome.err or "1 sample" in outcome.err) == (0, True), outcome.err
+
+
 @pytest.mark.parametrize(
     ("list", "sentence"),
     [
         ("nosuch", "nosuch: no such list of samples"),
-        ("-", "standard input: a list of samples has the columns file, tensor, index"),
-        ("a.safetensors", "a.safetensors: a list of samples has the columns file, tensor, index"),
+        ("-", "standard input: a list of samples has the columns file, tensor, index, as CSV or JSON lines"),
+        ("a.safetensors", "a.safetensors: a list of samples has the columns file, tensor, index, as CSV or JSON lines"),
         ("other", "other, line 2: no sample 9 of 'moments' in 'a.safetensors' among the inputs"),
     ],
 )

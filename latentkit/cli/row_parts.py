@@ -17,7 +17,7 @@ from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.leftovers import at_work_in
 from latentkit.write.parts import NOTE_NAME, Part, digest_of, is_complete, place_note, read_note
-from latentkit.write.places import check_outputs
+from latentkit.write.places import check_outputs, refuse_one_place
 from latentkit.write.placing import Placement
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def _parts_of(table: Table, format: RowFormat, options: "RowOptions", folder: st
         name = f"{os.path.splitext(spans[0].posterior.file.name)[0]}.{format.value}"
         place = os.path.join(folder, *name.split("/"))
         if place in inputs:
-            raise RequestError(
-                f"{inputs[place]} and {path} would both be written to {place}; give their common parent folder, or "
-                f"write each to a folder of its own"
-            )
+            refuse_one_place(place, inputs[place], path)
         inputs[place] = path
         sources = [
             (span.posterior.identity, span.first, span.count, table.beside.get(span.posterior)) for span in spans

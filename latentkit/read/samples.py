@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,10 +112,15 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 def _named(named: Mapping[tuple[str, str], tuple[Posterior, int]], source: str) -> Iterator[Span]:
     """The samples of a table with the columns file, tensor and index, as ``kl --top`` prints it."""
     where = "standard input" if source == "-" else source
+    by_place: dict[tuple[str, str], tuple[Posterior, int]] = {}
     try:
         for line, row in _rows(source):
             file, tensor, index = (row[name] for name in _COLUMNS)
             found, sample = named.get((file, tensor)), _index(str(index))
+            if found is None:
+                # The list may be of another run, that named the folder in another way.
+                by_place = by_place or {(os.path.abspath(path), key): of for (path, key), of in named.items()}
+                found = by_place.get((os.path.abspath(file), tensor))
             if found is None or not 0 <= sample < found[0].samples * found[1]:
                 raise RequestError(
                     f"{where}, line {line}: no sample {str(index)[:40]} of {tensor!r} in {file!r} among the inputs"
@@ -124,7 +130,9 @@ def _named(named: Mapping[tuple[str, str], tuple[Posterior, int]], source: str) 
     except FileNotFoundError:
         raise RequestError(f"{source}: no such list of samples") from None
     except (KeyError, TypeError):
-        raise RequestError(f"{where}: a list of samples has the columns {', '.join(_COLUMNS)}") from None
+        raise RequestError(
+            f"{where}: a list of samples has the columns {', '.join(_COLUMNS)}, as CSV or JSON lines"
+        ) from None
     except (csv.Error, ValueError, RecursionError) as error:
         raise RequestError(
             f"{where}: not a list of samples as CSV or JSON lines, which kl -o FILE.csv writes ({error})"

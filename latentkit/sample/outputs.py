@@ -11,6 +11,7 @@ from latentkit.read.header import TensorInfo
 from latentkit.read.inputs import InputFile
 from latentkit.read.pairing import latents_key, latents_name
 from latentkit.write.copies import Copy, carried, rows_of
+from latentkit.write.places import refuse_one_place
 from latentkit.write.safetensors import shards_index
 
 #: Files of a re-sharded output.
@@ -41,8 +42,11 @@ def mirrored(
     if as_file and len(by_file) > 1:
         raise RequestError(f"{output}: one file, and there are {len(by_file)} inputs; give a folder")
     planned = []
+    places: dict[str, InputFile] = {}
     for file, group in by_file.items():
         path = output if as_file else os.path.join(output, *latents_name(file.name).split("/"))
+        if (first := places.setdefault(path, file)) is not file:
+            refuse_one_place(path, first.path, file.path)
         latents = {latents_key(posterior, len(group)): tuple(spans) for posterior, spans in group.items()}
         with failures.passing_over(file.path):
             planned.append(Output(path, latents, _copies(group, carry, latents)))

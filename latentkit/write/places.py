@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from latentkit.errors import RequestError
 from latentkit.write.placing import descriptor_of, is_stream
@@ -30,6 +30,15 @@ def is_folder(path: str, suffixes: Sequence[str]) -> bool:
     if suffix not in suffixes and _SUFFIX.fullmatch(suffix):
         raise RequestError(f"{path}: {suffix} is not written; end it with {', '.join(suffixes)}, or / for a folder")
     return suffix not in suffixes
+
+
+def refuse_one_place(place: str, one: str, other: str) -> NoReturn:
+    """Raise ``RequestError``: the outputs of two inputs have one name."""
+    apart = os.path.dirname(one) != os.path.dirname(other)
+    way = "give their common parent folder" if apart else "give one of them"
+    raise RequestError(
+        f"{one} and {other} would both be written to {place}; {way}, or write each to a folder of its own"
+    )
 
 
 def of_another_set(shards: Sequence[str], known: Iterable[str] = ()) -> str | None:
