@@ -51,14 +51,16 @@ def draw_comparison(
     while len(headings) > 1 and not fits(screen.console, table):
         headings = headings[1:]
         table = _comparison(headings, groups, result.summary, other, found)
-    screen.put(title, table, [which] if which else readings)
+    captions = [which] if which else readings
+    if found and not most:
+        captions = [*filter(None, [which]), f"{count_of(len(found), 'difference')}: --full"]
+    screen.put(title, table, captions)
     console = screen.console
     for difference in found[:most]:
         console.print(Text(f"• {difference.sentence}"))
-    if len(found) > most:
-        left = f"and {len(found) - most} more" if most else count_of(len(found), "difference")
-        console.print(Text(f"• {left}: {'-o FILE.json lists them' if full else '--full'}"))
-    if found:
+    if len(found) > most > 0:
+        console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
+    if found and most:
         console.print()
 
 
