@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from latentkit.health import kept
 from latentkit.stats import state
+from latentkit.stats.extras import NAMES
 
 _MEASURE = """
 import resource, subprocess, sys
@@ -36,8 +37,8 @@ def peak_of(*arguments: str | Path | int, enough: float = 0, status: int = 0) ->
     return min(peaks)
 
 
-def drawn(path: Path, shape: tuple[int, ...], key: str = "moments") -> Path:
-    moments = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
+def drawn(path: Path, shape: tuple[int, ...], key: str = "moments", dtype: type = np.float16) -> Path:
+    moments = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(dtype)
     save_file({key: moments}, path)
     return path
 
@@ -86,6 +87,15 @@ def test_memory_of_any_shape_is_bounded(
     path = drawn(tmp_path / "a.safetensors", shape, key)
     bound = min(bases[command] + more, ceiling)
     assert peak_of(command, path, "--workers", 2, *options, enough=bound) < bound
+
+
+@pytest.mark.parametrize("command", ["stats", "report"])
+def test_figures_of_a_large_video_are_within_the_bound(tmp_path: Path, ceiling: float, command: str) -> None:
+    """4.8 million elements of a mean, in float32: 720p."""
+    path = drawn(tmp_path / "a.safetensors", (1, 32, 21, 90, 160), dtype=np.float32)
+    extras = () if command == "report" else [part for name in NAMES for part in ("--with", name)]
+    output = "-o", tmp_path / "a.html" if command == "report" else tmp_path / "a.json", "--overwrite", "--workers", 2
+    assert peak_of(command, path, *extras, *output, enough=ceiling) < ceiling
 
 
 @pytest.mark.parametrize(("command", "labels", "channels"), [("kl", 1 << 15, 1), ("stats", 1 << 11, 16)])

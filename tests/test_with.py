@@ -32,7 +32,7 @@ from latentkit.health.findings import find
 from latentkit.posterior.distribution import scale_of
 from latentkit.read.choice import Selection
 from latentkit.read.plan import find_posteriors
-from latentkit.stats import duplicates
+from latentkit.stats import centred, duplicates
 from latentkit.stats import extras as extras_module
 from latentkit.stats.correlation import effective_rank
 from latentkit.stats.duplicates import SampleHashes
@@ -420,6 +420,22 @@ def test_a_sample_in_pieces_gives_what_it_gives_in_one(write: Write, monkeypatch
     path.with_suffix(".state").write_bytes(empty)
     assert to_bytes(from_file(str(path.with_suffix(".state")))) == empty
     assert found.correlation and math.isnan(found.correlation.effective_rank)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16"])
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("bcthw", (1, 6, 7, 11, 13)), ("btchw", (1, 7, 6, 11, 13)), ("blc", (1, 999, 6)), ("bcl", (1, 6, 999))],
+)
+def test_a_large_sample_that_is_decoded_in_parts_gives_the_same_bytes(
+    write: Write, monkeypatch: pytest.MonkeyPatch, layout: str, shape: tuple[int, ...], dtype: str
+) -> None:
+    path = write(
+        "a.safetensors", moments=torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(DTYPES[dtype])
+    )
+    whole = to_bytes(run([path], layout=layout))
+    monkeypatch.setattr(centred, "_AT_ONCE", 2000)
+    assert to_bytes(run([path], layout=layout)) == whole
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])

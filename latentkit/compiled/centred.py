@@ -130,10 +130,9 @@ def squares(deviations: Floats, out: Floats) -> None:
 
 
 @loop
-def neighbours(deviations: Floats, length: int, after: int, products: Floats, edges: Floats) -> None:
-    """Σ d d' of neighbours along an axis of so many entries, which stand ``after`` positions apart; Σ of both its ends.
-
-    Each is (samples, channels).
+def neighbours(length: int, after: int, deviations: Floats, found: Floats) -> None:
+    """Σ d d' of neighbours along an axis of so many entries, which stand ``after`` positions apart; Σ of both its ends:
+    (samples, 2, channels).
     """
     samples, channels, positions = deviations.shape
     run = (length - 1) * after
@@ -154,7 +153,7 @@ def neighbours(deviations: Floats, length: int, after: int, products: Floats, ed
                     for j in range(count):
                         out[j] = one[j] * other[j]
                     filled += count
-            products[sample, channel], edges[sample, channel] = product + total(terms, filled), edge
+            found[sample, 0, channel], found[sample, 1, channel] = product + total(terms, filled), edge
 
 
 @loop

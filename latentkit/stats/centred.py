@@ -6,7 +6,7 @@ depends on the sample alone, added exactly: the same for any order, and to merge
 once, by the binomial theorem; so is a sum about another run's center.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from math import prod
 
@@ -20,29 +20,69 @@ from latentkit.read.blocks import Halves
 from latentkit.read.bytes import Buffers
 from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints
 
+#: Halves of a chunk.
+MEAN, SCALE = range(2)
 
-@dataclass(frozen=True)
+# Elements of a large sample that are decoded at once, 2 MiB, or one channel of more.
+_AT_ONCE = 1 << 18
+
+
 class Chunk:
-    """Whole samples, all of them finite.
+    """Those of a block's rows that are finite: deviations of the posterior means from the center, and variances of the
+    posteriors (None for drawn latents), each (n, C, positions).
 
-    ``deviations``: of the posterior means from the center, (n, C, positions). ``variances``: of the posteriors; None
-    for drawn latents. ``letters`` are the axes that positions come from, as the layout calls them, of these ``sizes``.
+    ``shape`` is that; n may be 0. ``letters`` are the axes that positions come from, as the layout calls them, of these
+    ``sizes``. A large sample, which comes alone, is decoded anew for each figure, some channels or positions at a time.
     """
 
-    deviations: Floats
-    variances: Floats | None
-    letters: str
-    sizes: tuple[int, ...]
+    def __init__(
+        self, halves: Halves, rows: range, letters: str, sizes: tuple[int, ...], parameterization: str, clamp: Clamp,
+        center: Floats, buffers: Buffers,
+    ) -> None:  # fmt: skip
+        _, outer, channels, inner = halves.dims
+        self.letters, self.sizes, self._parameterization = letters, sizes, parameterization
+        self._of = halves, halves.samples.starts[rows.start : rows.stop], clamp, center, buffers
+        step = max(1, _AT_ONCE // (len(rows) * outer * inner))
+        self._groups = [range(first, min(first + step, channels)) for first in range(0, channels, step)]
+        kept = len(rows)
+        for group in self._groups:
+            self._decoded = finite_samples(group, parameterization, *self._of)
+            kept = min(kept, len(self._decoded[0]))
+        self.shape = kept, channels, outer * inner
+
+    def by_channel(self, compute: Callable[..., Floats], *halves: int) -> Floats:
+        """What is computed of some halves, ``MEAN`` and ``SCALE``, for each channel: its last axis is of channels."""
+        if len(self._groups) == 1:
+            return compute(*(self._decoded[half] for half in halves))
+        parameterization = self._parameterization if SCALE in halves else "none"
+        groups = (finite_samples(group, parameterization, *self._of) for group in self._groups)
+        return np.concatenate([compute(*(numbers[half] for half in halves)) for numbers in groups], axis=-1)
+
+    def runs(self, length: int) -> Iterator[Floats]:
+        """Deviations of every channel, at so many positions or a multiple, but at the end."""
+        if len(self._groups) == 1:
+            yield self._decoded[0]
+            return
+        (halves, _, _, center, _), (_, channels, positions) = self._of, self.shape
+        view, inner = halves.view(halves.mean)[0], halves.dims[3]
+        step = max(1, _AT_ONCE // (channels * length)) * length
+        for first in range(0, positions, step):
+            entry, end = first // inner, min(first + step, positions)
+            entries = view[entry : -(-end // inner)].swapaxes(0, 1).reshape(channels, -1)
+            stored = entries[:, first - entry * inner : end - entry * inner]
+            numbers = stored.astype(np.float64) if halves.dtype in WIDE else values_of(halves.dtype)[stored]
+            yield (numbers - center[:, None])[None]
 
     @cached_property
     def sums(self) -> Floats:
         """Of each sample and channel: (n, C)."""
-        return _sums(self.deviations)
+        return self.by_channel(filled(centred.sums), MEAN)
 
     @cached_property
     def sums_of_variances(self) -> Floats:
         """(n, C)."""
-        return np.zeros_like(self.sums) if self.variances is None else _sums(self.variances)
+        has_none = self._parameterization == "none"
+        return np.zeros_like(self.sums) if has_none else self.by_channel(filled(centred.sums), SCALE)
 
 
 class Totals:
@@ -67,7 +107,7 @@ class Totals:
         return self.sums.total / max(1, self.count)
 
     def update(self, chunk: Chunk) -> None:
-        samples, _, positions = chunk.deviations.shape
+        samples, _, positions = chunk.shape
         self.counted += samples, samples * positions
         self.sums.add(chunk.sums)
         self.variances.add(chunk.sums_of_variances)
@@ -92,13 +132,12 @@ class Totals:
 
 
 def finite_samples(
-    halves: Halves, rows: range, parameterization: str, clamp: Clamp, center: Floats, buffers: Buffers
+    channels: range, parameterization: str, halves: Halves, starts: Ints, clamp: Clamp, center: Floats, buffers: Buffers
 ) -> tuple[Floats, Floats | None]:
-    """Deviations from the center and variances, as a ``Chunk`` has them, of those of the rows that are finite."""
-    _, outer, channels, inner = halves.dims
-    shape = len(rows), channels, outer * inner
-    starts, lie = halves.samples
-    starts = starts[rows.start : rows.stop]
+    """Some channels, as a ``Chunk`` has them, of the samples that begin at ``starts`` and are finite there."""
+    _, outer, _, inner = halves.dims
+    shape = len(starts), len(channels), outer * inner
+    lie = halves.run_step, len(channels) * inner, prod(shape[1:])
     deviations = buffers.take("deviations", prod(shape), np.float64).reshape(shape)
     has_scale, dtype = parameterization != "none", halves.dtype
     variances = buffers.take("variances", prod(shape), np.float64).reshape(shape) if has_scale else None
@@ -107,13 +146,19 @@ def finite_samples(
     table = None if is_wide or not has_scale else scales_of(dtype, parameterization, clamp)[VARIANCE]
     kind = kind_of(dtype, parameterization) if has_scale else LOGVAR
     kept = centred.finite_samples(
-        halves.mean, halves.scale, starts, lie, inner, values, table, kind, bounds_for(clamp), center, deviations,
-        variances,
+        halves.mean, halves.scale, starts + channels.start * inner, lie, inner, values, table, kind, bounds_for(clamp),
+        center[channels.start : channels.stop], deviations, variances,
     )  # fmt: skip
     return deviations[:kept], None if variances is None else variances[:kept]
 
 
-def _sums(numbers: Floats) -> Floats:
-    sums: Floats = np.empty(numbers.shape[:2])
-    centred.sums(numbers, sums)
-    return sums
+def filled(loop: Callable[..., None], *rows: int) -> Callable[..., Floats]:
+    """A loop over halves, as a function that returns what it fills: (n, *rows, C)."""
+
+    def fill(*halves: Floats) -> Floats:
+        samples, channels, _ = halves[0].shape
+        out: Floats = np.empty((samples, *rows, channels))
+        loop(*halves, out)
+        return out
+
+    return fill

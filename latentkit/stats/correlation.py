@@ -52,9 +52,10 @@ class CorrelationSums:
 
     def update(self, chunk: Chunk) -> None:
         self._totals.update(chunk)
-        samples, _, positions = chunk.deviations.shape
+        samples, _, positions = chunk.shape
         self._products.reserve(samples * -(-positions // POSITIONS))
-        add_products(*self._products.arrays, chunk.deviations)
+        for deviations in chunk.runs(POSITIONS):
+            add_products(*self._products.arrays, deviations)
 
     def merge(self, other: "CorrelationSums") -> None:
         self._totals.merge(other._totals)

@@ -19,7 +19,7 @@ from latentkit.posterior.parameterization import Clamp
 from latentkit.read.blocks import Block, Halves, plan_blocks, read_block, whole_of
 from latentkit.read.bytes import Buffers
 from latentkit.read.choice import Posterior, Span
-from latentkit.stats.centred import Chunk, finite_samples
+from latentkit.stats.centred import Chunk
 from latentkit.stats.correlation import CorrelationSums
 from latentkit.stats.duplicates import SampleHashes
 from latentkit.stats.extrema import Names, Place
@@ -133,10 +133,10 @@ class Extras:
     @_QUIET
     def _add(self, halves: Halves, rows: range, letters: str, sizes: tuple[int, ...], buffers: Buffers) -> None:
         """Some whole samples of one shape."""
-        deviations, variances = finite_samples(halves, rows, *self._of[1:], self._center, buffers)
-        self._samples[:2] += len(deviations), len(rows) - len(deviations)
-        if deviations.size:
-            chunk = Chunk(deviations, variances, letters, sizes)
+        chunk = Chunk(halves, rows, letters, sizes, *self._of[1:], self._center, buffers)
+        kept = chunk.shape[0]
+        self._samples[:2] += kept, len(rows) - kept
+        if kept:
             for sums in self._sums.values():
                 sums.update(chunk)
 

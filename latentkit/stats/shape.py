@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.compiled import centred
-from latentkit.stats.centred import Chunk, Totals
+from latentkit.stats.centred import MEAN, SCALE, Chunk, Totals, filled
 from latentkit.stats.sums import Arrays, ExactSums, Floats, fill
 
 
@@ -48,10 +48,8 @@ class ShapeSums:
 
     def update(self, chunk: Chunk) -> None:
         self._totals.update(chunk)
-        samples, channels, _ = chunk.deviations.shape
-        powers = np.empty((samples, 3, channels))
-        centred.powers(chunk.deviations, chunk.variances, powers)
-        self._powers.add(powers.reshape(samples, -1))
+        powers = chunk.by_channel(filled(centred.powers, 3), MEAN, SCALE)
+        self._powers.add(powers.reshape(len(powers), -1))
 
     def merge(self, other: "ShapeSums") -> None:
         self._totals.merge(other._totals)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentkit.compiled import centred
-from latentkit.stats.centred import Chunk, Totals
+from latentkit.stats.centred import MEAN, Chunk, Totals, filled
 from latentkit.stats.sums import Arrays, ExactSums, Floats, Ints, fill
 
 #: Bins per cycle per pixel: a fixed grid, so that samples of any size, and other runs, fall on the same frequencies.
@@ -81,12 +81,10 @@ class SpectrumSums:
     def update(self, chunk: Chunk) -> None:
         axes = [letter for letter in chunk.letters if letter != TOKENS]
         if not axes:
-            self._without_axes += len(chunk.deviations)
+            self._without_axes += chunk.shape[0]
             return
         self._totals.update(chunk)
-        squares = np.empty_like(chunk.sums)
-        centred.squares(chunk.deviations, squares)
-        self._squares.add(squares)
+        self._squares.add(chunk.by_channel(filled(centred.squares), MEAN))
         for letter in axes:
             self._lags_of(letter).update(chunk, chunk.letters.index(letter))
         if "h" in axes and "w" in axes:
@@ -154,14 +152,13 @@ class _Lags:
         self._products, self._ends = ExactSums(channels), ExactSums(channels)
 
     def update(self, chunk: Chunk, axis: int) -> None:
-        samples, _, positions = chunk.deviations.shape
+        samples, _, positions = chunk.shape
         length, after = chunk.sizes[axis], prod(chunk.sizes[axis + 1 :])
-        products, edges = np.empty_like(chunk.sums), np.empty_like(chunk.sums)
-        centred.neighbours(chunk.deviations, length, after, products, edges)
+        found = chunk.by_channel(filled(partial(centred.neighbours, length, after), 2), MEAN)
         self._pairs += samples * (positions - positions // length)
-        self._products.add(products)
+        self._products.add(found[:, 0])
         # All but the first and the last are in two pairs.
-        self._ends.add(2 * chunk.sums - edges)
+        self._ends.add(2 * chunk.sums - found[:, 1])
 
     def merge(self, other: "_Lags") -> None:
         self._pairs += other._pairs
@@ -194,12 +191,11 @@ class _Power:
         self._frequencies: Ints = np.zeros(_BINS, np.int64)
 
     def update(self, chunk: Chunk) -> None:
-        samples, channels, positions = chunk.deviations.shape
+        samples, _, positions = chunk.shape
         h, w = chunk.letters.index("h"), chunk.letters.index("w")
-        planes = np.moveaxis(chunk.deviations.reshape(samples, channels, *chunk.sizes), (2 + h, 2 + w), (-2, -1))
-        height, width = planes.shape[-2:]
+        height, width = chunk.sizes[h], chunk.sizes[w]
         self._totals.update(chunk)
-        self._power.add(_binned_power(planes.reshape(samples * channels, -1, height, width)).reshape(samples, -1))
+        self._power.add(chunk.by_channel(partial(_binned_power, chunk.sizes, h, w), MEAN))
         self._frequencies += samples * positions // (height * width) * _grid(height, width).counts
 
     def merge(self, other: "_Power") -> None:
@@ -233,18 +229,20 @@ class _Power:
         return {**sums, "frequencies": self._frequencies}
 
 
-def _binned_power(planes: Floats) -> Floats:
-    """Σ |DFT|² / (H W) of rows of planes ``(rows, planes, H, W)`` in each bin: (rows, bins)."""
-    rows, count, height, width = planes.shape
-    grid = _grid(height, width)
-    binned = np.zeros((rows, _BINS))
-    flat = planes.reshape(rows * count, height, width)
+def _binned_power(sizes: tuple[int, ...], h: int, w: int, deviations: Floats) -> Floats:
+    """Σ |DFT|² / (H W) of all planes of a channel in each bin: (n, C × bins). Axes h and w are of free ones."""
+    samples, channels, positions = deviations.shape
+    planes = np.moveaxis(deviations.reshape(samples, channels, *sizes), (2 + h, 2 + w), (-2, -1))
+    height, width = planes.shape[-2:]
+    grid, count = _grid(height, width), positions // (height * width)
+    binned = np.zeros((samples * channels, _BINS))
+    flat = planes.reshape(-1, height, width)
     step = max(1, _CACHED // (height * width))
     for first in range(0, len(flat), step):
         transforms = np.fft.fft(np.fft.rfft(flat[first : first + step]), axis=1)
         centred.add_power(transforms.reshape(len(transforms), -1), grid.bins, grid.weights, first, count, binned)
     binned /= height * width
-    return binned
+    return binned.reshape(samples, -1)
 
 
 @dataclass(frozen=True, slots=True)
