@@ -17,8 +17,10 @@ from conftest import SAMPLE_DATA
 from hypothesis import example, given
 from hypothesis import strategies as st
 from llvmlite.binding import get_host_cpu_features
+from numpy.typing import NDArray
 
 from latentkit.compiled import formulas
+from latentkit.compiled.divergence import kl_of_floats
 from latentkit.compiled.scale import LOGVAR, LOGVAR_SINGLE, REMAINDER, every_scale
 from latentkit.compiled.tables import bounds_for
 
@@ -138,6 +140,14 @@ def test_zeros_infinities_negative_numbers_and_nan(formula: Formula, argument: f
 # ---- float32 ------------------------------------------------------------------------------------------------------
 
 
+def of_singles(logvars: NDArray[np.float32], clamp: tuple[float, float]) -> NDArray[np.float64]:
+    """Twice the KL of means that are zero, each in a row of its own."""
+    kl = np.empty(logvars.size)
+    starts = np.arange(logvars.size)
+    kl_of_floats(np.zeros_like(logvars), logvars, starts, (1, 1, 1), LOGVAR_SINGLE, bounds_for(clamp), kl)
+    return 2 * kl
+
+
 CLAMPS = pytest.mark.parametrize(
     "clamp", [(-30.0, 20.0), (-1e30, 80.0), (-1e30, 700.0)], ids=["default clamp", "all in float32", "hardly a clamp"]
 )
@@ -149,7 +159,7 @@ def test_remainders_of_float32_are_within_1e_7_of_themselves(clamp: tuple[float,
     with np.errstate(over="ignore"):
         stored = np.concatenate([PLACES.astype(np.float32), patterns])
     stored = stored[np.isfinite(stored)]
-    found = every_scale(stored, LOGVAR_SINGLE, bounds_for(clamp))[REMAINDER]
+    found = of_singles(stored, clamp)
     worst = 0.0
     for raw, got in zip(stored.tolist(), found.tolist(), strict=True):
         exact = exact_h(mp.mpf(min(max(raw, clamp[0]), clamp[1])))
@@ -164,16 +174,15 @@ def test_remainders_of_float32_all_over_its_range(clamp: tuple[float, float]) ->
     stored = np.arange(0, 1 << 32, 997, dtype=np.uint32).view(np.float32)
     with np.errstate(invalid="ignore"):
         stored = stored[np.isfinite(stored)]
-    found, exact = (every_scale(part, kind, bounds_for(clamp))[REMAINDER] for part, kind in (
-        (stored, LOGVAR_SINGLE), (stored.astype(np.float64), LOGVAR)
-    ))  # fmt: skip
+    exact = every_scale(stored.astype(np.float64), LOGVAR, bounds_for(clamp))[REMAINDER]
+    found = of_singles(stored, clamp)
     np.testing.assert_allclose(found, exact, rtol=1e-7, atol=0)
 
 
 def test_remainders_of_float32_that_are_no_numbers() -> None:
     stored = np.array([nan, -inf, inf, 0.0, -0.0], np.float32)
     low, high = (float(exact_h(mp.mpf(bound))) for bound in (-30.0, 20.0))
-    found = every_scale(stored, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))[REMAINDER]
+    found = of_singles(stored, (-30.0, 20.0))
     np.testing.assert_allclose(found, [nan, low, high, 0.0, 0.0], rtol=2e-7)
 
 
@@ -183,15 +192,18 @@ BITS = """
 import hashlib, sys
 import numpy as np
 from latentkit.compiled import formulas as f
-from latentkit.compiled.scale import LOGVAR_SINGLE, REMAINDER, every_scale
+from latentkit.compiled.divergence import kl_of_floats
+from latentkit.compiled.scale import LOGVAR_SINGLE
 from latentkit.compiled.tables import bounds_for
 places = np.frombuffer(sys.stdin.buffer.read())
 results = [
     [f.exp(x), f.log(x), f.remainder(x), f.remainder_of_variance(x, x - 1.0), f.softplus_std(x)] for x in places
 ]
 with np.errstate(all="ignore"):
-    singles = places.astype(np.float32)
-for part in (np.array(results), every_scale(singles, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)))[REMAINDER]):
+    singles, kl = places.astype(np.float32), np.empty(places.size)
+shape = 1, 1, 1
+kl_of_floats(singles, singles, np.arange(places.size), shape, LOGVAR_SINGLE, bounds_for((-30.0, 20.0)), kl)
+for part in (np.array(results), kl):
     print(hashlib.sha256(np.where(np.isnan(part), np.nan, part).tobytes()).hexdigest())
 """
 

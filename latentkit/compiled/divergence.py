@@ -5,7 +5,7 @@ import numpy as np
 from latentkit.compiled.formulas import remainder, remainder_of_variance
 from latentkit.compiled.jit import formula, loop
 from latentkit.compiled.rows import PART, Floats, Ints, Stored, part_of, total
-from latentkit.compiled.scale import LOGVAR, STD, VAR, remainders, spreads, variances
+from latentkit.compiled.scale import LOGVAR, STD, VAR, quick_remainders, spreads, variances
 
 #: How a tensor's rows lie: see ``rows``. Of each row ``starts`` says where it begins.
 Shape = tuple[int, int, int]  # step, width, length
@@ -51,7 +51,7 @@ def kl_of_floats(
             count = min(PART, length - first)
             m = part_of(mean, starts[row], step, width, first, count, mean_buffer)
             s = part_of(scale, starts[row], step, width, first, count, scale_buffer)
-            remainders(s, kind, bounds, terms, scratch, count)
+            quick_remainders(s, kind, bounds, terms, scratch, count)
             for j in range(count):
                 wide = np.float64(m[j])
                 # Halved first: the square may exceed float64 where its half does not.

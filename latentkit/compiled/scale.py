@@ -37,16 +37,9 @@ def clamped(x: float, low: float, high: float) -> float:
 
 
 @formula
-def remainders(
-    stored: Stored, kind: int, bounds: Floats, out: Floats, scratch: NDArray[np.float32], count: int
-) -> None:
-    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``tables.bounds_for``.
-
-    ``scratch`` is (4, count or more), of which nothing is kept.
-    """
-    if kind == LOGVAR_SINGLE and bounds[1] <= _LARGEST:
-        _remainders_of_singles(stored, np.float32(bounds[0]), np.float32(bounds[1]), out, scratch, count)
-    elif kind in (LOGVAR, LOGVAR_SINGLE):
+def remainders(stored: Stored, kind: int, bounds: Floats, out: Floats, count: int) -> None:
+    """h(l) = e^l − 1 − l of stored scale parameters; ``bounds`` are those of l, σ and σ², see ``tables.bounds_for``."""
+    if kind in (LOGVAR, LOGVAR_SINGLE):
         for j in range(count):
             out[j] = remainder(clamped(np.float64(stored[j]), bounds[0], bounds[1]))
     elif kind == VAR:
@@ -64,13 +57,18 @@ def remainders(
 
 
 @formula
-def _remainders_of_singles(
-    stored: Stored, low: np.float32, high: np.float32, out: Floats, scratch: NDArray[np.float32], count: int
+def quick_remainders(
+    stored: Stored, kind: int, bounds: Floats, out: Floats, scratch: NDArray[np.float32], count: int
 ) -> None:
-    """h(l) of float32 log-variances, within 1e-7 of itself: only the polynomial is in float32.
+    """As ``remainders``, but of float32 log-variances within 1e-7, where only the polynomial is in float32.
 
-    Two loops, as one with float64 in it takes half as many numbers at a time.
+    ``scratch`` is (4, count or more), of which nothing is kept. Two loops, as one with float64 in it takes half as many
+    numbers at a time.
     """
+    if kind != LOGVAR_SINGLE or bounds[1] > _LARGEST:
+        remainders(stored, kind, bounds, out, count)
+        return
+    low, high = np.float32(bounds[0]), np.float32(bounds[1])
     logvars, exponents, powers, tails = scratch[0], scratch[1], scratch[2], scratch[3]
     for j in range(count):
         raised = low if stored[j] < low else np.float32(stored[j])
@@ -147,6 +145,15 @@ def variances(base: Floats, kind: int, count: int) -> None:
             base[j] = base[j] * base[j]
 
 
+@loop
+def terms_of(logvars: Floats) -> Floats:
+    """h(l) and e^l of log-variances, (2, n)."""
+    out = np.empty((2, logvars.size))
+    for j in range(logvars.size):
+        out[0, j], out[1, j] = remainder(logvars[j]), exp(logvars[j])
+    return out
+
+
 #: What ``every_scale`` gives, in this order.
 BASE, INVERSE, CLAMPED_LOGVAR, LOGVAR_BEFORE, REMAINDER, VARIANCE = range(6)
 
@@ -161,7 +168,7 @@ def every_scale(stored: Stored, kind: int, bounds: Floats) -> Floats:
         out[2, j] = out[5, j] = out[0, j]
     logvars(out[2], kind, bounds[0], bounds[1], n)
     variances(out[5], kind, n)
-    remainders(stored, kind, bounds, out[4], np.empty((4, n), np.float32), n)
+    remainders(stored, kind, bounds, out[4], n)
     for j in range(n):
         wide = np.float64(stored[j])
         out[3, j] = softplus_std(wide) if kind == SOFTPLUS else wide

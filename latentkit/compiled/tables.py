@@ -12,14 +12,12 @@ from latentkit.compiled.scale import (
     LOGVAR,
     LOGVAR_SINGLE,
     REMAINDER,
-    VARIANCE,
     every_scale,
+    terms_of,
 )
 
 #: safetensors' names of dtypes that are stored as floats; all others as unsigned bit patterns.
 WIDE = ("F64", "F32")
-
-_UNBOUNDED = np.array([-np.inf, np.inf] * 3)
 
 
 def kind_of(dtype: str, parameterization: str) -> int:
@@ -32,8 +30,7 @@ def kind_of(dtype: str, parameterization: str) -> int:
 def bounds_for(clamp: tuple[float, float]) -> Floats:
     """The bounds of l, σ and σ² for a clamp: (6,)."""
     logvars = np.array([*clamp])
-    std, variance = (every_scale(x, LOGVAR, _UNBOUNDED)[VARIANCE] for x in (0.5 * logvars, logvars))
-    return np.concatenate([logvars, std, variance])
+    return np.concatenate([logvars, terms_of(0.5 * logvars)[1], terms_of(logvars)[1]])
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from latentkit.compiled.counting import MEAN
 from latentkit.compiled.formulas import SOFTPLUS_FLOOR
-from latentkit.compiled.scale import KINDS, LOGVAR, LOGVAR_BEFORE, REMAINDER, VARIANCE, every_scale
+from latentkit.compiled.scale import KINDS, LOGVAR_BEFORE, REMAINDER, VARIANCE, every_scale, terms_of
 from latentkit.compiled.tables import bounds_for
 from latentkit.posterior.parameterization import Clamp
 from latentkit.stats.sums import Floats
@@ -93,7 +93,7 @@ class Quantity:
 
     def value(self, stored: Floats) -> Floats:
         """The mean, or the log-variance before the clamp, of stored numbers (n,)."""
-        return stored if self.parameterization is None else self._scales(stored)[LOGVAR_BEFORE]
+        return stored if self.parameterization in (None, "logvar") else self._scales(stored)[LOGVAR_BEFORE]
 
     def terms(self, stored: Floats) -> tuple[Floats, Floats]:
         """h(l) = e^l − 1 − l and e^l after the clamp, of stored scale parameters (n,)."""
@@ -102,8 +102,8 @@ class Quantity:
 
     def terms_at_bounds(self) -> tuple[Floats, Floats]:
         """h(l) and e^l at both bounds of the clamp, (2,) each: what infinite log-variances are taken for."""
-        scales = every_scale(np.array(self.clamp), LOGVAR, bounds_for(self.clamp))
-        return scales[REMAINDER], scales[VARIANCE]
+        remainders, variances = terms_of(np.array(self.clamp))
+        return remainders, variances
 
     def _scales(self, stored: Floats) -> Floats:
         return every_scale(stored, self.kind, bounds_for(self.clamp))
