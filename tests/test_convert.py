@@ -135,6 +135,8 @@ def test_what_an_array_does_not_say_of_itself_is_said(
     cli: Cli, write: Write, options: tuple[str, ...], said: str | None
 ) -> None:
     write("a.safetensors", moments=moments_of(4, 4, 4, 4).abs())
+    write("pair.safetensors", mean=torch.zeros(4, 2, 4, 4), std=torch.ones(4, 2, 4, 4))
+    assert "an .npy does not say" not in cli("convert", "pair.safetensors", "-o", "pair", "--format", "npy").err
     err = cli("convert", "a.safetensors", "-o", "out", "--format", "npy", *options).err
     assert ("an .npy does not say" in err) == (said is not None)
     assert said is None or f"how it is read: {said}\n" in err

@@ -156,11 +156,13 @@ def _note_left_out(units: "Iterable[Unit]", messages: Messages) -> None:
 
 
 def _note_unsaid(units: "Iterable[Unit]", place: "Place", messages: Messages) -> None:
-    """The flags that arrays are to be read with later, where they are not what is usual."""
+    """The flags that arrays are to be read with later, where they are not what is usual; pairs are not read so."""
     if place.suffix != ".npy":
         return
     single = place.samples_per_shard == 1
-    for meaning, layout in sorted({(unit.rows.parameterization, unit.layout) for unit in units}):
+    for meaning, layout in sorted(
+        {(unit.rows.parameterization, unit.layout) for unit in units if unit.rows.scale is None}
+    ):
         flags = [] if meaning == "logvar" else [f"--parameterization {meaning}"]
         layout = layout.removeprefix("b") if single else layout
         flags += [] if layout in DEFAULT_LAYOUTS.values() else [f"--layout {layout}"]
