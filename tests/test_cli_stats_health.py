@@ -457,3 +457,12 @@ def test_what_differs_is_not_called_healthy_in_any_form(cli: Cli, tmp_path: Path
 def test_differences_that_have_no_room_are_counted(cli: Cli, options: tuple[str, ...]) -> None:
     out = cli("stats", HEALTHY, "--against", COLLAPSED, "--format", "table", *options).out
     assert re.search(r"(• and \d+ more|\d+ differences): --full", out)
+
+
+def test_markdown_holds_what_is_drawn_in_blocks_of_code_and_differences_as_a_list(cli: Cli) -> None:
+    out = cli("stats", HEALTHY, "--against", COLLAPSED, "--format", "markdown", "--full").out
+    text, *blocks = out.split("```")
+    assert len(blocks) == 4 and "below" in blocks[0] and blocks[2].startswith("python\n# one factor for all\n{")
+    outside = "".join([text, *blocks[1::2]])
+    assert "•" not in outside and "█" not in outside and "\n# " not in outside
+    assert "\n- over all: " in outside

@@ -133,6 +133,8 @@ class Screen:
         self.console.print(Text(f"**{title}**" if self.markdown else title, style="bold"))
         if isinstance(body, Table) and self.markdown:
             _make_markdown(body)
+        elif isinstance(body, Text) and self.markdown:
+            body = Text(f"```\n{body.plain}\n```")
         if body is not None:
             self.console.print(body)
         if caption:

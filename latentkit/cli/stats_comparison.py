@@ -55,11 +55,11 @@ def draw_comparison(
     if found and not most:
         captions = [*filter(None, [which]), f"{count_of(len(found), 'difference')}: --full"]
     screen.put(title, table, captions)
-    console = screen.console
+    console, bullet = screen.console, "-" if screen.markdown else "•"
     for difference in found[:most]:
-        console.print(Text(f"• {difference.sentence}"))
+        console.print(Text(f"{bullet} {difference.sentence}"))
     if len(found) > most > 0:
-        console.print(Text(f"• and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
+        console.print(Text(f"{bullet} and {len(found) - most} more: {'-o FILE.json lists them' if full else '--full'}"))
     if found and most:
         console.print()
 

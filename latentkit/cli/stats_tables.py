@@ -83,7 +83,7 @@ def draw(
         groups, which = _shown(summary, channels, most)
         draw_comparison(screen, groups, which, result, against, found, most=most, full=full)
     if full:
-        _draw_normalization(console, result)
+        _draw_normalization(screen, result)
     else:
         _draw_scale(console, result)
 
@@ -235,9 +235,9 @@ def _draw_scale(console: "Console", result: "Result") -> None:
     console.print(remark(["--full shows the rest; -o FILE.json or .csv writes it"]))
 
 
-def _draw_normalization(console: "Console", result: "Result") -> None:
+def _draw_normalization(screen: "Screen", result: "Result") -> None:
     """Bare lines, so that they copy cleanly."""
-    factors = result.factors
+    factors, console = result.factors, screen.console
     if result.summary.samples < 2:
         return
     title = f"Normalization to a standard deviation of {factors.target_std:g}: config JSON and Python dict"
@@ -245,8 +245,12 @@ def _draw_normalization(console: "Console", result: "Result") -> None:
     forms = {"one factor for all": for_all(factors)}
     if len(factors.latents_mean) <= _PASTED:
         forms["or a mean and sd per channel"] = for_each(factors)
+    if screen.markdown:
+        console.print("```python")
     for heading, block in forms.items():
         console.print(Text(f"# {heading}", style="dim"))
         console.print(Text(block), soft_wrap=True)
+    if screen.markdown:
+        console.print("```")
     if len(forms) == 1:
         console.print(remark([f"of {len(factors.latents_mean)} channels each: --save-normalization FILE.json"]))
