@@ -398,6 +398,17 @@ def test_values_whose_sum_leaves_float64_are_finite_all_the_same(write: Write) -
     assert figures(write("a.safetensors", latents=latents), "shape", parameterization="none").nonfinite_samples == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "large"),
+    [((1, 8, 1024, 640), "F16", 0), ((1, 8, 1024, 641), "F16", 1), ((1, 5, 1024, 640), "F64", 1)],
+    ids=["as large as may be", "in a channel", "float64"],
+)
+def test_samples_too_large_to_be_held_are_counted(write: Write, shape: tuple[int, ...], dtype: str, large: int) -> None:
+    path = write("a.safetensors", moments=torch.zeros((1, 2 * shape[1], *shape[2:]), dtype=DTYPES[dtype]))
+    found = figures(path, "duplicates")
+    assert found.duplicates and (found.large_samples, found.duplicates.samples_hashed) == (large, 1 - large)
+
+
 def test_a_sample_in_pieces_gives_what_it_gives_in_one(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,095,200 elements of a mean are more than a block holds."""
     moments = smooth(3, 8, 370, 370, dtype="F16")

@@ -29,7 +29,8 @@ def left_out(extras: dict[str, Any]) -> list[str]:
     if asked and (count := extras["nonfinite_samples"]):
         sentences.append(f"{count_of(count, 'sample')} with a value that is not finite: left out of {asked}")
     if count := extras["large_samples"]:
-        sentences.append(f"{count_of(count, 'sample')} of more than 5 million elements: left out of what --with gives")
+        most = "over 5 million elements, or 650,000 in a channel"
+        sentences.append(f"{count_of(count, 'sample')} too large to be held ({most}): left out of what --with gives")
     if extras["spectrum"] and (count := extras["spectrum"]["samples_without_axes"]):
         sentences.append(
             f"{count_of(count, 'sample')} without spatial axes (tokens, vectors): left out of the spectrum; if the "

@@ -28,8 +28,9 @@ from latentkit.stats.spectrum import SpectrumSums
 from latentkit.stats.summary import ExtraFigures
 from latentkit.stats.sums import Arrays, Floats, Ints, fill
 
-#: Elements of the mean in the largest sample that is held whole.
-MOST_ELEMENTS = 5 << 20
+#: Elements of the mean in the largest sample that is held whole, as it is stored (a third as many of float64), and of one
+#: of its channels, which is decoded.
+MOST_ELEMENTS, MOST_OF_CHANNEL = 5 << 20, 5 << 17
 
 # Elements of a block that are taken at once: they are held as float64, and so is what sums are made of.
 _TOGETHER = 1 << 15
@@ -108,7 +109,7 @@ class Extras:
         shape = block.spans[0].posterior.axes.view[1:]
         if block.piece.shape == shape:
             self._take(block, halves, buffers)
-        elif block.last and prod(shape) > MOST_ELEMENTS:
+        elif block.last and _is_too_large(block.spans[0].posterior):
             self._samples[2] += 1
         elif block.last:
             whole = whole_of(block)
@@ -207,7 +208,7 @@ def center_of(spans: Sequence[Span], failures: Failures | None = None) -> Floats
     failures = Failures() if failures is None else failures
     buffers, channels = Buffers(), spans[0].posterior.axes.channels
     center, is_missing = np.zeros(channels), np.ones(channels, np.bool_)
-    held = (span for span in spans if prod(span.posterior.axes.view[1:]) <= MOST_ELEMENTS)
+    held = (span for span in spans if not _is_too_large(span.posterior))
     for _, block in zip(range(_MOST_BLOCKS), plan_blocks(held, 1), strict=False):
         here = slice(*block.piece.channels)
         with failures.passing_over(block.spans[0].posterior.file.path):
@@ -234,6 +235,12 @@ def _nearest_to_mean(halves: Halves) -> Floats:
     distance = np.where(is_number, np.abs(rows - mean[:, None]), np.inf)
     nearest: Floats = rows[np.arange(len(rows)), distance.argmin(1)]
     return nearest
+
+
+def _is_too_large(posterior: Posterior) -> bool:
+    _, outer, channels, inner = posterior.axes.view
+    elements = outer * channels * inner * (3 if posterior.mean.dtype == "F64" else 1)
+    return elements > MOST_ELEMENTS or outer * inner > MOST_OF_CHANNEL
 
 
 def _free_axes(posterior: Posterior) -> tuple[str, tuple[int, ...]]:
