@@ -28,8 +28,8 @@ from latentkit.stats.spectrum import SpectrumSums
 from latentkit.stats.summary import ExtraFigures
 from latentkit.stats.sums import Arrays, Floats, Ints, fill
 
-#: Elements of the mean in the largest sample that is held whole, as it is stored (a third as many of float64), and of one
-#: of its channels, which is decoded.
+#: Elements of the mean in the largest sample that is held whole, as it is stored (a third as many of float64), and of
+#: one of its channels, which is decoded.
 MOST_ELEMENTS, MOST_OF_CHANNEL = 5 << 20, 5 << 17
 
 # Elements of a block that are taken at once: they are held as float64, and so is what sums are made of.
