@@ -1,12 +1,14 @@
 """Fixtures of all tests: the command line run in this process, and small safetensors files."""
 
 import csv
+import fcntl
 import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,18 @@ settings.load_profile("latentkit")
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE_DATA = REPOSITORY / "sample_data"
+
+
+@contextmanager
+def another_run_in(folder: Path) -> Iterator[None]:
+    """As if another run were writing there."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(held)
+
 
 DTYPES = {
     "F64": torch.float64,

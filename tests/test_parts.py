@@ -1,7 +1,6 @@
 """``kl`` and ``nll`` into a folder: a part for each input, kept when the run ends early, and gone on with."""
 
 import csv
-import fcntl
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Cli, files_below, moments_of
+from conftest import Cli, another_run_in, files_below, moments_of
 
 from latentkit.cli import screen
 
@@ -251,12 +250,8 @@ def test_a_pipe_in_the_place_of_the_note_is_not_waited_for(cli: Cli, tmp_path: P
 
 def test_one_run_at_a_time(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    held = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_SH)
-    try:
+    with another_run_in(tmp_path / "out"):
         assert "another run is writing there" in cli("kl", "in", "-o", "out/", "--quiet").complaint
-    finally:
-        os.close(held)
     assert files_below(tmp_path / "out") == []
 
 

@@ -1,15 +1,15 @@
 """``sample --resume``: an interrupted run, gone on with, leaves byte for byte what one run would have."""
 
-import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Cli, files_below, moments_of
+from conftest import Cli, another_run_in, files_below, moments_of
 
 Write = Callable[..., Path]
 
@@ -118,11 +118,8 @@ def test_what_a_killed_run_left_is_removed_unless_another_is_at_work(cli: Cli, t
     (tmp_path / "out").mkdir()
     for name in PARTS:
         (tmp_path / "out" / name).touch()
-    held = os.open(tmp_path / "out", os.O_RDONLY)
-    if others:
-        fcntl.flock(held, fcntl.LOCK_SH)
-    assert cli("sample", "in", "-o", "out", "--resume").status == 0
-    os.close(held)
+    with another_run_in(tmp_path / "out") if others else nullcontext():
+        assert cli("sample", "in", "-o", "out", "--resume").status == 0
     left = [name for name in PARTS if (tmp_path / "out" / name).exists()]
     assert left == (PARTS if others else PARTS[1:])
 

@@ -5,7 +5,6 @@ The oracle is noise_reference.py, which imports nothing from latentkit.
 
 import csv
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ import noise_reference as reference
 import numpy as np
 import pytest
 import torch
-from conftest import DTYPES, REPOSITORY, SAMPLE_DATA, Cli, files_below, moments_of
+from conftest import DTYPES, REPOSITORY, SAMPLE_DATA, Cli, another_run_in, files_below, moments_of
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -729,12 +728,8 @@ def test_latents_of_two_runs_are_no_set(cli: Cli, write: Write) -> None:
 def test_two_runs_that_overwrite_one_folder_are_told(cli: Cli, write: Write, tmp_path: Path) -> None:
     write("in/a.safetensors", moments=moments_of(2, 2))
     assert "another run" not in cli("sample", "in", "-o", "out").err
-    held = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_SH)
-    try:
+    with another_run_in(tmp_path / "out"):
         assert "another run is writing in out: " in cli("sample", "in", "-o", "out", "--overwrite").err
-    finally:
-        os.close(held)
 
 
 def test_latents_that_latentkit_did_not_draw_cannot_be_verified(cli: Cli, write: Write) -> None:

@@ -23,7 +23,7 @@ from latentkit.text import count_of
 from latentkit.write.batch import Batch
 from latentkit.write.complete import found_at, is_older, is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs, is_folder, of_another_set
+from latentkit.write.places import OF_ANOTHER_SET, check_outputs, is_folder, of_another_set
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space, shards_index
 from latentkit.write.stream import write_all
@@ -192,7 +192,7 @@ def _write(
         index = shards_index(shards, sum(output.layout.size for output in outputs))
     overwrite, planned = converting.overwrite, {output.path: output for output in outputs}
     if not place.as_file and (other := of_another_set(files, [output.path for output in done])):
-        raise _unlike(other, failures, "of another number of files: delete those, or its rows would be there twice")
+        raise _unlike(other, failures, OF_ANOTHER_SET)
     for output in [output for output in done if planned.get(output.path) != output]:
         os.unlink(output.path)
         done.remove(output)

@@ -42,12 +42,13 @@ from latentkit.sample.resume import incomplete
 from latentkit.text import count_of, percent
 from latentkit.write.complete import is_written
 from latentkit.write.leftovers import at_work_in
-from latentkit.write.places import check_outputs, is_folder, of_another_set
+from latentkit.write.places import OF_ANOTHER_SET, check_outputs, is_folder, of_another_set
 from latentkit.write.placing import is_stream, placed
 from latentkit.write.safetensors import check_free_space
 from latentkit.write.stream import write_all
 
 if TYPE_CHECKING:
+    from latentkit.posterior.affine import Affine
     from latentkit.sample.drawing import Drawn
 
 EXAMPLES = """
@@ -185,18 +186,9 @@ def sample(
             failures=failures,
         )
         if placing.verify is not None:
-            asked = {name: getattr(group, name) for group in (drawing, placing, computing) for name in vars(group)}
-            affine = None
-            if normalizing.given or normalizing.normalization is not None:
-                affine = affine_asked(normalizing.scaling_factor, normalizing.shift_factor, normalizing.normalization)
-            verify(
-                found,
-                placing.verify,
-                {name: asked[name] for name in typed if name in asked},
-                affine,
-                computing,
-                messages,
-            )
+            options = {name: value for group in (drawing, placing, computing) for name, value in vars(group).items()}
+            asked = {name: options[name] for name in typed if name in options}
+            verify(found, placing.verify, asked, _affine_asked(normalizing), computing, messages)
             return
         refuse_equal_names(found.posteriors)
         recipe = recipe_of(
@@ -278,6 +270,12 @@ def sample(
             note(messages, f"wrote {output}: {count_of(outputs.placed, 'file')}, {count_of(found.samples, 'sample')}")
 
 
+def _affine_asked(normalizing: Normalizing) -> "Affine | None":
+    if not normalizing.given and normalizing.normalization is None:
+        return None
+    return affine_asked(normalizing.scaling_factor, normalizing.shift_factor, normalizing.normalization)
+
+
 def _check(drawing: Drawing, placing: Placing, faults: Faults, typed: Typed) -> None:
     together = {"--samples-per-shard": placing.samples_per_shard, "--verify": placing.verify}
     if faults.keep_going and (names := [name for name, given in together.items() if given is not None]):
@@ -347,7 +345,7 @@ def _plan(
     else:
         planned = resharded(found.spans, output, placing.carry, placing.samples_per_shard)
         if other := of_another_set([one.path for one in planned]):
-            raise RequestError(f"{other}: of another number of files: delete those, or its rows would be there twice")
+            raise RequestError(f"{other}: {OF_ANOTHER_SET}")
         paths.append(os.path.join(output, INDEX_NAME))
     read = [*found.read, *([normalization] if normalization else [])]
     overwrite = placing.overwrite or placing.resume

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latentkit.cli.screen import aligned, fitting_table
-from latentkit.text import count_of, number
+from latentkit.text import count_of, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -54,7 +54,7 @@ def _columns(groups: "Sequence[LabelGroup]", what: str, *, has_scale: bool) -> "
     columns["active"] = [str(group.active_channels) for group in groups]
     if has_scale:
         columns["collapsed"] = [str(group.collapsed_channels) for group in groups]
-        columns["clamped"] = [f"{number(100 * (group.clamped_fraction or 0), 2)} %" for group in groups]
+        columns["clamped"] = [percent(group.clamped_fraction or 0) for group in groups]
     if any(group.nonfinite_count for group in groups):
         columns["not finite"] = [f"{group.nonfinite_count:,}" for group in groups]
     columns["mean"] = aligned(group.latents_mean for group in groups)

@@ -7,7 +7,7 @@ from rich.text import Text
 from latentkit.cli.screen import dense_table
 from latentkit.health.document import plain
 from latentkit.health.wording import clamp_rows
-from latentkit.text import number
+from latentkit.text import number, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +32,7 @@ def clamp_table(summary: "Summary", clamp: "ClampCounts") -> "tuple[str, Table |
     table = dense_table("", "count", "share", left=("",))
     table.show_header = False
     for name, count in rows.items():
-        table.add_row(name, f"{count:,}", f"{number(100 * count / summary.overall.count, 2)} %")
+        table.add_row(name, f"{count:,}", percent(count / summary.overall.count))
     return title, table
 
 

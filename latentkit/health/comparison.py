@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from latentkit.health.figures import active_fraction
+from latentkit.health.findings import Finding, verdict
 from latentkit.health.findings.values import CLAMPED_SHARE
 from latentkit.stats.summary import COLLAPSED_KL, Group, Summary
 from latentkit.text import count_of, number
@@ -42,6 +43,11 @@ def differences(summary: Summary, other: Summary) -> list[Difference]:
 def in_words(found: Sequence[Difference], other: str = "the other encoder") -> str:
     """How many differences there are."""
     return f"{count_of(len(found), 'difference')} from {other} of more than a tenth"
+
+
+def verdict_of(findings: Sequence[Finding], summary: Summary, other: Summary | None) -> str:
+    """One line on the whole: findings, after how many differences there are from the other, if there is one."""
+    return verdict(findings, in_words(differences(summary, other)) if other else "")
 
 
 def state_of(group: Group) -> str:

@@ -9,8 +9,8 @@ from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from latentkit.health.comparison import differences, in_words
-from latentkit.health.findings import Finding, verdict
+from latentkit.health.comparison import differences, verdict_of
+from latentkit.health.findings import Finding
 from latentkit.health.normalization import Factors
 from latentkit.health.outliers import kl_over
 from latentkit.measures.by_label import QUANTILES as OF_LABELS
@@ -43,7 +43,7 @@ def outline_of(
         "schema": SCHEMA,
         "measure": "stats",
         "read": list(readings),
-        "verdict": verdict(findings, in_words(differences(summary, against[0])) if against else ""),
+        "verdict": verdict_of(findings, summary, against[0] if against else None),
         "findings": findings,
         "normalization": factors,
         "sample_kl": None if sample_kl is None else _samples("kl", sample_kl) | _hazards(sample_kl),

@@ -58,10 +58,9 @@ class Result:
     @property
     def verdict(self) -> str:
         """One line on the whole, as in the document."""
-        from latentkit.health.comparison import differences, in_words
-        from latentkit.health.findings import verdict
+        from latentkit.health.comparison import verdict_of
 
-        return verdict(self.findings, in_words(differences(self.summary, self.against.summary)) if self.against else "")
+        return verdict_of(self.findings, self.summary, self.against.summary if self.against else None)
 
     def as_other(self) -> Other:
         """What others may be set beside."""

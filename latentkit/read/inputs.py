@@ -14,7 +14,7 @@ import stat
 import sys
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -83,8 +83,11 @@ def find_inputs(arguments: Iterable[str], *, relative_to: str | None = None) -> 
     return found
 
 
-def given_twice(files: Iterable[InputFile]) -> tuple[str, ...]:
+def given_twice(files: Sequence[InputFile]) -> tuple[str, ...]:
     """The paths of files that arguments name more than once, as a folder and a glob in it do."""
+    # Below one root one file has one name, and most often there is no more to be looked at.
+    if len({file.root for file in files}) == 1 and len({file.name for file in files}) == len(files):
+        return ()
     counts = Counter(os.path.abspath(file.path) for file in files)
     return tuple(os.path.relpath(path) for path, count in counts.items() if count > 1)
 

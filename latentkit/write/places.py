@@ -41,6 +41,10 @@ def refuse_one_place(place: str, one: str, other: str) -> NoReturn:
     )
 
 
+#: What is said of a file that ``of_another_set`` finds.
+OF_ANOTHER_SET = "of another number of files: delete those, or its rows would be there twice"
+
+
 def of_another_set(shards: Sequence[str], known: Iterable[str] = ()) -> str | None:
     """A file beside ``shards``, none of the ``known``, that is one of another number of them: it has the same rows."""
     folder, ours = os.path.split(shards[0])
